@@ -1,0 +1,26 @@
+"""Did this diffusion model forget, or does it only refuse the prompt?
+
+The public vocabulary: `Concept` (what to forget), `Diffusion` (base weights and an optional erasure), `Erasure` (the
+changed tensors on disk), `Record` and `Run` (what an audit found). Erasers, inverters, audits and data modules are named
+by their dotted path in recipes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_memories.concept import Concept
+    from lit_memories.diffusion import Diffusion
+    from lit_memories.erasure import Erasure
+    from lit_memories.records import Record, Run, read_run
+
+__all__ = ["Concept", "Diffusion", "Erasure", "Record", "Run", "read_run"]
+
+_HOME = {"Concept": "concept", "Diffusion": "diffusion", "Erasure": "erasure"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the report, for one, needs no diffusers."""
+    if name in __all__:
+        return getattr(import_module(f"lit_memories.{_HOME.get(name, 'records')}"), name)
+    raise AttributeError(f"module 'lit_memories' has no attribute {name!r}")
