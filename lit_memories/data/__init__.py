@@ -1,0 +1,1 @@
+"""Pictograms, sources of images, and the Lightning data modules."""

@@ -1,0 +1,150 @@
+"""Pictograms as training data for the autoencoder, the classifier and the text-to-image model."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from diffusers import AutoencoderKL
+from lightning import LightningDataModule
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lit_memories.data import pictograms
+from lit_memories.data.pictograms import FACTORS
+
+
+def collate_pictograms(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack rows: ``images`` (n, 3, 64, 64) in [0, 1], ``captions``, and a label tensor (n,) a factor."""
+    return {
+        "images": torch.stack([row["image"] for row in rows]).float() / 255,
+        "captions": [row["caption"] for row in rows],
+        **{factor: torch.stack([row[factor] for row in rows]) for factor in pictograms.FACTORS},
+    }
+
+
+class PictogramData(LightningDataModule):
+    """Images, captions and factor labels of the pictogram world.
+
+    Args:
+        train_size: rows of the training split, before `withhold`.
+        validation_size: rows of the validation split, before `withhold`.
+        batch_size: rows a step.
+        withhold: concepts never to show, each a mapping of factor to value.
+    """
+
+    def __init__(
+        self,
+        train_size: int = 24_000,
+        validation_size: int = 512,
+        batch_size: int = 32,
+        withhold: list[dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.train_size, self.validation_size, self.batch_size = train_size, validation_size, batch_size
+        self.withhold = withhold or []
+
+    def build(self, split: str, size: int) -> datasets.Dataset:
+        """All rows of a split, drawn once and cached by `datasets`."""
+        return pictograms.build(split, size)
+
+    def kept(self, rows: datasets.Dataset) -> list[int]:
+        """Positions of the rows that show nothing withheld."""
+        columns = [[FACTORS[name][label] for label in rows[name]] for name in FACTORS]
+        pictures = [pictograms.Pictogram(*values) for values in zip(*columns, strict=True)]
+        return [
+            position
+            for position, picture in enumerate(pictures)
+            if not any(pictograms.shows(picture, factors) for factors in self.withhold)
+        ]
+
+    def prepare_data(self) -> None:
+        """Draw the pictures once; `datasets` caches them."""
+        self.build("train", self.train_size)
+        self.build("validation", self.validation_size)
+
+    def setup(self, stage: str) -> None:
+        """Open the splits."""
+        train, validation = self.build("train", self.train_size), self.build("validation", self.validation_size)
+        self.train = train.select(self.kept(train)).with_format("torch")
+        self.validation = validation.select(self.kept(validation)).with_format("torch")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training rows."""
+        return DataLoader(
+            self.train, batch_size=self.batch_size, shuffle=True, drop_last=True, collate_fn=collate_pictograms
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation rows in order."""
+        return DataLoader(self.validation, batch_size=self.batch_size, collate_fn=collate_pictograms)
+
+
+class LatentRows(Dataset[dict[str, Any]]):
+    """Latents (posterior mean and standard deviation) beside their captions."""
+
+    def __init__(self, mean: Tensor, std: Tensor, captions: list[str]) -> None:
+        self.mean, self.std, self.captions = mean, std, captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"mean": self.mean[index], "std": self.std[index], "captions": self.captions[index]}
+
+
+class LatentPictogramData(PictogramData):
+    """Pictograms encoded once by a frozen autoencoder; latents are scaled as the network sees them.
+
+    Args:
+        autoencoder: folder of the trained autoencoder.
+        cache: folder for the encoded splits, named by what they were made from.
+        **rows: see `PictogramData`.
+    """
+
+    def __init__(self, autoencoder: Path, cache: Path = Path("runs/cache/latents"), **rows: Any) -> None:
+        super().__init__(**rows)
+        self.autoencoder, self.cache = Path(autoencoder), Path(cache)
+
+    def prepare_data(self) -> None:
+        """Encode the splits if no cache of them exists."""
+        self.encode("train", self.train_size)
+        self.encode("validation", self.validation_size)
+
+    def setup(self, stage: str) -> None:
+        """Open the encoded splits."""
+        self.train = self.encode("train", self.train_size)
+        self.validation = self.encode("validation", self.validation_size)
+
+    @torch.no_grad()
+    def encode(self, split: str, size: int) -> LatentRows:
+        """The latents of a split less what is withheld, from the cache or made now."""
+        rows = self.build(split, size)
+        weights = (self.autoencoder / "diffusion_pytorch_model.safetensors").read_bytes()
+        key = hashlib.sha256(weights + f"{pictograms.VERSION}/{split}/{size}".encode()).hexdigest()[:16]
+        file = self.cache / f"{key}.safetensors"
+        if not file.exists():
+            vae = AutoencoderKL.from_pretrained(self.autoencoder).eval()
+            loader = DataLoader(rows.with_format("torch"), batch_size=64, collate_fn=collate_pictograms)
+            posteriors = [vae.encode(batch["images"] * 2 - 1).latent_dist for batch in loader]
+            scale = vae.config.scaling_factor
+            self.cache.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            save_file(
+                {name: scale * torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std")}, part
+            )
+            part.replace(file)
+        latents, kept = load_file(file), self.kept(rows)
+        captions = rows["caption"]
+        return LatentRows(latents["mean"][kept], latents["std"][kept], [captions[position] for position in kept])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training latents."""
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation latents in order."""
+        return DataLoader(self.validation, batch_size=self.batch_size)
