@@ -1,0 +1,1 @@
+"""Building blocks on tensors: schedule, rollout, targets, selection. Nothing here knows Lightning."""

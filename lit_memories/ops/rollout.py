@@ -1,0 +1,26 @@
+"""From noise towards an image: the deterministic DDIM run."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from lit_memories.ops.schedule import DDIMStep, ddim_step
+
+NoiseFn = Callable[[Tensor, int], Tensor]
+"""Noise predicted for latents (n, c, h, w) at one timestep: everything a sampler or an inverter sees of a model."""
+
+
+def rollout(predict_noise: NoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+    """Run DDIM steps one after the other.
+
+    Args:
+        predict_noise: the model.
+        latents: seeds (n, c, h, w), or latents at the level the first step starts from.
+        steps: transitions, from `NoiseSchedule.ddim_steps`; a prefix of them stops early.
+
+    Returns:
+        Latents (n, c, h, w) at the level where the last step ends.
+    """
+    for step in steps:
+        latents = ddim_step(latents, predict_noise(latents, step.timestep), step)
+    return latents

@@ -1,0 +1,141 @@
+r"""DDIM's algebra as pure functions; agrees with diffusers' `DDIMScheduler` for every spacing option.
+
+With :math:`\bar\alpha_t` the cumulative alphas, one deterministic DDIM step (Song et al. 2021, eq. 12, :math:`\eta=0`)
+from level :math:`t` to level :math:`t'` is
+
+.. math:: z_{t'} = \sqrt{\bar\alpha_{t'}/\bar\alpha_t}\, z_t
+    + \left(\sqrt{1-\bar\alpha_{t'}} - \sqrt{\bar\alpha_{t'}/\bar\alpha_t}\sqrt{1-\bar\alpha_t}\right) \epsilon
+
+and its inverse, linear in :math:`z_{t'}` once :math:`\epsilon` is known, has the same form with the levels exchanged.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TimestepSpacing = Literal["leading", "linspace", "trailing"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+
+
+def ddim_timesteps(
+    num_inference_steps: int,
+    num_train_timesteps: int = 1000,
+    timestep_spacing: TimestepSpacing = "leading",
+    steps_offset: int = 0,
+) -> list[int]:
+    """Timesteps of a DDIM run, from noise to image.
+
+    Args:
+        num_inference_steps: number of steps, 1 to `num_train_timesteps`.
+        num_train_timesteps: length of the training schedule.
+        timestep_spacing: as diffusers names it (Lin et al. 2024, table 2).
+        steps_offset: added to every timestep of ``"leading"``.
+
+    Raises:
+        ValueError: if the number of steps is out of range or the spacing unknown.
+
+    Example:
+        >>> ddim_timesteps(4, 1000, "leading", 1)
+        [751, 501, 251, 1]
+    """
+    if not 1 <= num_inference_steps <= num_train_timesteps:
+        raise ValueError(f"num_inference_steps must be in 1..{num_train_timesteps}, got {num_inference_steps}")
+    if timestep_spacing == "leading":
+        stride = num_train_timesteps // num_inference_steps
+        return [i * stride + steps_offset for i in reversed(range(num_inference_steps))]
+    if timestep_spacing == "linspace":
+        span = torch.linspace(0, num_train_timesteps - 1, num_inference_steps, dtype=torch.float64)
+        return span.round().long().flip(0).tolist()
+    if timestep_spacing == "trailing":
+        ratio = num_train_timesteps / num_inference_steps
+        steps = torch.arange(num_train_timesteps, 0, -ratio, dtype=torch.float64)
+        return (steps.round().long() - 1).tolist()[:num_inference_steps]
+    raise ValueError(f"unknown timestep_spacing {timestep_spacing!r}: choose leading, linspace or trailing")
+
+
+@dataclass(frozen=True)
+class DDIMStep:
+    """One transition of a DDIM run: from `alpha` (at `timestep`) down to `alpha_prev`; both cumulative."""
+
+    timestep: int
+    alpha: float
+    alpha_prev: float
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A model's noise levels, as its scheduler configuration states them.
+
+    Args:
+        alphas_cumprod: cumulative alphas (num_train_timesteps,), float64.
+        final_alpha_cumprod: level below timestep 0 (1, or the first alpha with ``set_alpha_to_one: false``).
+        timestep_spacing: see `ddim_timesteps`.
+        steps_offset: see `ddim_timesteps`.
+        prediction_type: what the network predicts.
+    """
+
+    alphas_cumprod: Tensor
+    final_alpha_cumprod: float
+    timestep_spacing: TimestepSpacing = "leading"
+    steps_offset: int = 1
+    prediction_type: PredictionType = "epsilon"
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Length of the training schedule."""
+        return len(self.alphas_cumprod)
+
+    def alpha(self, timestep: int) -> float:
+        """The cumulative alpha at a timestep; below 0 the final one."""
+        return float(self.alphas_cumprod[timestep]) if timestep >= 0 else self.final_alpha_cumprod
+
+    def ddim_steps(self, num_inference_steps: int) -> list[DDIMStep]:
+        """The transitions of a DDIM run, from noise to image, as `DDIMScheduler.step` takes them."""
+        stride = self.num_train_timesteps // num_inference_steps
+        timesteps = ddim_timesteps(
+            num_inference_steps, self.num_train_timesteps, self.timestep_spacing, self.steps_offset
+        )
+        return [DDIMStep(t, self.alpha(t), self.alpha(t - stride)) for t in timesteps]
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Diffuse latents (n, c, h, w) to integer `timesteps` (n,)."""
+        alpha = self.alphas_cumprod.to(latents.device)[timesteps][:, None, None, None]
+        return alpha.sqrt().to(latents.dtype) * latents + (1 - alpha).sqrt().to(latents.dtype) * noise
+
+    def to_epsilon(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Whatever the network predicts at `timesteps` (n,), as the noise epsilon (Salimans & Ho 2022, app. D)."""
+        if self.prediction_type == "epsilon":
+            return prediction
+        alpha = self.alphas_cumprod.to(latents.device)[timesteps][:, None, None, None]
+        signal, noise = alpha.sqrt().to(latents.dtype), (1 - alpha).sqrt().to(latents.dtype)
+        if self.prediction_type == "v_prediction":
+            return signal * prediction + noise * latents
+        return (latents - signal * prediction) / noise
+
+
+def ddim_coefficients(alpha_from: float, alpha_to: float) -> tuple[float, float]:
+    """Coefficients (a, b) of ``a * latents + b * noise``, which moves latents between two noise levels.
+
+    Args:
+        alpha_from: cumulative alpha of the level the latents are at, in (0, 1].
+        alpha_to: cumulative alpha of the level to reach, in (0, 1].
+
+    Example:
+        >>> ddim_coefficients(0.25, 1.0)
+        (2.0, -1.7320508075688772)
+    """
+    a = (alpha_to / alpha_from) ** 0.5
+    return a, (1 - alpha_to) ** 0.5 - a * (1 - alpha_from) ** 0.5
+
+
+def ddim_step(latents: Tensor, noise: Tensor, step: DDIMStep) -> Tensor:
+    """One DDIM step towards the image: latents (n, c, h, w) at ``step.alpha`` to ``step.alpha_prev``."""
+    a, b = ddim_coefficients(step.alpha, step.alpha_prev)
+    return a * latents + b * noise
+
+
+def ddim_inverse_coefficients(step: DDIMStep) -> tuple[float, float]:
+    """Coefficients (a, b) of the inverse step ``z_t = a * z_prev + b * epsilon(z_t)``: implicit, as z_t is unknown."""
+    return ddim_coefficients(step.alpha_prev, step.alpha)
