@@ -1,0 +1,173 @@
+"""The artefact of an eraser: only the tensors it changed, and where they come from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
+
+WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
+PACKAGES = ("lit-memories", "torch", "lightning", "diffusers", "transformers")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an erasure comes from.
+
+    Args:
+        method: class name of the eraser.
+        concept: the concept, as plain values.
+        base: hub id or folder of the base model.
+        base_revision: its revision, if it came from the hub.
+        base_fingerprint: hash of its U-Net and text encoder; `Erasure.apply` insists on it.
+        settings: the eraser's hyper-parameters.
+        steps: training steps done.
+        seed: the run's seed.
+        versions: of the packages involved.
+    """
+
+    method: str
+    concept: dict[str, Any]
+    base: str
+    base_revision: str | None
+    base_fingerprint: str
+    settings: dict[str, Any]
+    steps: int
+    seed: int | None
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """Changed tensors by name, prefixed by their component (``unet.…`` or ``text_encoder.…``), with provenance."""
+
+    tensors: Mapping[str, Tensor]
+    provenance: Provenance
+
+    def save(self, folder: Path) -> None:
+        """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, folder / WEIGHTS_FILE)
+        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True) + "\n")
+        (folder / CARD_FILE).write_text(self.card())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Erasure":
+        """Read an erasure folder.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if the weights are a pickle or damaged, or the provenance is.
+        """
+        folder = Path(folder)
+        if folder.suffix in {".pt", ".pth", ".ckpt", ".bin", ".pkl"}:
+            raise ValueError(
+                f"{folder} may be a pickle, which can run code when it is opened: pass an erasure folder with "
+                f"{WEIGHTS_FILE}, or convert the weights to safetensors where they are trusted"
+            )
+        weights, provenance = folder / WEIGHTS_FILE, folder / PROVENANCE_FILE
+        for file in (weights, provenance):
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{folder} is not an erasure: it has no {file.name}; make one with lit-memories fit"
+                )
+        try:
+            return cls(load_file(weights), Provenance(**json.loads(provenance.read_text())))
+        except (SafetensorError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder} is damaged or no erasure: {error}") from None
+
+    def apply(self, diffusion: "Diffusion") -> None:
+        """Put the tensors into the model.
+
+        Raises:
+            ValueError: if the base differs, a tensor does not fit or is not finite, or nothing changes; the model is
+                untouched then.
+        """
+        wanted, got = self.provenance.base_fingerprint, diffusion.fingerprint
+        if wanted != got:
+            raise ValueError(
+                f"the erasure was made for {self.provenance.base} ({wanted}), this is {diffusion.base} ({got}): "
+                "pass the base model it was made for"
+            )
+        state = diffusion.state_dict()
+        for name, tensor in self.tensors.items():
+            if name not in state or state[name].shape != tensor.shape:
+                there = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(f"erasure does not fit: {name} is {tuple(tensor.shape)}, the model has {there} there")
+            if not tensor.isfinite().all():
+                raise ValueError(f"erasure holds NaN or infinity in {name}: training diverged, or the file is damaged")
+        if all(
+            torch.equal(state[name].cpu(), tensor.to(state[name].dtype).cpu()) for name, tensor in self.tensors.items()
+        ):
+            raise ValueError("the erasure changes nothing: every tensor in it equals the base model's")
+        for name, tensor in self.tensors.items():
+            state[name].copy_(tensor)
+
+    def card(self) -> str:
+        """A model card: front matter of the Hugging Face hub, then what, from what, and how to use it."""
+        p = self.provenance
+        count = sum(tensor.numel() for tensor in self.tensors.values())
+        settings = "\n".join(f"| `{name}` | {value} |" for name, value in sorted(p.settings.items()))
+        return f"""---
+library_name: lit-memories
+base_model: {p.base}
+tags: [concept-erasure, text-to-image]
+---
+
+# {p.method}: {p.concept["name"]} erased from {p.base}
+
+Only what the erasure changed: {len(self.tensors)} tensors, {count:,} parameters. They fit the base model with
+fingerprint `{p.base_fingerprint}` and no other.
+
+```python
+from lit_memories import Diffusion
+diffusion = Diffusion.from_pretrained("{p.base}", erasure="path/to/this/folder")
+```
+
+Whether the model forgot, or only refuses the prompt, is not said here: audit it with `lit-memories predict`.
+
+| setting | value |
+|---|---|
+| steps | {p.steps} |
+| seed | {p.seed} |
+{settings}
+"""
+
+
+def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
+    """Write a base model with an erasure applied as a full pipeline that plain diffusers loads.
+
+    Args:
+        base: hub id or folder of the base model.
+        erasure: folder of the erasure.
+        out: folder to write.
+        revision: git revision of a hub id.
+    """
+    from lit_memories.diffusion import Diffusion
+
+    Diffusion(base, erasure, revision).pipeline().save_pretrained(out)
