@@ -1,0 +1,1 @@
+"""Pretraining of the small model that ships: autoencoder, text-to-image, classifier."""

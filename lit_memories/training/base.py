@@ -1,0 +1,66 @@
+"""What the three pretraining modules share: optimiser, schedule, sample grids, saving."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusers.optimization import get_scheduler
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from lit_memories.images import save_grid
+from lit_memories.training.muon import MuonAdamW
+
+Schedule = Literal["constant_with_warmup", "cosine", "linear"]
+
+
+class Pretraining(LightningModule, ABC):
+    """A network of the pictogram world in training; at the end of fit it is saved as a diffusers folder.
+
+    Args:
+        save_to: folder that receives the trained weights.
+        lr: peak learning rate of AdamW; Muon's is ten times that.
+        schedule: learning-rate schedule by step, as diffusers names them.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: decoupled weight decay.
+    """
+
+    def __init__(
+        self,
+        save_to: Path,
+        lr: float = 2e-3,
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 100,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.save_to, self.lr, self.schedule = Path(save_to), lr, schedule
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the trained weights to `folder` in diffusers' layout."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Muon and AdamW with a per-step schedule that ends at the trainer's last step."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = MuonAdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        scheduler = get_scheduler(
+            self.schedule,
+            optimizer,
+            num_warmup_steps=self.warmup_steps,
+            num_training_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @rank_zero_only
+    def log_grid(self, name: str, images: Tensor, columns: int = 8) -> None:
+        """Save images (n, 3, h, w) in [0, 1] as one PNG under the run's ``samples/`` folder."""
+        folder = Path(self.trainer.default_root_dir) / "samples"
+        save_grid(images, folder / f"{name}-{self.global_step:06d}.png", columns=columns)
+
+    def on_fit_end(self) -> None:
+        """Save once; by now the averaged weights, if any, are in place."""
+        if self.trainer.is_global_zero and not self.trainer.interrupted:
+            self.save(self.save_to)

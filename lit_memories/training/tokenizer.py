@@ -1,0 +1,36 @@
+"""A CLIP tokenizer whose vocabulary is the pictogram world's captions."""
+
+import json
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from lit_memories.data.pictograms import COLORS, OBJECTS, STYLES
+
+_SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
+_WORDS = ["a", "on", "background", ",", "style", *COLORS, *OBJECTS, *STYLES]
+
+
+def build_tokenizer(max_length: int = 16) -> CLIPTokenizer:
+    """Byte-pair encoding in which every word of the world is one token; any other text falls apart into bytes.
+
+    Args:
+        max_length: tokens a prompt is padded or cut to, the two markers included.
+    """
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_WORDS, trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [tuple(pair) for pair in learned["merges"]]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), *_SPECIAL]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
