@@ -1,0 +1,1 @@
+"""Erasure methods, one file each, and what they share."""
