@@ -1,0 +1,1 @@
+"""From an image's latent to its seed, one file an algorithm."""

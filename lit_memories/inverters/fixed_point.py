@@ -1,0 +1,87 @@
+"""Fixed-point inversion: warm start, Anderson acceleration, damping, per-sample stopping."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_memories.inverters.base import Inversion, Inverter, RowNoiseFn, relative_norm
+from lit_memories.ops.schedule import DDIMStep, ddim_inverse_coefficients
+
+
+class FixedPoint(Inverter):
+    r"""Solves every implicit DDIM step :math:`x = a z + b\,\epsilon(x, t)` to a tolerance, a sample at a time.
+
+    The iteration starts from the noise found at the previous step and is accelerated by Anderson mixing with memory
+    one: with :math:`g` the map's value and :math:`f = g - x`, the next iterate is :math:`g - \theta (g - g_\text{prev})`
+    with :math:`\theta = \langle f, \Delta f\rangle / \langle \Delta f, \Delta f\rangle`. Where the residual grows instead
+    of shrinking, the next iterate is a damped one, half-way between the best so far and its image. A sample leaves the
+    batch as soon as it has converged; what is kept is the iterate with the smallest residual seen.
+
+    Args:
+        max_evaluations: network evaluations a step may take, at least 1.
+        tolerance: relative residual at which a step is done.
+
+    Raises:
+        ValueError: if `max_evaluations` is below 1 or `tolerance` is not positive.
+    """
+
+    def __init__(self, max_evaluations: int = 4, tolerance: float = 1e-4) -> None:
+        if max_evaluations < 1:
+            raise ValueError(f"max_evaluations must be at least 1, got {max_evaluations}")
+        if tolerance <= 0:
+            raise ValueError(f"tolerance must be positive, got {tolerance}")
+        self.max_evaluations, self.tolerance = max_evaluations, tolerance
+
+    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+        """Invert latents through `steps`."""
+        count = len(latents)
+        worst = torch.zeros(count, device=latents.device)
+        evaluations = torch.zeros(count, dtype=torch.long, device=latents.device)
+        noise: Tensor | None = None
+        for step in reversed(steps):
+            start = latents if noise is None else _forward(latents, noise, step)
+            latents, noise, residual, used = self._solve(predict_noise, latents, start, step)
+            worst, evaluations = torch.maximum(worst, residual), evaluations + used
+        return Inversion(latents, worst, evaluations, worst < self.tolerance)
+
+    def _solve(
+        self, predict_noise: RowNoiseFn, latents: Tensor, start: Tensor, step: DDIMStep
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One implicit step: latents and noise at the noisier level, residual and evaluations a sample."""
+        count = len(latents)
+        solution, best_noise = start.clone(), torch.zeros_like(start)
+        residual = torch.full((count,), torch.inf, device=latents.device, dtype=latents.dtype)
+        used = torch.zeros(count, dtype=torch.long, device=latents.device)
+        rows, x = torch.arange(count, device=latents.device), start
+        previous: tuple[Tensor, Tensor] | None = None
+        for _ in range(self.max_evaluations):
+            noise = predict_noise(x, step.timestep, rows)
+            g = _forward(latents[rows], noise, step)
+            f = g - x
+            error = relative_norm(f, g)
+            used[rows] += 1
+            better = error <= residual[rows]
+            chosen = rows[better]
+            solution[chosen], best_noise[chosen], residual[chosen] = g[better], noise[better], error[better]
+            proposal = _anderson(g, f, previous) if previous is not None else g
+            damped = (x + solution[rows]) / 2
+            x = torch.where(better[:, None, None, None], proposal, damped)
+            active = ~(residual[rows] < self.tolerance)
+            if not active.any():
+                break
+            rows, x, previous = rows[active], x[active], (g[active], f[active])
+        return solution, best_noise, residual, used
+
+
+def _forward(latents: Tensor, noise: Tensor, step: DDIMStep) -> Tensor:
+    a, b = ddim_inverse_coefficients(step)
+    return a * latents + b * noise
+
+
+def _anderson(g: Tensor, f: Tensor, previous: tuple[Tensor, Tensor]) -> Tensor:
+    g_previous, f_previous = previous
+    change = (f - f_previous).flatten(1)
+    norm = change.square().sum(1)
+    theta = torch.where(norm > 0, (f.flatten(1) * change).sum(1) / norm, 0)[:, None, None, None]
+    return g - theta * (g - g_previous)
