@@ -1,0 +1,76 @@
+"""The torchmetrics an audit carries, and the same numbers computed from its records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lit_memories.metrics import EarthMoversDistance, Null, RelativeDistance, earth_movers_distance, relative_distance
+from lit_memories.metrics.functional import DistanceForm
+from lit_memories.records import Record, SetName
+
+FORMS: tuple[DistanceForm, ...] = ("w1", "w2_squared")
+
+
+class AuditMetrics(nn.Module):
+    """PSNR, NLL, earth mover's and relative distance of a run, reduced across processes by torchmetrics.
+
+    Args:
+        dimension: number of elements of a seed.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        # No interval is asked for here, so one resample is enough.
+        options: dict[str, Any] = {"dimension": dimension, "draws": 1}
+        self.means = nn.ModuleDict(
+            {f"{q}_{s}": MeanMetric() for q in ("psnr", "nll") for s in ("concept", "reference")}
+        )
+        self.distances = nn.ModuleDict({form: EarthMoversDistance(form=form, **options) for form in FORMS})
+        self.relative = nn.ModuleDict({form: RelativeDistance(form=form, **options) for form in FORMS})
+        for metric in self.means.values():
+            metric.set_dtype(torch.float64)
+
+    def update(self, records: Sequence[Record]) -> None:
+        """Add records; those that may not be counted are passed over."""
+        for name in ("concept", "reference"):
+            nll, psnr = _values(records, name)
+            if len(nll) == 0:
+                continue
+            self.means[f"nll_{name}"].update(nll)
+            self.means[f"psnr_{name}"].update(psnr)
+            for form in FORMS:
+                self.relative[form].update(nll, torch.full(nll.shape, name == "concept"))
+                if name == "concept":
+                    self.distances[form].update(nll)
+
+    def compute(self) -> dict[str, float]:
+        """All numbers by name."""
+        results = {name: float(metric.compute()) for name, metric in self.means.items()}
+        results |= {f"distance_{form}": float(self.distances[form].compute()["value"]) for form in FORMS}
+        return results | {f"relative_{form}": float(self.relative[form].compute()["value"]) for form in FORMS}
+
+
+def from_records(records: Sequence[Record], dimension: int) -> dict[str, float]:
+    """The numbers of `AuditMetrics` as pure functions of records; what it must agree with.
+
+    Raises:
+        ValueError: if concept or reference set has no countable record.
+    """
+    null = Null(dimension)
+    sets = {name: _values(records, name) for name in ("concept", "reference")}
+    results = {f"psnr_{name}": float(psnr.mean()) for name, (_, psnr) in sets.items()}
+    results |= {f"nll_{name}": float(nll.mean()) for name, (nll, _) in sets.items()}
+    (concept, _), (reference, _) = sets["concept"], sets["reference"]
+    results["distance_w1"] = float(earth_movers_distance(concept, null))
+    moments = concept.mean() - null.mean, concept.std(correction=0) - null.sd
+    results["distance_w2_squared"] = float(moments[0] ** 2 + moments[1] ** 2)
+    return results | {f"relative_{form}": float(relative_distance(concept, reference, null, form)) for form in FORMS}
+
+
+def _values(records: Sequence[Record], name: SetName | str) -> tuple[Tensor, Tensor]:
+    chosen = [record for record in records if record.set == name and record.flag is None]
+    nll = torch.tensor([record.nll for record in chosen], dtype=torch.float64)
+    return nll, torch.tensor([record.psnr for record in chosen], dtype=torch.float64)

@@ -1,0 +1,236 @@
+"""What an audit leaves behind: one `Record` a sample, and one ``run.json`` for what is constant.
+
+A run folder holds
+
+- ``run.json``: settings, model, data, versions (`RunInfo`),
+- ``records.jsonl``: one line a sample, sorted by set and index,
+- ``seeds.safetensors``: the seed of every inverted sample, by key,
+- ``images/SET-INDEX-KIND.png``: pictures of the first few samples of each set,
+- ``parts/`` while the audit runs: what each process has finished so far.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+SetName = Literal["concept", "reference", "known", "prompted", "retained"]
+SETS: tuple[SetName, ...] = ("concept", "reference", "known", "prompted", "retained")
+Role = Literal["vanilla", "erased", "control", "random"]
+
+RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES = "run.json", "records.jsonl", "seeds.safetensors", "parts", "images"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the audit found about one sample; numbers that do not apply to its set, or are not finite, are None.
+
+    Args:
+        key: hash of the sample's content and of the audit's settings; the same for every model.
+        set: ``concept`` (E), ``reference`` (R), ``known`` (K), or samples under E's prompts (``prompted``) and under
+            R's (``retained``).
+        index: row in its set.
+        prompt: the conditioning.
+        nll: negative log-likelihood of the seed under the prior, in nats.
+        psnr: regenerated image against the original, in dB (at most 100).
+        psnr_ceiling: VAE round trip against the original, in dB: no inversion can do better.
+        psnr_round_trip: regenerated image against the VAE round trip, in dB: the inverter's own error.
+        residual: relative residual of the inversion's fixed point, worst step.
+        evaluations: network evaluations the inversion took.
+        converged: whether every step met the inverter's tolerance.
+        seed_error: relative error of the inverted seed, for known seeds.
+        nll_bias: NLL of the inverted seed less that of the known one, in nats.
+        shows_concept: whether the judge sees the concept in the regenerated or sampled image (0 or 1).
+        correct: which factors of the prompt the judge sees in it.
+        flag: why the sample must not be counted, or None.
+    """
+
+    key: str
+    set: SetName
+    index: int
+    prompt: str
+    nll: float | None = None
+    psnr: float | None = None
+    psnr_ceiling: float | None = None
+    psnr_round_trip: float | None = None
+    residual: float | None = None
+    evaluations: int | None = None
+    converged: bool | None = None
+    seed_error: float | None = None
+    nll_bias: float | None = None
+    shows_concept: float | None = None
+    correct: dict[str, bool] | None = None
+    flag: str | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON, keys in order, None left out."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Read one line.
+
+        Raises:
+            ValueError: if the line is no record.
+        """
+        try:
+            values = json.loads(line)
+            known = {f.name for f in fields(cls)}
+            if unknown := set(values) - known:
+                raise ValueError(f"unknown fields {sorted(unknown)}")
+            record = cls(**values)
+            if record.set not in SETS:
+                raise ValueError(f"unknown set {record.set!r}")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a record: {line[:80]!r} ({error})") from None
+        return record
+
+
+def finite(value: float) -> float | None:
+    """The value, or None if it is NaN or infinite (JSON has neither)."""
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What all records of a run share.
+
+    Args:
+        name: how tables call the run.
+        role: what the model is in a comparison: ``vanilla`` is the base as released, ``control`` never saw the concept.
+        concept: name of the concept.
+        settings: everything a record depends on besides sample and model; runs pair only if these are equal.
+        settings_hash: hash of `settings`.
+        model: base, revision, fingerprint, provenance of the erasure if any.
+        dimension: number of elements of a seed; gives the exact null law of the NLL.
+        data: for each set, its source, the rows used and the unreadable ones left out.
+        versions: of the packages involved.
+        precision: the trainer's.
+        metrics: the torchmetrics collection's values at the end of the run.
+        complete: whether every sample has its record.
+    """
+
+    name: str
+    role: Role
+    concept: str
+    settings: dict[str, Any]
+    settings_hash: str
+    model: dict[str, Any]
+    dimension: int
+    data: dict[str, Any]
+    versions: dict[str, str]
+    precision: str = "32-true"
+    metrics: dict[str, float] = field(default_factory=dict)
+    complete: bool = False
+    schema: int = SCHEMA_VERSION
+
+    def save(self, folder: Path) -> None:
+        """Write ``run.json``, replacing an older one at once or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / (RUN_FILE + ".part")
+        part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+        part.replace(folder / RUN_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunInfo":
+        """Read ``run.json`` of a run folder.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged or of another schema.
+        """
+        file = Path(folder) / RUN_FILE
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{folder} is not an audit run: it has no {RUN_FILE}; make one with lit-memories predict"
+            )
+        try:
+            values = json.loads(file.read_text())
+            if values.get("schema") != SCHEMA_VERSION:
+                raise ValueError(f"schema {values.get('schema')}, this version reads {SCHEMA_VERSION}")
+            return cls(**values)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged or of another version: {error}") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder read into memory."""
+
+    folder: Path
+    info: RunInfo
+    records: tuple[Record, ...]
+
+    def of(self, name: SetName) -> list[Record]:
+        """The records of one set that may be counted (none flagged)."""
+        return [record for record in self.records if record.set == name and record.flag is None]
+
+    def image(self, name: SetName, index: int, kind: str) -> Path:
+        """Where the picture of a sample is, if it was kept; `kind` is original, round_trip, regenerated or sample."""
+        return image_path(self.folder, name, index, kind)
+
+
+def image_path(folder: Path, name: SetName, index: int, kind: str) -> Path:
+    """Where a run keeps the picture of a sample."""
+    return folder / IMAGES / f"{name}-{index:04d}-{kind}.png"
+
+
+def read_lines(file: Path) -> list[Record]:
+    """Records of a JSONL file; a last line cut short by a killed process is left out.
+
+    Raises:
+        ValueError: if any other line is damaged; names file and line.
+    """
+    lines = file.read_bytes().decode("utf-8", errors="replace").split("\n")
+    *whole, tail = lines
+    records = []
+    for number, line in enumerate(whole, 1):
+        try:
+            records.append(Record.from_json(line))
+        except ValueError as error:
+            raise ValueError(f"{file}:{number}: {error}") from None
+    if tail:
+        try:
+            records.append(Record.from_json(tail))
+        except ValueError:
+            pass
+    return records
+
+
+def order(records: Iterable[Record]) -> list[Record]:
+    """Records in the order of ``records.jsonl``; of two with one key the first stays."""
+    unique: dict[str, Record] = {}
+    for record in records:
+        unique.setdefault(record.key, record)
+    return sorted(unique.values(), key=lambda record: (SETS.index(record.set), record.index, record.key))
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a run folder: the merged ones and those still in parts."""
+    files = [Path(folder) / RECORDS_FILE, *sorted((Path(folder) / PARTS).glob("records-*.jsonl"))]
+    return order(record for file in files if file.is_file() for record in read_lines(file))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        FileNotFoundError: if it is none.
+        ValueError: if a file in it is damaged.
+    """
+    return Run(Path(folder), RunInfo.load(folder), tuple(read_records(folder)))
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested mappings, one line ``name: this | that`` a value."""
+    lines = []
+    for name in sorted({*a, *b}):
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            lines.append(f"{prefix}{name}: {left!r} | {right!r}")
+    return lines
