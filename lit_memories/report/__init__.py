@@ -1,0 +1,5 @@
+"""From audit runs to tables, figures, verdicts and one page; imports neither Lightning nor diffusers."""
+
+from lit_memories.report.main import command, report
+
+__all__ = ["command", "report"]

@@ -1,0 +1,105 @@
+"""When a verdict is which: thresholds and the decisions made with them, as pure functions of statistics."""
+
+from typing import Literal
+
+from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.report.quantities import RunStatistics, Summary
+
+REMEMBERS_BELOW = 0.25
+"""A fraction whose whole interval lies below this keeps the memory, practically speaking."""
+FORGOT_ABOVE = 0.5
+"""A fraction must keep its whole interval above this, and reach 1, to count as forgetting."""
+REFUSES_BELOW = 0.25
+"""A prompt is refused if it shows the concept less often than this share of vanilla's rate, intervals apart."""
+PROMPTABLE_ABOVE = 0.5
+"""Vanilla itself must show the concept at least this often for a low rate to mean anything."""
+DAMAGE_SD = 0.5
+"""A reference shift larger than this many null standard deviations is called large."""
+BIAS_SHARE = 0.25
+"""An inverter bias that differs from vanilla's by more than this share of the forgetting makes it untrustworthy."""
+CONVERGED_AT_LEAST = 0.9
+"""With a smaller share of converged inversions the seeds themselves are in doubt."""
+FEW = 20
+"""With fewer images than this in a set, bootstrap intervals tend to be too narrow."""
+TOO_FEW = 5
+"""With fewer images than this in a set nothing is concluded."""
+PSNR_SPREAD = 1.0
+"""Mean PSNR that differs by less than this many dB between all models carries no news about any."""
+
+Category = Literal[
+    "by construction", "remembers", "not shown to forget", "partly forgot", "forgot", "cannot tell", "not trustworthy",
+    "not calibrated",
+]  # fmt: skip
+Prompt = Literal["works", "weakened", "refused", "unknown"]
+
+
+def apart(estimate: Estimate, value: float = 0) -> bool:
+    """Whether the interval excludes a value; an interval that is not known excludes nothing."""
+    return estimate.low > value or estimate.high < value
+
+
+def prompt_state(run: RunStatistics, vanilla: RunStatistics) -> Prompt:
+    """Whether the prompt still brings up the concept, measured by vanilla's own rate."""
+    rate, usual = run.prompted, vanilla.prompted
+    if rate is None or usual is None or usual.value < PROMPTABLE_ABOVE:
+        return "unknown"
+    if rate.high >= usual.low:
+        return "works"
+    return "refused" if rate.value < REFUSES_BELOW * usual.value else "weakened"
+
+
+def categorise(summary: Summary, run: RunStatistics) -> Category:
+    """The category of an erased model; checks of trust come before the numbers they would undermine."""
+    if min(run.concept.count, run.reference.count) < TOO_FEW:
+        return "cannot tell"
+    if biased(summary, run) or unconverged(summary, run):
+        return "not trustworthy"
+    if run.fraction is None:
+        return "not calibrated"
+    low, high = run.fraction.low, run.fraction.high
+    if high < REMEMBERS_BELOW:
+        return "remembers"
+    if low > 0:
+        return "forgot" if low >= FORGOT_ABOVE and high >= 1 else "partly forgot"
+    return "not shown to forget" if high < 1 else "cannot tell"
+
+
+def reach(summary: Summary, run: RunStatistics) -> float:
+    """The forgetting to be resolved, in nats: the larger of the run's own and the control's, or else the null's sd."""
+    scale = summary.null_sd if summary.control_run is None else abs(summary.control_run.forgetting.value)
+    return max(abs(run.forgetting.value), scale)
+
+
+def involved(summary: Summary, run: RunStatistics) -> list[RunStatistics]:
+    """The runs on which a verdict on this one rests, vanilla aside."""
+    return [run] if summary.control_run is None else [run, summary.control_run]
+
+
+def bias_difference(summary: Summary, run: RunStatistics) -> float | None:
+    """How much the inverter's NLL bias on known seeds differs from that on vanilla, in nats; None if not measured.
+
+    The larger of the run's own difference and the control's.
+    """
+    biases = [one.inverter.nll_bias for one in (summary.vanilla, *involved(summary, run))]
+    if biases[0] is None or biases[1] is None:
+        return None
+    usual = biases[0].value
+    return max((bias.value - usual for bias in biases[1:] if bias is not None), key=abs)
+
+
+def biased(summary: Summary, run: RunStatistics) -> bool:
+    """Whether that difference is a sizeable part of the forgetting to be resolved."""
+    difference = bias_difference(summary, run)
+    return difference is not None and abs(difference) > BIAS_SHARE * reach(summary, run)
+
+
+def convergence(summary: Summary, run: RunStatistics) -> float | None:
+    """Smallest share of converged inversions among the runs a verdict rests on."""
+    rates = [one.inverter.converged for one in (summary.vanilla, *involved(summary, run))]
+    return min((rate.value for rate in rates if rate is not None), default=None)
+
+
+def unconverged(summary: Summary, run: RunStatistics) -> bool:
+    """Whether too few inversions converged."""
+    share = convergence(summary, run)
+    return share is not None and share < CONVERGED_AT_LEAST

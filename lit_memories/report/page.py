@@ -1,0 +1,126 @@
+"""One self-contained page: no scripts, nothing from the network, every name and prompt escaped."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.report.results import Results
+from lit_memories.report.tables import decimal, tables
+from lit_memories.report.verdict import Verdict, limits
+
+SCALE_LOW, SCALE_HIGH = -0.25, 1.5  # the stretch of fractions that a card's scale shows
+ORDER = ("erased", "control", "random", "vanilla")
+TONES = {"remembers": "bad", "not shown to forget": "bad", "partly forgot": "some", "forgot": "good"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A verdict and the scale under it; places are percentages of the scale's width."""
+
+    verdict: Verdict
+    role: str
+    tone: str
+    value: float | None
+    low: float | None
+    high: float | None
+    label: str
+
+
+class Picture(NamedTuple):
+    """A figure inside the page, and the width at which its text has the size of the page's, in CSS pixels."""
+
+    source: str
+    width: int
+
+
+def render(
+    found: Results,
+    summary: Summary,
+    verdicts: Sequence[Verdict],
+    figures: Mapping[str, bytes],
+    captions: Mapping[str, str],
+) -> str:
+    """The page.
+
+    Args:
+        found: the content of ``results.json``.
+        summary: the statistics behind it.
+        verdicts: one a run.
+        figures: PNG files by name.
+        captions: what must be said about gaps in a figure, by name.
+    """
+    environment = Environment(
+        loader=PackageLoader("lit_memories", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    cards = [_card(verdict, run) for verdict, run in zip(verdicts, summary.runs, strict=True)]
+    return environment.get_template("report.html").render(
+        results=found,
+        cards=sorted(cards, key=lambda card: ORDER.index(card.role)),
+        anchors=(_place(0), _place(1)),
+        tables={table.name: table for table in tables(summary)},
+        images={
+            name: Picture("data:image/png;base64," + b64encode(png).decode(), _width(png))
+            for name, png in figures.items()
+        },
+        captions=captions,
+        limits=limits(summary),
+        settings=flatten(found["settings"]),
+        provenance=[(run, flatten(run["provenance"])) for run in found["runs"]],
+        factors=_factors(summary),
+    )
+
+
+def flatten(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as lines of dotted name and value."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines += flatten(value, f"{prefix}{name}.")
+        else:
+            lines.append((f"{prefix}{name}", _text(value)))
+    return lines
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _card(verdict: Verdict, run: RunStatistics) -> Card:
+    fraction = None if run.role == "random" else run.fraction
+    values = (None, None, None) if fraction is None else (fraction.value, fraction.low, fraction.high)
+    value, low, high = (None if number is None or number != number else _place(number) for number in values)
+    label = "not calibrated" if fraction is None else f"{decimal(fraction.value, 2)} of the control"
+    return Card(verdict, run.role, TONES.get(verdict.category, "plain"), value, low, high, label)
+
+
+def _place(fraction: float) -> float:
+    return round(100 * (min(max(fraction, SCALE_LOW), SCALE_HIGH) - SCALE_LOW) / (SCALE_HIGH - SCALE_LOW), 2)
+
+
+def _width(png: bytes) -> int:
+    """From the file's header, where bytes 16 to 19 are the width."""
+    return round(int.from_bytes(png[16:20], "big") / 1.55)
+
+
+def _factors(summary: Summary) -> list[tuple[str, list[str]]]:
+    """Retained accuracy by factor: name of the run and one text a factor; the first row is the head."""
+    names = sorted({name for run in summary.runs for name in run.retained_by_factor})
+    if not names:
+        return []
+    rows = [("model", names)]
+    for run in summary.runs:
+        rates = [run.retained_by_factor.get(name) for name in names]
+        rows.append((run.name, ["–" if rate is None else decimal(100 * rate.value, 0) for rate in rates]))
+    return rows

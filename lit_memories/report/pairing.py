@@ -1,0 +1,168 @@
+"""Which runs may be compared, and which of their records: everything that can be wrong is said before any work."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_memories.records import Record, Role, Run, RunInfo, SetName, differences, read_run
+
+ROLES: tuple[Role, ...] = ("vanilla", "erased", "control", "random")
+AUDIT_COMMAND = "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How the records of one set pair across runs.
+
+    Args:
+        used: samples that every run holds, has an NLL for and does not flag.
+        left_out: samples that at least one run holds and that are not used, whatever the reason.
+    """
+
+    used: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that may be compared, in the order of tables, and what they share.
+
+    Args:
+        runs: vanilla first, then erased models, controls, random ones.
+        concept: records of E, a tuple for each run, row by row the same sample.
+        reference: the same of R.
+        pairings: how many samples of E and R that leaves out.
+        notes: what a reader must know about the data, in sentences.
+    """
+
+    runs: tuple[Run, ...]
+    concept: tuple[tuple[Record, ...], ...]
+    reference: tuple[tuple[Record, ...], ...]
+    pairings: dict[str, Pairing]
+    notes: tuple[str, ...]
+
+    @property
+    def vanilla(self) -> int:
+        """Row of the vanilla run."""
+        return self.index("vanilla") or 0
+
+    @property
+    def control(self) -> int | None:
+        """Row of the first control, or None."""
+        return self.index("control")
+
+    def index(self, role: Role) -> int | None:
+        """Row of the first run of a role, or None."""
+        return next((row for row, run in enumerate(self.runs) if run.info.role == role), None)
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """Read run folders, check that they can be compared, and pair their records by key.
+
+    Raises:
+        FileNotFoundError: if a folder is no run.
+        ValueError: if the runs cannot be compared; says which and why.
+    """
+    if not folders:
+        raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
+    runs = sorted((read_run(folder) for folder in folders), key=lambda run: ROLES.index(_role(run.info, run.folder)))
+    _check(runs)
+    concept, concept_pairing = _pair(runs, "concept")
+    reference, reference_pairing = _pair(runs, "reference")
+    pairings = {"concept": concept_pairing, "reference": reference_pairing}
+    return Comparison(tuple(runs), concept, reference, pairings, tuple(_notes(runs, pairings)))
+
+
+def expected(info: RunInfo) -> int | None:
+    """How many records a complete run would have, if ``run.json`` says so."""
+    rows = [source.get("rows") for source in info.data.values() if isinstance(source, dict)]
+    counts = [row for row in rows if isinstance(row, int)]
+    return sum(counts) if counts and len(counts) == len(rows) else None
+
+
+def unreadable(info: RunInfo) -> dict[str, list[str]]:
+    """Names of the files that could not be read, by set; sets without any are left out."""
+    lists = {name: source.get("unreadable") for name, source in info.data.items() if isinstance(source, dict)}
+    return {name: [str(file) for file in files] for name, files in lists.items() if files}
+
+
+def _role(info: RunInfo, folder: Path) -> Role:
+    if info.role not in ROLES:
+        raise ValueError(f"{folder}: unknown role {info.role!r}, expected one of {', '.join(ROLES)}")
+    return info.role
+
+
+def _check(runs: Sequence[Run]) -> None:
+    _check_names(runs)
+    vanilla = [run for run in runs if run.info.role == "vanilla"]
+    if len(vanilla) != 1:
+        found = ", ".join(str(run.folder) for run in vanilla) or "none"
+        hint = f"; audit the unchanged model with {AUDIT_COMMAND}" if not vanilla else ""
+        raise ValueError(f"a report needs exactly one run whose role is vanilla, found {found}{hint}")
+    for run in runs:
+        _check_against(vanilla[0], run)
+    for run in runs:
+        for name in ("concept", "reference"):
+            if not any(record.set == name for record in run.records):
+                raise ValueError(f"{run.folder} holds no records of the {name} set: run its audit (again) first")
+
+
+def _check_names(runs: Sequence[Run]) -> None:
+    repeated = [name for name, count in Counter(run.info.name for run in runs).items() if count > 1]
+    if repeated:
+        folders = ", ".join(str(run.folder) for run in runs if run.info.name == repeated[0])
+        raise ValueError(f"two runs are called {repeated[0]!r} ({folders}): give each run its own name")
+
+
+def _check_against(vanilla: Run, run: Run) -> None:
+    pair = f"{vanilla.folder} and {run.folder} cannot be compared"
+    if run.info.concept != vanilla.info.concept:
+        raise ValueError(f"{pair}: their concepts are {vanilla.info.concept!r} and {run.info.concept!r}")
+    if found := differences(_shared(vanilla.info), _shared(run.info)):
+        raise ValueError(f"{pair}, their settings differ: {'; '.join(found)}")
+
+
+def _shared(info: RunInfo) -> dict[str, Any]:
+    return {**info.settings, "dimension": info.dimension}
+
+
+def _pair(runs: Sequence[Run], name: SetName) -> tuple[tuple[tuple[Record, ...], ...], Pairing]:
+    tables = [{r.key: r for r in run.of(name) if r.nll is not None} for run in runs]
+    every = {record.key for run in runs for record in run.records if record.set == name}
+    keys = [key for key in tables[0] if all(key in table for table in tables)]
+    if not keys:
+        raise ValueError(
+            f"no sample of the {name} set is common to all {len(runs)} runs and usable in each: "
+            "audit the same images in every run"
+        )
+    return tuple(tuple(table[key] for key in keys) for table in tables), Pairing(len(keys), len(every) - len(keys))
+
+
+def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:
+    notes = []
+    for run in runs:
+        wanted = expected(run.info)
+        if not run.info.complete:
+            total = f"of {wanted} " if wanted is not None else ""
+            there = sum(record.set in run.info.data for record in run.records) if total else len(run.records)
+            notes.append(f"{run.info.name} is incomplete: {there} {total}records; finish its audit.")
+    for name, pairing in pairings.items():
+        if pairing.left_out:
+            notes.append(
+                f"{pairing.left_out} of {pairing.used + pairing.left_out} samples of the {name} set are left out, "
+                "because a run lacks, flags or could not measure them."
+            )
+    lost = {run.info.name: sum(map(len, unreadable(run.info).values())) for run in runs}
+    for files in sorted(set(lost.values()) - {0}):
+        names = [name for name, number in lost.items() if number == files]
+        who = "every run" if len(names) == len(runs) else ", ".join(names)
+        notes.append(f"{who}: {files} image files could not be read.")
+    if len({run.info.precision for run in runs}) > 1:
+        found = ", ".join(f"{run.info.name} {run.info.precision}" for run in runs)
+        notes.append(f"The runs were made in different precisions ({found}).")
+    controls = [run.info.name for run in runs if run.info.role == "control"]
+    if len(controls) > 1:
+        notes.append(f"Several controls were given; fractions refer to {controls[0]}.")
+    return notes

@@ -1,0 +1,136 @@
+"""What a report knows about runs: plain data, each statistic with its interval."""
+
+from dataclasses import dataclass
+
+from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.records import Role
+from lit_memories.report.pairing import Pairing
+
+
+@dataclass(frozen=True)
+class SetStatistics:
+    """What one run says about its concept or its reference images.
+
+    Args:
+        count: images that enter, the same in every run.
+        psnr: mean PSNR of the regenerated images to the originals, dB.
+        psnr_ceiling: the same of the VAE round trip: no inversion can do better.
+        psnr_round_trip: mean PSNR of the regenerated images to the VAE round trip, dB.
+        nll: mean NLL of the seeds, nats.
+        nll_sd: population standard deviation of the NLL between images, nats.
+        z: distance of the mean NLL from that of the null, in standard deviations of the null, signed.
+        w1: earth mover's distance of the NLL to the null, nats.
+        shift: mean of NLL less vanilla's, paired by image, nats.
+        seen: share of regenerated images in which the judge sees the concept.
+    """
+
+    count: int
+    psnr: Estimate | None
+    psnr_ceiling: Estimate | None
+    psnr_round_trip: Estimate | None
+    nll: Estimate
+    nll_sd: Estimate
+    z: Estimate
+    w1: Estimate
+    shift: Estimate
+    seen: Estimate | None
+
+
+@dataclass(frozen=True)
+class InverterStatistics:
+    """How far the inverter of a run can be trusted.
+
+    Args:
+        known: images with a known seed.
+        nll_bias: mean NLL of their inverted seeds less that of the true ones, nats.
+        worst_bias: the largest such difference, without sign.
+        seed_error: mean relative error of their seeds.
+        converged: share of all inversions in which every step met the tolerance.
+        evaluations: mean network evaluations an image.
+        worst_residual: largest residual of all inversions.
+    """
+
+    known: int
+    nll_bias: Estimate | None
+    worst_bias: float | None
+    seed_error: Estimate | None
+    converged: Estimate | None
+    evaluations: Estimate | None
+    worst_residual: float | None
+
+
+@dataclass(frozen=True)
+class RunStatistics:
+    """Everything about one run.
+
+    Args:
+        name: of the run.
+        role: of its model.
+        concept: about E.
+        reference: about R.
+        relative_distance: W1 to the null of E over that of R.
+        relative_distance_w2_squared: the official code's form of it.
+        forgetting: shift of E less shift of R, nats.
+        fraction: forgetting in units of the control's, or None without a usable control.
+        damage: shift of R, nats.
+        prompted: share of samples under the concept's prompts that show it.
+        retained: share of samples under other prompts in which the judge sees every factor of the prompt.
+        retained_by_factor: the same for each factor.
+        retained_change: `retained` less vanilla's, paired by sample.
+        inverter: hygiene.
+        records: records of each set, flagged ones included.
+        used: records of each set that enter the statistics.
+        flags: how many records carry which flag.
+        unreadable: names of unreadable files, by set.
+    """
+
+    name: str
+    role: Role
+    concept: SetStatistics
+    reference: SetStatistics
+    relative_distance: Estimate
+    relative_distance_w2_squared: Estimate
+    forgetting: Estimate
+    fraction: Estimate | None
+    damage: Estimate
+    prompted: Estimate | None
+    retained: Estimate | None
+    retained_by_factor: dict[str, Estimate]
+    retained_change: Estimate | None
+    inverter: InverterStatistics
+    records: dict[str, int]
+    used: dict[str, int]
+    flags: dict[str, int]
+    unreadable: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All runs, vanilla first, and what they share."""
+
+    concept_name: str
+    runs: tuple[RunStatistics, ...]
+    control: str | None
+    dimension: int
+    null_mean: float
+    null_sd: float
+    guidance_scale: float | None
+    inverter: str | None
+    pairings: dict[str, Pairing]
+    notes: tuple[str, ...]
+
+    @property
+    def vanilla(self) -> RunStatistics:
+        """The vanilla run."""
+        return self.runs[0]
+
+    @property
+    def control_run(self) -> RunStatistics | None:
+        """The run that sets the scale, or None."""
+        return next((run for run in self.runs if run.name == self.control), None)
+
+    @property
+    def psnr_spread(self) -> float | None:
+        """How much the mean PSNR on E differs between models, dB, or None if fewer than two have one."""
+        means = [run.concept.psnr.value for run in self.runs if run.concept.psnr is not None]
+        return max(means) - min(means) if len(means) > 1 else None

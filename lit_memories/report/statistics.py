@@ -1,0 +1,211 @@
+"""Records to numbers. The mathematics is that of `lit_memories.metrics`; here is only what goes into it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lit_memories.metrics import functional
+from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
+from lit_memories.metrics.null import Null
+from lit_memories.records import SETS, Record, Run, SetName
+from lit_memories.report.pairing import Comparison, unreadable
+from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
+
+Statistic: TypeAlias = Callable[..., Tensor]
+Bootstrap: TypeAlias = Callable[[Statistic, Sequence[Tensor]], Estimate]
+OWN, VANILLA, CONTROL = 0, 1, 2  # columns of a paired sample
+
+
+@dataclass(frozen=True)
+class Paired:
+    """NLL of one run, vanilla and the control on the same images: what is resampled together.
+
+    Args:
+        concept: of E (n, 3), columns the run's own, vanilla's and the control's (vanilla's again without one).
+        reference: of R (m, 3).
+    """
+
+    concept: Tensor
+    reference: Tensor
+
+    def estimate(self, statistic: Statistic, boot: Bootstrap, columns: Sequence[int]) -> Estimate:
+        """Bootstrap a statistic of the columns of E followed by those of R."""
+
+        def of_columns(concept: Tensor, reference: Tensor) -> Tensor:
+            return statistic(*(concept[..., column] for column in columns), *(reference[..., c] for c in columns))
+
+        return boot(of_columns, [self.concept, self.reference])
+
+
+def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Summary:
+    """Compute every statistic of every run.
+
+    Args:
+        comparison: paired runs.
+        draws: resamples of the bootstrap.
+        seed: of the resampling; the same for every statistic.
+    """
+    boot = partial(bootstrap, draws=draws, seed=seed)
+    info = comparison.runs[0].info
+    null = Null(info.dimension)
+    calibrated = _calibrated(comparison, boot)
+    control = comparison.control
+    return Summary(
+        concept_name=info.concept,
+        runs=tuple(_run(comparison, row, null, calibrated, boot) for row in range(len(comparison.runs))),
+        control=None if control is None else comparison.runs[control].info.name,
+        dimension=info.dimension,
+        null_mean=null.mean,
+        null_sd=null.sd,
+        guidance_scale=_guidance(info.settings),
+        inverter=_inverter_name(info.settings),
+        pairings=comparison.pairings,
+        notes=comparison.notes,
+    )
+
+
+def find(settings: Mapping[str, Any], name: str) -> Any:
+    """The value of a name anywhere in nested settings, outermost first, or None."""
+    if name in settings:
+        return settings[name]
+    nested = (find(value, name) for value in settings.values() if isinstance(value, Mapping))
+    return next((value for value in nested if value is not None), None)
+
+
+def _guidance(settings: Mapping[str, Any]) -> float | None:
+    value = find(settings, "guidance_scale")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _inverter_name(settings: Mapping[str, Any]) -> str | None:
+    value = find(settings, "inverter")
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in ("class_path", "name", "class") if key in value), None)
+    return value.rsplit(".", 1)[-1] if isinstance(value, str) else None
+
+
+def _paired(comparison: Comparison, row: int) -> Paired:
+    control = comparison.vanilla if comparison.control is None else comparison.control
+    columns = (row, comparison.vanilla, control)
+    return Paired(
+        torch.stack([_values(comparison.concept[column], "nll") for column in columns], 1),
+        torch.stack([_values(comparison.reference[column], "nll") for column in columns], 1),
+    )
+
+
+def _calibrated(comparison: Comparison, boot: Bootstrap) -> bool:
+    """Whether there is a control whose own forgetting is distinguishable from none."""
+    if comparison.control is None:
+        return False
+    own = _paired(comparison, comparison.control).estimate(functional.forgetting, boot, (OWN, VANILLA))
+    return own.low > 0 or own.high < 0
+
+
+def _run(comparison: Comparison, row: int, null: Null, calibrated: bool, boot: Bootstrap) -> RunStatistics:
+    run, paired = comparison.runs[row], _paired(comparison, row)
+    retained = _met(run)
+    distance = partial(functional.relative_distance, null=null)
+    return RunStatistics(
+        name=run.info.name,
+        role=run.info.role,
+        concept=_set(comparison.concept[row], paired.concept, null, boot),
+        reference=_set(comparison.reference[row], paired.reference, null, boot),
+        relative_distance=paired.estimate(distance, boot, (OWN,)),
+        relative_distance_w2_squared=paired.estimate(partial(distance, form="w2_squared"), boot, (OWN,)),
+        forgetting=paired.estimate(functional.forgetting, boot, (OWN, VANILLA)),
+        fraction=paired.estimate(functional.forgetting_fraction, boot, (OWN, VANILLA, CONTROL)) if calibrated else None,
+        damage=boot(lambda r: functional.damage(r[..., OWN], r[..., VANILLA]), [paired.reference]),
+        prompted=_rate(_present(run.of("prompted"), "shows_concept")),
+        retained=_rate(retained.values()),
+        retained_by_factor=_by_factor(run),
+        retained_change=_change(retained, _met(comparison.runs[comparison.vanilla]), boot),
+        inverter=_inverter(run, boot),
+        records={name: sum(record.set == name for record in run.records) for name in SETS},
+        used={
+            **{name: len(run.of(name)) for name in SETS},
+            "concept": len(paired.concept),
+            "reference": len(paired.reference),
+        },
+        flags=dict(sorted(Counter(record.flag for record in run.records if record.flag is not None).items())),
+        unreadable=unreadable(run.info),
+    )
+
+
+def _set(records: Sequence[Record], paired: Tensor, null: Null, boot: Bootstrap) -> SetStatistics:
+    nll = [paired[:, OWN]]
+    return SetStatistics(
+        count=len(paired),
+        psnr=_mean(records, "psnr", boot),
+        psnr_ceiling=_mean(records, "psnr_ceiling", boot),
+        psnr_round_trip=_mean(records, "psnr_round_trip", boot),
+        nll=boot(_average, nll),
+        nll_sd=boot(lambda x: x.std(-1, correction=0), nll),
+        z=boot(lambda x: null.z_score(x).mean(-1), nll),
+        w1=boot(lambda x: functional.earth_movers_distance(x, null), nll),
+        shift=boot(lambda x: functional.paired_shift(x[..., OWN], x[..., VANILLA]).mean(-1), [paired]),
+        seen=_rate(_present(records, "shows_concept")),
+    )
+
+
+def _inverter(run: Run, boot: Bootstrap) -> InverterStatistics:
+    known = run.of("known")
+    biases, residuals = _present(known, "nll_bias"), _present(run.records, "residual")
+    return InverterStatistics(
+        known=len(known),
+        nll_bias=_mean(known, "nll_bias", boot),
+        worst_bias=max(map(abs, biases), default=None),
+        seed_error=_mean(known, "seed_error", boot),
+        # Flagged records count here: an inversion that failed is news about the inverter.
+        converged=_rate(_present(run.records, "converged")),
+        evaluations=_mean(run.records, "evaluations", boot),
+        worst_residual=max(residuals, default=None),
+    )
+
+
+def _average(values: Tensor) -> Tensor:
+    return values.mean(-1)
+
+
+def _present(records: Iterable[Record], name: str) -> list[float]:
+    values = (getattr(record, name) for record in records)
+    return [float(value) for value in values if value is not None]
+
+
+def _values(records: Iterable[Record], name: str) -> Tensor:
+    return torch.tensor(_present(records, name), dtype=torch.float64)
+
+
+def _mean(records: Iterable[Record], name: str, boot: Bootstrap) -> Estimate | None:
+    values = _values(records, name)
+    return boot(_average, [values]) if len(values) else None
+
+
+def _rate(values: Iterable[float]) -> Estimate | None:
+    hits = [value > 0.5 for value in values]
+    return wilson_interval(sum(hits), len(hits)) if hits else None
+
+
+def _judged(run: Run, name: SetName) -> list[tuple[str, dict[str, bool]]]:
+    return [(record.key, record.correct) for record in run.of(name) if record.correct]
+
+
+def _met(run: Run) -> dict[str, float]:
+    """For each retained sample, whether the judge sees every factor of its prompt."""
+    return {key: float(all(correct.values())) for key, correct in _judged(run, "retained")}
+
+
+def _by_factor(run: Run) -> dict[str, Estimate]:
+    judged = [correct for _, correct in _judged(run, "retained")]
+    factors = sorted({factor for correct in judged for factor in correct})
+    rates = {factor: _rate(float(correct[factor]) for correct in judged if factor in correct) for factor in factors}
+    return {factor: rate for factor, rate in rates.items() if rate is not None}
+
+
+def _change(own: Mapping[str, float], vanilla: Mapping[str, float], boot: Bootstrap) -> Estimate | None:
+    differences = [own[key] - vanilla[key] for key in own if key in vanilla]
+    return boot(_average, [torch.tensor(differences, dtype=torch.float64)]) if differences else None

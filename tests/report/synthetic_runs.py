@@ -1,0 +1,150 @@
+"""Run folders without any model: seeds' NLL drawn with known shifts, pictures painted."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lit_memories.records import RECORDS_FILE, Record, RunInfo, image_path
+
+DIMENSION = 1024
+MEAN, SD = 1453.0, 22.6
+SETTINGS: dict[str, Any] = {
+    "guidance_scale": 1.0,
+    "inverter": {"class_path": "lit_memories.inverters.fixed_point.FixedPoint", "init_args": {"iterations": 6}},
+    "steps": 20,
+}
+
+
+@dataclass
+class Model:
+    """What a synthetic run should look like; shifts are against vanilla, in nats."""
+
+    name: str
+    role: str = "erased"
+    concept_shift: float = 0.0
+    reference_shift: float = 0.0
+    noise: float = 0.0
+    prompted: float = 1.0
+    met: float = 1.0
+    psnr: float = 29.0
+    bias: float = 0.5
+    converged: float = 1.0
+    colour: tuple[int, int, int] = (200, 60, 60)
+    settings: dict[str, Any] = field(default_factory=lambda: SETTINGS)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def write(root: Path, model: Model, count: int = 24, pictures: int = 0, prompt: str = "a red star") -> Path:
+    """Write a run folder of a synthetic model and return it."""
+    folder = root / model.name.replace("/", "-")
+    records = [*_inverted(model, "concept", count, prompt), *_inverted(model, "reference", count, "a blue circle")]
+    records += [*_known(model, 6), *_sampled(model, count)]
+    folder.mkdir(parents=True)
+    info: dict[str, Any] = {
+        "name": model.name, "role": model.role, "concept": "star", "settings": model.settings,
+        "settings_hash": "abc", "model": {"base": "shapes", "fingerprint": f"f-{model.name}"}, "dimension": DIMENSION,
+        "data": {name: {"source": "synthetic", "rows": count, "unreadable": []} for name in ("concept", "reference")},
+        "versions": {"torch": "2"}, "complete": True,
+    }  # fmt: skip
+    RunInfo(**(info | model.info)).save(folder)
+    save_records(folder, records)
+    for index in range(pictures):
+        _paint(folder, model, index)
+    return folder
+
+
+def save_records(folder: Path, records: list[Record]) -> None:
+    (folder / RECORDS_FILE).write_text("".join(record.to_json() + "\n" for record in records))
+
+
+def load_records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / RECORDS_FILE).read_text().splitlines()]
+
+
+def change_records(folder: Path, change: Any) -> None:
+    """Pass every record, a dict, through `change`; None drops it."""
+    kept = [changed for record in load_records(folder) if (changed := change(record)) is not None]
+    (folder / RECORDS_FILE).write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+
+def world(root: Path, **options: Any) -> list[Path]:
+    """Vanilla, an eraser that hides, one that erases, the control, random weights: the calibration experiment."""
+    models = [
+        Model("random", "random", -400, -380, 6, prompted=0, met=0, colour=(120, 120, 120), converged=1),
+        Model("never-knew", "control", 91, -3, 12, prompted=0, colour=(60, 60, 200)),
+        Model("ESD", "erased", 28, 17, 18, prompted=0.05, met=0.6, colour=(200, 140, 60)),
+        Model("relabel", "erased", 103, 2.5, 18, prompted=0, colour=(60, 160, 90)),
+        Model("vanilla", "vanilla"),
+    ]
+    return [write(root, model, **options) for model in models]
+
+
+def _inverted(model: Model, name: str, count: int, prompt: str) -> list[Record]:
+    base = np.random.default_rng(len(name)).normal(MEAN - 70, SD, count)
+    shift = model.concept_shift if name == "concept" else model.reference_shift
+    noise = np.random.default_rng([len(name), *model.name.encode()]).normal(0, 1, count)
+    noise = model.noise * (noise - noise.mean())  # the planted shift is met exactly
+    return [
+        Record(
+            f"{name}{i}",
+            name,
+            i,
+            prompt,
+            nll=base[i] + shift + noise[i],
+            psnr=model.psnr + i % 3,
+            psnr_ceiling=29.5,
+            psnr_round_trip=61.0,
+            residual=1e-4,
+            evaluations=120,
+            converged=i < model.converged * count,
+            shows_concept=float(name == "concept"),
+        )
+        for i in range(count)
+    ]
+
+
+def _known(model: Model, count: int) -> list[Record]:
+    return [
+        Record(
+            f"{model.name}-known{i}",
+            "known",
+            i,
+            "a star",
+            nll=MEAN,
+            residual=2e-4,
+            evaluations=120,
+            converged=True,
+            seed_error=0.01,
+            nll_bias=model.bias + 0.1 * (-1) ** i,
+        )
+        for i in range(count)
+    ]
+
+
+def _sampled(model: Model, count: int) -> list[Record]:
+    shown = [float(i < round(model.prompted * count)) for i in range(count)]
+    met = [i < round(model.met * count) for i in range(count)]
+    return [Record(f"p{i}", "prompted", i, "a red star", shows_concept=shown[i]) for i in range(count)] + [
+        Record(f"r{i}", "retained", i, "a blue circle", shows_concept=0.0, correct={"colour": met[i], "object": True})
+        for i in range(count)
+    ]
+
+
+def _paint(folder: Path, model: Model, index: int) -> None:
+    y, x = np.mgrid[:64, :64]
+    rng = np.random.default_rng(index)
+    disc = ((x - rng.integers(20, 44)) ** 2 + (y - rng.integers(20, 44)) ** 2 < 14**2)[..., None]
+    ground = np.array(rng.integers(120, 255, 3), dtype=float)
+    for name, kinds in {
+        "concept": ("original", "round_trip", "regenerated"), "prompted": ("sample",), "retained": ("sample",)
+    }.items():  # fmt: skip
+        for kind in kinds:
+            colour = model.colour if kind in ("regenerated", "sample") else (200, 60, 60)
+            picture = np.where(disc, np.array(colour, dtype=float), ground)
+            file = image_path(folder, name, index, kind)
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file)

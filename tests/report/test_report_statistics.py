@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from synthetic_runs import Model, change_records, write
+
+from lit_memories.report.pairing import compare
+from lit_memories.report.statistics import find, summarise
+
+
+@pytest.fixture(scope="module")
+def summary(runs):
+    return summarise(compare(runs), draws=400)
+
+
+def by_name(summary, name):
+    return next(run for run in summary.runs if run.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "forgetting", "damage"), [("ESD", 11, 17), ("relabel", 100.5, 2.5), ("never-knew", 94, -3)]
+)
+def test_planted_shifts_are_found(summary, name, forgetting, damage):
+    run = by_name(summary, name)
+    assert run.forgetting.value == pytest.approx(forgetting)
+    assert run.damage.value == pytest.approx(damage)
+    assert run.fraction.value == pytest.approx(forgetting / 94)
+    assert run.forgetting.low < forgetting < run.forgetting.high
+    assert run.concept.shift.value - run.reference.shift.value == pytest.approx(forgetting)
+
+
+def test_vanilla_is_exactly_zero_and_control_exactly_one(summary):
+    vanilla, control = summary.vanilla, by_name(summary, "never-knew")
+    for estimate in (vanilla.forgetting, vanilla.damage, vanilla.fraction):
+        assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
+    assert (control.fraction.value, control.fraction.low, control.fraction.high) == (1, 1, 1)
+
+
+def test_pairing_narrows_the_interval(runs):
+    """Images differ far more from one another than models do on one image: unpaired, the interval would be wider."""
+    run = by_name(summarise(compare(runs), draws=400), "never-knew")
+    rng = np.random.default_rng(0)
+    values = [np.array([r.nll for r in compare(runs).concept[row]]) for row in (0, 3)]
+    unpaired = [np.diff([rng.choice(v, len(v)).mean() for v in values])[0] for _ in range(400)]
+    assert run.concept.shift.high - run.concept.shift.low < 0.8 * np.ptp(np.quantile(unpaired, [0.025, 0.975]))
+
+
+def test_missing_control_leaves_no_fraction(runs):
+    without = [run for run in runs if run.name != "never-knew"]
+    found = summarise(compare(without), draws=50)
+    assert found.control is None
+    assert all(run.fraction is None for run in found.runs)
+
+
+def test_control_like_vanilla_sets_no_scale(tmp_path):
+    runs = [write(tmp_path, Model("vanilla", "vanilla")), write(tmp_path, Model("bad", "control", noise=10))]
+    found = summarise(compare(runs), draws=200)
+    assert found.control == "bad"
+    assert all(run.fraction is None for run in found.runs)
+
+
+def test_order_of_runs_changes_nothing(runs, summary):
+    assert summarise(compare(runs[::-1]), draws=400) == summarise(compare(runs[::-1]), draws=400)
+    assert by_name(summarise(compare(runs[::-1]), draws=400), "ESD") == by_name(summary, "ESD")
+
+
+def test_rates(summary):
+    esd = by_name(summary, "ESD")
+    assert esd.prompted.value == pytest.approx(1 / 24)
+    assert esd.retained.value == pytest.approx(14 / 24)
+    assert esd.retained_by_factor["object"].value == 1
+    assert esd.retained_by_factor["colour"].value == pytest.approx(14 / 24)
+    assert esd.retained_change.value == pytest.approx(-10 / 24)
+    assert esd.retained_change.high < 0
+    assert esd.concept.seen.value == 1
+    assert esd.reference.seen.value == 0
+
+
+def test_inverter(summary):
+    inverter = summary.vanilla.inverter
+    assert inverter.known == 6
+    assert inverter.nll_bias.value == pytest.approx(0.5)
+    assert inverter.worst_bias == pytest.approx(0.6)
+    assert inverter.seed_error.value == pytest.approx(0.01)
+    assert inverter.worst_residual == pytest.approx(2e-4)
+    assert inverter.converged.value == 1
+    assert inverter.evaluations.value == 120
+
+
+def test_null_and_settings(summary):
+    assert summary.null_mean == pytest.approx(1453.0, abs=0.1)
+    assert summary.vanilla.concept.z.value == pytest.approx(
+        (summary.vanilla.concept.nll.value - summary.null_mean) / summary.null_sd
+    )
+    assert summary.guidance_scale == 1
+    assert summary.inverter == "FixedPoint"
+    assert find({"a": {"b": {"c": 3}}}, "c") == 3
+    assert find({"a": 1}, "c") is None
+
+
+def test_flags_are_counted_and_excluded(tmp_path):
+    runs = [write(tmp_path, Model("vanilla", "vanilla")), write(tmp_path, Model("ESD", concept_shift=10))]
+
+    def change(record):
+        if record["key"] == "concept5":
+            record |= {"nll": 1e6, "flag": "diverged", "converged": False}
+        return record
+
+    change_records(runs[1], change)
+    run = by_name(summarise(compare(runs), draws=50), "ESD")
+    assert run.flags == {"diverged": 1}
+    assert run.used["concept"] == run.concept.count == 23
+    assert run.records["concept"] == 24
+    assert run.concept.shift.value == pytest.approx(10)
+    assert run.inverter.converged.value == pytest.approx(53 / 54)
+
+
+def test_one_image_has_no_interval(tmp_path):
+    runs = [write(tmp_path, Model(name, role), count=1) for name, role in (("v", "vanilla"), ("e", "erased"))]
+    run = summarise(compare(runs), draws=50).runs[1]
+    assert np.isnan(run.forgetting.low)
+
+
+def test_audit_without_known_and_sampled_sets(tmp_path):
+    runs = [write(tmp_path, Model(name, role)) for name, role in (("v", "vanilla"), ("e", "erased"))]
+    for folder in runs:
+        change_records(folder, lambda record: record if record["set"] in ("concept", "reference") else None)
+    run = summarise(compare(runs), draws=50).runs[1]
+    assert run.prompted is run.retained is run.retained_change is run.inverter.nll_bias is None

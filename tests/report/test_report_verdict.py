@@ -1,0 +1,201 @@
+from dataclasses import replace
+
+import pytest
+
+from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.report import criteria
+from lit_memories.report.criteria import categorise, prompt_state
+from lit_memories.report.pairing import compare
+from lit_memories.report.statistics import summarise
+from lit_memories.report.verdict import judge
+
+
+@pytest.fixture(scope="module")
+def summary(runs):
+    return summarise(compare(runs), draws=200)
+
+
+def made(summary, **changes):
+    """A summary whose first erased run is changed, and its verdict."""
+    run = replace(summary.runs[1], **changes)
+    changed = replace(summary, runs=(summary.runs[0], run, *summary.runs[2:]))
+    return changed, run, judge(changed)[1]
+
+
+def interval(low, high, count=24):
+    return Estimate((low + high) / 2, low, high, 0.95, count)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "category", "phrase"),
+    [
+        (0.02, 0.2, "remembers", "refuses the prompt and remembers “star”"),
+        (-0.6, -0.1, "remembers", "the interval excludes"),
+        (0.3, 0.6, "partly forgot", "partly forgot “star”"),
+        (0.05, 1.3, "partly forgot", "at least partly forgot"),
+        (0.8, 1.1, "forgot", "as far as this audit can see"),
+        (1.2, 1.5, "forgot", "more than a model that never saw the concept"),
+        (-0.2, 1.2, "cannot tell", "covers both vanilla (0) and the control (1)"),
+        (-0.1, 0.6, "not shown to forget", "is not shown to forget"),
+        (NAN, NAN, "cannot tell", "an interval the data cannot give"),
+    ],
+)
+def test_categories(summary, low, high, category, phrase):
+    _, _, verdict = made(summary, fraction=interval(low, high))
+    assert verdict.category == category
+    assert phrase in verdict.paragraph()
+
+
+@pytest.mark.parametrize(
+    ("rate", "state", "headline"),
+    [
+        (interval(0, 0.1), "refused", "refuses the prompt and remembers"),
+        (interval(0.3, 0.6), "weakened", "answers the prompt less often, and remembers"),
+        (interval(0.8, 1), "works", "is not erased: the prompt still works"),
+        (None, "unknown", "ESD remembers"),
+    ],
+)
+def test_prompt(summary, rate, state, headline):
+    changed, run, verdict = made(summary, prompted=rate, fraction=interval(0, 0.1))
+    assert prompt_state(run, changed.vanilla) == state
+    assert headline in verdict.headline
+
+
+def test_prompt_that_vanilla_does_not_answer_says_little(summary):
+    vanilla = replace(summary.vanilla, prompted=interval(0.1, 0.3))
+    changed = replace(summary, runs=(vanilla, *summary.runs[1:]))
+    assert prompt_state(changed.runs[1], vanilla) == "unknown"
+    assert "that says little" in judge(changed)[1].paragraph()
+
+
+def test_forgot_while_the_prompt_works_is_doubted(summary):
+    _, _, verdict = made(summary, prompted=interval(0.8, 1), fraction=interval(0.9, 1.1))
+    assert "Yet the prompt still works" in verdict.headline
+
+
+def uncalibrated(summary, control):
+    runs = tuple(replace(run, fraction=None) for run in summary.runs)
+    return replace(summary, control=control, runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("forgetting", "headline"),
+    [(interval(5, 9), "is not calibrated"), (interval(-2, 2), "ESD is not distinguishable from vanilla")],
+)
+def test_without_control_says_what_to_run(summary, forgetting, headline):
+    _, run, verdict = made(uncalibrated(summary, None), forgetting=forgetting)
+    assert verdict.category == "not calibrated"
+    assert headline in verdict.headline
+    assert "lit-memories predict --config recipes/pictograms/audit/concept.yaml" in verdict.paragraph()
+    assert categorise(uncalibrated(summary, None), run) == "not calibrated"
+
+
+def test_control_without_effect_is_said(summary):
+    found = judge(uncalibrated(summary, "never-knew"))
+    assert "never-knew itself is not distinguishable from vanilla" in found[1].paragraph()
+    assert "never-knew itself is not distinguishable from vanilla" in found[3].paragraph()
+
+
+@pytest.mark.parametrize("who", [1, 3])
+def test_bias_of_run_or_control_makes_it_untrustworthy(summary, who):
+    inverter = replace(summary.runs[who].inverter, nll_bias=interval(40, 42))
+    runs = [replace(run, inverter=inverter) if row == who else run for row, run in enumerate(summary.runs)]
+    changed = replace(summary, runs=tuple(runs))
+    verdict = judge(changed)[1]
+    assert verdict.category == "not trustworthy"
+    assert "differs between models by 40.5 nats" in verdict.paragraph()
+
+
+def test_bias_of_the_size_of_a_small_movement_is_mentioned(summary):
+    inverter = replace(summary.runs[1].inverter, nll_bias=interval(4, 6))
+    _, _, verdict = made(summary, inverter=inverter)
+    assert verdict.category == "remembers"
+    assert "this model's own movement is of that size" in verdict.paragraph()
+
+
+def test_unconverged_inversions(summary):
+    inverter = replace(summary.runs[1].inverter, converged=interval(0.4, 0.6))
+    _, _, verdict = made(summary, inverter=inverter)
+    assert verdict.category == "not trustworthy"
+    assert "Only 50 % of the inversions converged" in verdict.paragraph()
+
+
+def test_no_known_seeds_is_said(summary):
+    _, _, verdict = made(summary, inverter=replace(summary.runs[1].inverter, nll_bias=None))
+    assert "not checked on known seeds" in verdict.paragraph()
+
+
+@pytest.mark.parametrize(
+    ("count", "category", "phrase"),
+    [(3, "cannot tell", "With 3 images in a set no conclusion"), (12, "remembers", "only 12 images in a set")],
+)
+def test_small_sets(summary, count, category, phrase):
+    _, _, verdict = made(summary, concept=replace(summary.runs[1].concept, count=count))
+    assert verdict.category == category
+    assert phrase in verdict.paragraph()
+
+
+@pytest.mark.parametrize(
+    ("damage", "change", "phrases"),
+    [
+        (interval(-2, 3), interval(-0.1, 0.1), ["did not measurably move", "no change in how well"]),
+        (interval(1, 5), interval(-0.5, -0.2), ["moved slightly", "met less often: −35 points [−50, −20]"]),
+        (interval(15, 25), interval(0.1, 0.3), ["moved a lot", "met more often"]),
+        (interval(-25, -15), None, ["moved a lot, by −20.0 nats [−25.0, −15.0], −0.88 sd of the null"]),
+    ],
+)
+def test_damage(summary, damage, change, phrases):
+    _, _, verdict = made(summary, damage=damage, retained_change=change)
+    assert all(phrase in verdict.paragraph() for phrase in phrases)
+
+
+@pytest.mark.parametrize(
+    ("forgetting", "phrase"),
+    [(interval(2, 9), "is distinguishable from no change"), (interval(-2, 9), "may be no change at all")],
+)
+def test_forgetting_against_vanilla(summary, forgetting, phrase):
+    assert phrase in made(summary, forgetting=forgetting)[2].paragraph()
+
+
+def test_psnr_says_nothing_unless_models_differ(summary):
+    verdicts = judge(summary)
+    assert "PSNR says nothing here: it is about 30.0 dB for every model, the one with random" in verdicts[1].paragraph()
+    assert "a high PSNR is no evidence of memory" in verdicts[-1].paragraph()
+    poor = replace(summary.runs[1].concept, psnr=interval(20, 22))
+    changed, _, verdict = made(summary, concept=poor)
+    assert "PSNR" not in verdict.paragraph()
+    assert "PSNR" not in judge(changed)[-1].paragraph()
+
+
+def test_rows_by_construction(summary):
+    verdicts = {verdict.name: verdict for verdict in judge(summary)}
+    assert "0 by construction" in verdicts["vanilla"].paragraph()
+    assert "fraction is 1 by construction" in verdicts["never-knew"].paragraph()
+    assert "random weights" in verdicts["random"].headline
+    assert {verdicts[name].category for name in ("vanilla", "never-knew", "random")} == {"by construction"}
+
+
+def test_every_verdict_of_an_erased_model_names_its_limits(summary):
+    for verdict in judge(summary)[1:3]:
+        assert "at guidance scale 1, with the inverter FixedPoint" in verdict.limits[-1]
+
+
+def test_calibration_experiment(summary):
+    """facts of the calibration run: ESD hides, relabelling erases."""
+    assert [verdict.category for verdict in judge(summary)[1:3]] == ["remembers", "forgot"]
+
+
+def test_eraser_that_does_nothing_is_caught(summary):
+    same = summary.vanilla
+    changes = {name: getattr(same, name) for name in ("concept", "reference", "forgetting", "fraction", "damage")}
+    _, _, verdict = made(summary, **changes)
+    assert verdict.category == "remembers"
+    assert "check that the erasure was applied at all" in verdict.paragraph()
+
+
+def test_thresholds_are_ordered():
+    assert 0 < criteria.REMEMBERS_BELOW < criteria.FORGOT_ABOVE < 1
+    assert criteria.TOO_FEW < criteria.FEW
