@@ -1,0 +1,75 @@
+"""The command line: ``lit-memories fit | validate | predict --config RECIPE``, and a few tools beside Lightning's."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+TOOLS: dict[str, tuple[str, str]] = {
+    "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
+    "quickstart": ("lit_memories.quickstart", "erase a pictogram concept and audit four models, in minutes"),
+    "export": ("lit_memories.erasure", "write a base model with an erasure as a full diffusers pipeline"),
+    "draw": ("lit_memories.data.export", "write pictures of the pictogram world as parquet or an image folder"),
+    "measure": ("lit_memories.training.measure", "measure a pictogram model's quality on held-out prompts and images"),
+}
+"""Commands that need no Trainer: the module each is in (the function bears the command's name), and what it does."""
+
+DESCRIPTION = """\
+Did this diffusion model forget, or does it only refuse the prompt?
+
+usage: lit-memories COMMAND [OPTIONS]
+
+Recipes, run by Lightning's Trainer (recipes/ has them ready):
+  fit         train: erase a concept from a model, or pretrain the pictogram models
+  validate    look at an eraser's probe without training
+  predict     audit: invert images to seeds and record what the model remembers
+              lit-memories predict --config recipes/pictograms/audit/umbrella.yaml
+
+Tools:
+{tools}
+
+lit-memories COMMAND --help lists the options; --print_config after a recipe shows every setting it would run with.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        argv: command and options; the process's own if None.
+
+    Raises:
+        SystemExit: with 0 after help, 1 after an error of the user's, 2 after one in the command line itself.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else "--help"
+    if command in {"-h", "--help"}:
+        tools = "\n".join(f"  {name:<11} {text}" for name, (_, text) in TOOLS.items())
+        print(DESCRIPTION.format(tools=tools))  # noqa: T201 - this is the program's output
+        return
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(version("lit-memories"))  # noqa: T201
+        return
+    try:
+        _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"lit-memories {command}: {error}") from error
+
+
+def _tool(name: str, argv: list[str]) -> None:
+    from importlib import import_module
+
+    from jsonargparse import auto_cli
+
+    function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
+    if name == "report":  # any number of folders, which auto_cli cannot express
+        import_module(TOOLS[name][0]).command(argv)
+    else:
+        auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)
+
+
+def _recipe(argv: list[str]) -> None:
+    from lit_memories.recipes import run
+
+    run(argv)

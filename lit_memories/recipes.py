@@ -1,0 +1,56 @@
+"""Recipes: YAML files that Lightning's command line turns into a model, data and a Trainer."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import diffusers
+import transformers
+from lightning import LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI as it is, minus the subcommands nothing here implements."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Trainer's methods that a recipe can call."""
+        return {name: arguments for name, arguments in LightningCLI.subcommands().items() if name != "test"}
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run a recipe.
+
+    Args:
+        argv: subcommand and options, as on the command line.
+    """
+    quiet()
+    RecipeCLI(
+        LightningModule,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        args=list(argv),
+    )
+
+
+def quiet() -> None:
+    """Silence what tells a user of this program nothing: advertisements, and advice on loaders that cannot be followed."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    for message in (
+        "LightningCLI's args parameter",
+        ".*does not have many workers.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        "Starting from v1.9.0, `tensorboardX`.*",
+        "Found \\d+ module\\(s\\) in eval mode.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "💡" not in record.getMessage() and "litlogger" not in record.getMessage()
