@@ -1,8 +1,8 @@
 """Did this diffusion model forget, or does it only refuse the prompt?
 
 The public vocabulary: `Concept` (what to forget), `Diffusion` (base weights and an optional erasure), `Erasure` (the
-changed tensors on disk), `Record` and `Run` (what an audit found). Erasers, inverters, audits and data modules are named
-by their dotted path in recipes.
+changed tensors on disk), `Record` and `Run` (what an audit found). Erasers, inverters, audits and data modules are
+named by their dotted path in recipes.
 """
 
 from importlib import import_module

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Generator, Tensor, nn
 
+from lit_memories.erasure import Erasure
 from lit_memories.ops.rollout import NoiseFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule
 
@@ -34,6 +35,18 @@ class Diffusion(nn.Module):
         FileNotFoundError: if `base` is neither a pipeline folder nor a reachable hub id.
     """
 
+    base: str
+    revision: str | None
+    weights: Weights
+    erasure: Erasure | None
+    schedule: NoiseSchedule
+    fingerprint: str
+    # Untyped by diffusers; declared so that attribute access is not taken for `nn.Module.__getattr__`'s.
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+
     def __init__(
         self,
         base: str,
@@ -49,8 +62,6 @@ class Diffusion(nn.Module):
         if weights == "random":
             _randomise(self.unet)
         if erasure is not None:
-            from lit_memories.erasure import Erasure
-
             self.erasure = Erasure.load(erasure)
             self.erasure.apply(self)
 
@@ -236,7 +247,7 @@ def _check_finite(module: nn.Module, where: str) -> None:
             )
 
 
-def _randomise(unet: nn.Module) -> None:
+def _randomise(unet: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = type(unet).from_config(unet.config)

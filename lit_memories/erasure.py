@@ -5,15 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lit_memories.diffusion import Diffusion
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 PACKAGES = ("lit-memories", "torch", "lightning", "diffusers", "transformers")
@@ -61,6 +58,16 @@ class Provenance:
         return asdict(self)
 
 
+class Erasable(Protocol):
+    """What an erasure needs of the model it is applied to."""
+
+    base: str
+    fingerprint: str
+
+    def state_dict(self) -> dict[str, Any]:
+        """All tensors by name, sharing memory with the model."""
+
+
 @dataclass(frozen=True)
 class Erasure:
     """Changed tensors by name, prefixed by their component (``unet.…`` or ``text_encoder.…``), with provenance."""
@@ -101,7 +108,7 @@ class Erasure:
         except (SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{folder} is damaged or no erasure: {error}") from None
 
-    def apply(self, diffusion: "Diffusion") -> None:
+    def apply(self, diffusion: Erasable) -> None:
         """Put the tensors into the model.
 
         Raises:
@@ -157,17 +164,3 @@ Whether the model forgot, or only refuses the prompt, is not said here: audit it
 | seed | {p.seed} |
 {settings}
 """
-
-
-def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
-    """Write a base model with an erasure applied as a full pipeline that plain diffusers loads.
-
-    Args:
-        base: hub id or folder of the base model.
-        erasure: folder of the erasure.
-        out: folder to write.
-        revision: git revision of a hub id.
-    """
-    from lit_memories.diffusion import Diffusion
-
-    Diffusion(base, erasure, revision).pipeline().save_pretrained(out)

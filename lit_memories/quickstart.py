@@ -40,7 +40,9 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
         _run("fit", f"--config={recipe}", chosen, f"--trainer.default_root_dir={erasure}")
     for number, (name, options) in enumerate(models.items(), 2):
         console.rule(f"{number}/{len(models) + 2}  auditing {name}")
-        _run("predict", f"--config={audit}", *options, f"--model.name={name}", f"--trainer.default_root_dir={out / name}")
+        _run(
+            "predict", f"--config={audit}", *options, f"--model.name={name}", f"--trainer.default_root_dir={out / name}"
+        )
     console.rule(f"{len(models) + 2}/{len(models) + 2}  report")
     from lit_memories.report import report
 

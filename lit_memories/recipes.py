@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def quiet() -> None:
-    """Silence what tells a user of this program nothing: advertisements, and advice on loaders that cannot be followed."""
+    """Silence what tells a user of this program nothing: advertisements, advice that cannot be followed."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     for message in (
         "LightningCLI's args parameter",

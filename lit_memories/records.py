@@ -9,6 +9,7 @@ A run folder holds
 - ``parts/`` while the audit runs: what each process has finished so far.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -193,10 +194,8 @@ def read_lines(file: Path) -> list[Record]:
         except ValueError as error:
             raise ValueError(f"{file}:{number}: {error}") from None
     if tail:
-        try:
+        with contextlib.suppress(ValueError):
             records.append(Record.from_json(tail))
-        except ValueError:
-            pass
     return records
 
 

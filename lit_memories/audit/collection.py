@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lit_memories.metrics import EarthMoversDistance, Null, RelativeDistance, earth_movers_distance, relative_distance
 from lit_memories.metrics.functional import DistanceForm
@@ -25,13 +25,10 @@ class AuditMetrics(nn.Module):
         super().__init__()
         # No interval is asked for here, so one resample is enough.
         options: dict[str, Any] = {"dimension": dimension, "draws": 1}
-        self.means = nn.ModuleDict(
-            {f"{q}_{s}": MeanMetric() for q in ("psnr", "nll") for s in ("concept", "reference")}
-        )
-        self.distances = nn.ModuleDict({form: EarthMoversDistance(form=form, **options) for form in FORMS})
-        self.relative = nn.ModuleDict({form: RelativeDistance(form=form, **options) for form in FORMS})
-        for metric in self.means.values():
-            metric.set_dtype(torch.float64)
+        names = [f"{quantity}_{name}" for quantity in ("psnr", "nll") for name in ("concept", "reference")]
+        self.means = _collect({name: MeanMetric().set_dtype(torch.float64) for name in names})
+        self.distances = _collect({form: EarthMoversDistance(form=form, **options) for form in FORMS})
+        self.relative = _collect({form: RelativeDistance(form=form, **options) for form in FORMS})
 
     def update(self, records: Sequence[Record]) -> None:
         """Add records; those that may not be counted are passed over."""
@@ -48,9 +45,13 @@ class AuditMetrics(nn.Module):
 
     def compute(self) -> dict[str, float]:
         """All numbers by name."""
-        results = {name: float(metric.compute()) for name, metric in self.means.items()}
+        results = {name: float(self.means[name].compute()) for name in map(str, self.means)}
         results |= {f"distance_{form}": float(self.distances[form].compute()["value"]) for form in FORMS}
         return results | {f"relative_{form}": float(self.relative[form].compute()["value"]) for form in FORMS}
+
+
+def _collect(metrics: dict[str, Metric]) -> MetricCollection:
+    return MetricCollection(dict(metrics), compute_groups=False)
 
 
 def from_records(records: Sequence[Record], dimension: int) -> dict[str, float]:

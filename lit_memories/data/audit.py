@@ -4,22 +4,22 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import datasets
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_memories.data.sources import ImageSource, PictogramSource, describe_rows
+from lit_memories.data.sources import Source, describe_rows
 from lit_memories.images import to_tensor
 from lit_memories.records import Record, SetName
 
 
 @dataclass
 class Sample:
-    """One sample before its audit: the set it belongs to, its row there, content hash, prompt, and image if it has one."""
+    """One sample before its audit: its set and row there, content hash, prompt, and image if it has one."""
 
     set: SetName
     index: int
@@ -57,8 +57,8 @@ class AuditData(LightningDataModule):
 
     def __init__(
         self,
-        concept_images: ImageSource | PictogramSource,
-        reference_images: ImageSource | PictogramSource,
+        concept_images: Source,
+        reference_images: Source,
         known: int = 16,
         prompted: int = 24,
         batch_size: int = 16,
@@ -76,7 +76,8 @@ class AuditData(LightningDataModule):
         Raises:
             ValueError: if a set is empty, or both share an image.
         """
-        audit: Audit = self.trainer.lightning_module  # type: ignore[assignment]
+        trainer = cast("Trainer", self.trainer)
+        audit = cast("Audit", trainer.lightning_module)
         size = self.image_size or audit.image_size
         images = {
             "concept": ImageRows("concept", self.sources["concept"].load(), size),
@@ -91,12 +92,11 @@ class AuditData(LightningDataModule):
             )
         samples = [s for rows in images.values() for s in rows.samples] + self._promptings(images)
         data = {
-            name: describe_rows(self.sources[name], len(rows.samples), rows.unreadable)
-            for name, rows in images.items()
+            name: describe_rows(self.sources[name], len(rows.samples), rows.unreadable) for name, rows in images.items()
         }
         recorded = audit.open_run(data, len(samples))
         left = [s for s in samples if audit.key(f"{s.set}/{s.content}") not in recorded]
-        self.rows = AuditRows(_fill_up(left, samples, self.trainer.world_size), images)
+        self.rows = AuditRows(_fill_up(left, samples, trainer.world_size), images)
 
     def _promptings(self, images: dict[str, "ImageRows"]) -> list[Sample]:
         concept = [s.prompt for s in images["concept"].samples]
@@ -113,7 +113,7 @@ class AuditData(LightningDataModule):
             for index, prompt in enumerate(prompts)
         ]
 
-    def predict_dataloader(self) -> DataLoader[list[Sample]]:
+    def predict_dataloader(self) -> DataLoader[Sample]:
         """The samples in order, without those recorded."""
         return DataLoader(self.rows, batch_size=self.batch_size, collate_fn=list)
 

@@ -1,5 +1,6 @@
 """Where images and captions come from: any Hugging Face data set, or the pictogram world."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,20 @@ import datasets
 from lit_memories.data import pictograms
 
 
+class Source(ABC):
+    """Rows with an image and a caption."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for reports."""
+
+    @abstractmethod
+    def load(self) -> datasets.Dataset:
+        """Open the rows as columns ``image`` (undecoded) and ``caption``."""
+
+
 @dataclass
-class ImageSource:
+class ImageSource(Source):
     """A Hugging Face data set with an image column and a caption column.
 
     Args:
@@ -77,7 +90,7 @@ class ImageSource:
 
 
 @dataclass
-class PictogramSource:
+class PictogramSource(Source):
     """Rows of the pictogram world, drawn on the spot.
 
     Args:
@@ -110,9 +123,6 @@ class PictogramSource:
         if len(rows) == 0:
             raise ValueError(f"no rows left in {self.describe()}: check `keep`, `withhold` and `size`")
         return rows.select_columns(["image", "caption"]).cast_column("image", datasets.Image(decode=False))
-
-
-Source = ImageSource | PictogramSource
 
 
 def save_images(rows: datasets.Dataset, path: Path) -> None:

@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
-from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.concept import Concept
 from lit_memories.diffusion import Diffusion
@@ -41,6 +41,10 @@ class Eraser(LightningModule, ABC):
         ValueError: if the model carries an erasure already, or the selection is empty.
     """
 
+    diffusion: Diffusion
+    concept: Concept
+    seed: int
+
     def __init__(
         self, diffusion: Diffusion, concept: Concept, train: Selection, lr: float, probe_size: int = 8, seed: int = 0
     ) -> None:
@@ -50,9 +54,9 @@ class Eraser(LightningModule, ABC):
         self.diffusion, self.concept = diffusion, concept
         self.train_rule, self.lr, self.probe_size, self.seed = train, lr, probe_size, seed
         self.strict_loading = False
-        self.selected: dict[str, nn.Parameter] = {}
-        for name, parameter in select(diffusion.unet, train).items():
-            self.selected[f"unet.{name}"] = parameter.requires_grad_(True)
+        self.selected = {f"unet.{name}": parameter for name, parameter in select(diffusion.unet, train).items()}
+        for parameter in self.selected.values():
+            parameter.requires_grad_(True)
         self._originals = {name: parameter.detach().clone() for name, parameter in self.selected.items()}
 
     @abstractmethod
@@ -174,7 +178,7 @@ class Eraser(LightningModule, ABC):
 
 def _prompt_loader(concept: Concept, length: int) -> DataLoader[Any]:
     batch: Batch = {"prompts": concept.prompts, "retain": concept.retain}
-    return DataLoader([batch] * length, batch_size=None)
+    return DataLoader(cast("Dataset[Batch]", [batch] * length), batch_size=None)
 
 
 def draw(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:

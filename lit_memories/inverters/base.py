@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_memories.ops.schedule import DDIMStep
 
 RowNoiseFn = Callable[[Tensor, int, Tensor], Tensor]
-"""Noise predicted for latents (m, c, h, w) at one timestep; the third argument says which rows of the batch they are."""
+"""Noise predicted for latents (m, c, h, w) at one timestep; the third argument names their rows in the batch."""
 
 
 @dataclass(frozen=True)

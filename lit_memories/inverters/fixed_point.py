@@ -13,10 +13,10 @@ class FixedPoint(Inverter):
     r"""Solves every implicit DDIM step :math:`x = a z + b\,\epsilon(x, t)` to a tolerance, a sample at a time.
 
     The iteration starts from the noise found at the previous step and is accelerated by Anderson mixing with memory
-    one: with :math:`g` the map's value and :math:`f = g - x`, the next iterate is :math:`g - \theta (g - g_\text{prev})`
-    with :math:`\theta = \langle f, \Delta f\rangle / \langle \Delta f, \Delta f\rangle`. Where the residual grows instead
-    of shrinking, the next iterate is a damped one, half-way between the best so far and its image. A sample leaves the
-    batch as soon as it has converged; what is kept is the iterate with the smallest residual seen.
+    one: with :math:`g` the map's value and :math:`f = g - x`, the next iterate is :math:`g - \theta (g -
+    g_\text{prev})` with :math:`\theta = \langle f, \Delta f\rangle / \langle \Delta f, \Delta f\rangle`. Where
+    the residual grows instead of shrinking, the next iterate is a damped one, half-way between the current and the best
+    so far. A sample leaves the batch as soon as it has converged; what is kept is the iterate of smallest residual.
 
     Args:
         max_evaluations: network evaluations a step may take, at least 1.

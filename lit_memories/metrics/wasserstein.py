@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, get_args
 
-import ot  # type: ignore[import-untyped]  # POT ships no types
+import ot
 import torch
 from torch import Tensor
 from torch.nn.functional import pad

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from diffusers.optimization import get_scheduler
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lit_memories.images import save_grid
@@ -42,7 +43,7 @@ class Pretraining(LightningModule, ABC):
     def save(self, folder: Path) -> None:
         """Write the trained weights to `folder` in diffusers' layout."""
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Muon and AdamW with a per-step schedule that ends at the trainer's last step."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = MuonAdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)

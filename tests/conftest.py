@@ -1,0 +1,76 @@
+"""A pipeline of Stable Diffusion's classes, small enough that a whole audit of it takes seconds."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from lit_memories.classifier import PictogramClassifier
+from lit_memories.diffusion import Diffusion
+from lit_memories.training.text_to_image import build_pipeline
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Data sets drawn in tests do not land in the user's cache."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random autoencoder, f = 4."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny") / "autoencoder"
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_autoencoder: Path) -> Path:
+    """Folder of a random pipeline with a few thousand parameters."""
+    torch.manual_seed(0)
+    folder = tiny_autoencoder.parent / "pipeline"
+    build_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_control(tiny_autoencoder: Path) -> Path:
+    """Another random pipeline around the same autoencoder."""
+    torch.manual_seed(1)
+    folder = tiny_autoencoder.parent / "control"
+    build_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an untrained classifier."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("classifier")
+    PictogramClassifier((8, 8)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def diffusion(tiny: Path) -> Diffusion:
+    """The tiny pipeline, fresh for every test."""
+    return Diffusion.from_pretrained(tiny)
