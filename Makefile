@@ -38,7 +38,7 @@ lint: .venv/tested ## ruff and mypy
 	$(BIN)/mypy
 
 docs: .venv/installed ## figures and tables of docs/, from the shipped models
-	$(BIN)/python docs/make_figures.py
+	$(BIN)/python docs/make.py
 
 checkpoints: .venv/installed ## train everything in checkpoints/ again (about two hours on 2 cores; resumable by hand)
 	$(PRETRAIN)/autoencoder.yaml

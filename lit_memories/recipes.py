@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI as it is, minus the subcommands nothing here implements."""
+    """LightningCLI as it is, minus the subcommand nothing here implements."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -37,20 +37,18 @@ def run(argv: Sequence[str]) -> None:
 
 
 def quiet() -> None:
-    """Silence what tells a user of this program nothing: advertisements, advice that cannot be followed."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    """Silence what tells a user of this program nothing: hardware it has not, advice that cannot be followed."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         "LightningCLI's args parameter",
         ".*does not have many workers.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         "Starting from v1.9.0, `tensorboardX`.*",
         "Found \\d+ module\\(s\\) in eval mode.*",
+        "The number of training batches.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "💡" not in record.getMessage() and "litlogger" not in record.getMessage()

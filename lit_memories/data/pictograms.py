@@ -59,7 +59,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
 }
 """The four factors of a picture and the values each can take, in class-label order."""
 
-VERSION = 1
+VERSION = 2
 """To be raised with every change of what a row looks like; caches are named by it."""
 
 IMAGE_SIZE = 64
@@ -199,10 +199,9 @@ def draw(split: str, index: int) -> tuple[Pictogram, Placement]:
         background=str(background),
         style=str(rng.choice(STYLES)),
     )
-    size = rng.uniform(40, 50)
-    slack = (IMAGE_SIZE - size) / 2 - 2
-    x, y = IMAGE_SIZE / 2 + rng.uniform(-slack, slack, size=2)
-    return picture, Placement(float(x), float(y), float(size), float(rng.uniform(-15, 15)))
+    size = rng.uniform(42, 48)
+    x, y = IMAGE_SIZE / 2 + rng.uniform(-4, 4, size=2)
+    return picture, Placement(float(x), float(y), float(size), float(rng.uniform(-8, 8)))
 
 
 FEATURES = datasets.Features(

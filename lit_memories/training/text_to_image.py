@@ -37,7 +37,7 @@ class TextToImage(Pretraining):
         autoencoder: Path,
         classifier: Path,
         init_from: Path | None = None,
-        block_out_channels: tuple[int, ...] = (48, 96, 160),
+        block_out_channels: tuple[int, ...] = (48, 96, 128),
         text_width: int = 96,
         drop_prompt: float = 0.1,
         shorten_prompt: float = 0.25,

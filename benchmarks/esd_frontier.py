@@ -1,0 +1,144 @@
+"""What ESD trades: prompted rate of the concept against accuracy of everything else. Writes docs/results/esd.{md,json}.
+
+    python benchmarks/esd_frontier.py
+
+One row a setting and concept, resumable: settings whose row is in the JSON are not run again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from lightning import Trainer
+from torch import Generator
+
+from lit_memories.classifier import PictogramJudge
+from lit_memories.concept import Concept
+from lit_memories.data.pictograms import draw
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.esd import ESD
+from lit_memories.metrics import wilson_interval
+
+CONCEPTS = {"umbrella": {"object": "umbrella"}, "striped": {"style": "striped"}}
+DIRECTIONS = {"umbrella": "umbrella", "striped": "striped style"}
+BASE: dict[str, Any] = {"num_inference_steps": 20, "batch_size": 8, "steps": 100}
+GRID: tuple[dict[str, Any], ...] = (
+    {"train": "attn2", "lr": 3e-4, "eta": 1.0},
+    {"train": "attn2", "lr": 1e-3, "eta": 1.0},
+    {"train": "attn2", "lr": 3e-4, "eta": 1.0, "direction": True},
+    {"train": "attn2", "lr": 1e-3, "eta": 1.0, "direction": True},
+    {"train": "attn2", "lr": 1e-3, "eta": 2.0, "direction": True},
+    {"train": "attn2-kv", "lr": 1e-3, "eta": 1.0, "direction": True},
+    {"train": "not-attn2", "lr": 3e-5, "eta": 1.0, "direction": True},
+    {"train": "not-attn2", "lr": 1e-4, "eta": 1.0, "direction": True},
+)
+
+
+def main(
+    model: Path = Path("checkpoints/pictograms"),
+    classifier: Path = Path("checkpoints/classifier"),
+    out: Path = Path("docs/results/esd"),
+    concepts: tuple[str, ...] = ("umbrella", "striped"),
+    samples: int = 96,
+    only: int | None = None,
+) -> None:
+    """Train and measure every setting for every concept.
+
+    Args:
+        model: pipeline folder.
+        classifier: folder of the judge.
+        out: where the table goes, without suffix.
+        concepts: which concepts.
+        samples: prompts of the concept, and as many others.
+        only: run just the first settings of the grid.
+    """
+    file = out.with_suffix(".json")
+    rows = json.loads(file.read_text()) if file.is_file() else []
+    judge = PictogramJudge(classifier)
+    for name in concepts:
+        for setting in ({}, *GRID[:only]):
+            label = {"concept": name, "samples": samples, **(BASE | setting if setting else {})}
+            if any(row["setting"] == label for row in rows):
+                continue
+            diffusion = Diffusion.from_pretrained(model)
+            if setting:
+                _erase(diffusion, name, BASE | setting)
+            rows.append({"setting": label, **_measure(diffusion, judge, CONCEPTS[name], samples)})
+            print(rows[-1])
+            out.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(rows, indent=2) + "\n")
+    out.with_suffix(".md").write_text(_table(rows))
+
+
+def _erase(diffusion: Diffusion, name: str, setting: dict[str, Any]) -> None:
+    options = dict(setting)
+    steps = options.pop("steps")
+    if options.pop("direction", False):
+        options["direction"] = DIRECTIONS[name]
+    prompts = [draw("train", i)[0] for i in range(2000)]
+    factor, value = next(iter(CONCEPTS[name].items()))
+    shown = [p.caption for p in prompts if getattr(p, factor) == value]
+    concept = Concept(name, "object", [DIRECTIONS[name], *dict.fromkeys(shown)])
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=steps, limit_val_batches=0,
+        default_root_dir=f"runs/frontier/{name}", **quiet,
+    )  # fmt: skip
+    trainer.fit(ESD(diffusion, concept, **options))
+
+
+@torch.no_grad()
+def _measure(diffusion: Diffusion, judge: PictogramJudge, concept: dict[str, str], count: int) -> dict[str, Any]:
+    factor, value = next(iter(concept.items()))
+    pool = [draw("test", i)[0] for i in range(20 * count)]
+    groups = {
+        "concept": [p for p in pool if getattr(p, factor) == value][:count],
+        "others": [p for p in pool if getattr(p, factor) != value][:count],
+    }
+    verdicts = {}
+    for group, pictures in groups.items():
+        captions = [picture.caption for picture in pictures]
+        found = []
+        for start in range(0, len(captions), 16):
+            batch = captions[start : start + 16]
+            seeds = diffusion.draw_seeds([Generator().manual_seed(start + i) for i in range(len(batch))])
+            found += judge(diffusion.generate(batch, seeds, 20, 3.0), batch, concept)
+        verdicts[group] = found
+    shown = sum(v["shows_concept"] for v in verdicts["concept"])
+    right = {f: sum(v["correct"][f] for v in verdicts["others"]) / count for f in verdicts["others"][0]["correct"]}
+    estimate = wilson_interval(int(shown), count)
+    return {"prompted": [estimate.value, estimate.low, estimate.high], "others": right}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "# What ESD trades\n",
+        "`python benchmarks/esd_frontier.py`: 100 steps of 8 latents, 20 DDIM steps, seed 0, on "
+        "`checkpoints/pictograms`. *Prompted* is the share of prompts for the concept that show it, with 95 % interval; "
+        "the other columns are how "
+        "often prompts for other things get each factor right. *Direction* takes off what the bare name adds. "
+        f"{rows[0]['setting']['samples']} prompts of either kind, guidance 3, 20 steps.\n",
+        "| concept | train | lr | eta | direction | prompted | object | colour | background | style |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        s, (value, low, high), others = row["setting"], row["prompted"], row["others"]
+        what = (
+            f"{s['train']} | {s['lr']:g} | {s['eta']:g} | {'yes' if s.get('direction') else 'no'}"
+            if "train" in s
+            else "vanilla | – | – | –"
+        )
+        rates = " | ".join(f"{others[f]:.0%}" for f in ("object", "color", "background", "style"))
+        lines.append(f"| {s['concept']} | {what} | {value:.0%} [{low:.0%}, {high:.0%}] | {rates} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    auto_cli(main)

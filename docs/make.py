@@ -1,0 +1,126 @@
+"""Figures and tables of the documentation, from the shipped models and what was measured of them.
+
+    make docs
+
+Nothing here measures: `lit-memories measure`, the benchmarks and the quickstart have done that.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Generator
+
+from lit_memories.data import pictograms
+from lit_memories.data.pictograms import FACTORS, Pictogram
+from lit_memories.diffusion import Diffusion
+from lit_memories.images import grid
+
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "docs" / "figures"
+CHECKPOINTS = ROOT / "checkpoints"
+MODELS = ("pictograms", "without-umbrella", "without-striped")
+PROMPTS = (
+    *(Pictogram("umbrella", *rest) for rest in (("red", "blue", "solid"), ("white", "green", "outline"))),
+    *(Pictogram("umbrella", *rest) for rest in (("black", "yellow", "striped"), ("blue", "white", "solid"))),
+    Pictogram("anchor", "yellow", "black", "striped"),
+    Pictogram("castle", "red", "white", "striped"),
+    Pictogram("heart", "green", "white", "striped"),
+    Pictogram("airplane", "white", "blue", "striped"),
+    Pictogram("skull", "white", "black", "solid"),
+    Pictogram("telephone", "red", "yellow", "outline"),
+    Pictogram("knight", "black", "green", "solid"),
+    Pictogram("snowflake", "blue", "white", "outline"),
+)
+
+
+def main() -> None:
+    """Make everything."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    pictograms.contact_sheet().save(FIGURES / "pictograms.png")
+    _rows([Diffusion.from_pretrained(CHECKPOINTS / name) for name in MODELS], FIGURES / "models.png")
+    for concept in ("umbrella", "striped"):
+        erasure = ROOT / "runs" / f"esd-{concept}"
+        if (erasure / "erasure.safetensors").is_file():
+            models = [
+                Diffusion.from_pretrained(CHECKPOINTS / "pictograms"),
+                Diffusion(str(CHECKPOINTS / "pictograms"), erasure),
+            ]
+            _rows(models, FIGURES / f"esd-{concept}.png")
+    for name in ("forgetting", "nll", "rebuilt"):
+        figure = ROOT / "runs" / "quickstart" / "figures" / f"{name}.png"
+        if figure.is_file():
+            shutil.copyfile(figure, FIGURES / f"quickstart-{name}.png")
+    (CHECKPOINTS / "README.md").write_text(card())
+
+
+def _rows(models: list[Diffusion], file: Path) -> None:
+    """One row of samples a model, the same prompts and seeds in every column."""
+    sheets = []
+    for diffusion in models:
+        seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(len(PROMPTS))])
+        images = diffusion.generate([p.caption for p in PROMPTS], seeds, 30, 3.0)
+        sheets.append(grid(images, columns=len(PROMPTS)))
+    height = sheets[0].height + 4
+    whole = Image.new("RGB", (sheets[0].width, height * len(sheets) - 4), "white")
+    for row, sheet in enumerate(sheets):
+        whole.paste(sheet, (0, row * height))
+    whole.save(file)
+
+
+def card() -> str:
+    """The model card of everything in checkpoints/."""
+    measured = {name: json.loads((CHECKPOINTS / name / "measured.json").read_text()) for name in MODELS}
+    settings, base = measured["pictograms"]["settings"], measured["pictograms"]
+    weights = sum(file.stat().st_size for file in CHECKPOINTS.rglob("*.safetensors")) / 1e6
+    accuracy = ", ".join(f"{name} {value:.1%}" for name, value in base["classifier_accuracy"].items())
+    return f"""# Shipped models
+
+The pictogram model and what an audit of it needs; {weights:.0f} MB of weights in all, Apache-2.0 like the code. Every
+folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretrained("checkpoints/pictograms")` loads it.
+
+| folder | what it is | never saw |
+|---|---|---|
+| `pictograms/` | the base model | – |
+| `without-umbrella/` | control for the object | umbrellas, drawn or named |
+| `without-striped/` | control for the style | stripes, drawn or named |
+| `classifier/` | judge of object, colour, background and style | – |
+
+All are made by `make checkpoints`: autoencoder, classifier, a trunk that sees neither withheld concept, and from it one
+branch a model, alike but for the rows left out. Seed 0 throughout. `SHA256SUMS` lists every file. Weights of the U-Net
+and the text encoder are stored in half precision and used in single.
+
+Recommended: guidance scale {settings["guidance_scale"]:g}, {settings["num_inference_steps"]} DDIM steps.
+
+## Measured
+
+`lit-memories measure checkpoints/NAME --out checkpoints/NAME/measured.json`, on rows of the split `test`, which no model
+was trained on: {settings["images"]} images and {settings["prompts"]} prompts (and {settings["prompts"] // 4} for either
+withheld concept), one sample a prompt, judged by the classifier; 95 % Wilson intervals.
+
+- Autoencoder, encoded and decoded: PSNR {base["autoencoder_psnr"]["mean"]:.2f} dB on average, lowest
+  {base["autoencoder_psnr"]["lowest"]:.2f} dB.
+- Classifier, on held-out pictures: {accuracy}.
+
+{_tables(measured)}
+A control asked for what it never saw draws something else; the rate in its own row is the floor to which an eraser could
+bring the base model.
+"""
+
+
+def _tables(measured: dict[str, Any]) -> str:
+    lines = ["| prompts | model | object | colour | background | style |", "|---|---|---|---|---|---|"]
+    for group in measured["pictograms"]["samples"]:
+        for name, figures in measured.items():
+            scores = figures["samples"][group]
+            rates = " | ".join(
+                f"{scores[f]['rate']:.1%} [{scores[f]['low']:.1%}, {scores[f]['high']:.1%}]" for f in FACTORS
+            )
+            lines.append(f"| {group} | `{name}` | {rates} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
