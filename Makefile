@@ -4,6 +4,7 @@ BIN := .venv/bin
 # Tensors of these sizes live shorter than glibc gives memory back: keeping it saves about a tenth of the time.
 export MALLOC_TRIM_THRESHOLD_ ?= 4000000000
 export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
+MODELS := pictograms without-umbrella without-striped
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
 .PHONY: help install quickstart test test-slow lint docs checkpoints clean
@@ -40,15 +41,20 @@ lint: .venv/tested ## ruff and mypy
 docs: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py
 
-checkpoints: .venv/installed ## train everything in checkpoints/ again (about two hours on 2 cores; resumable by hand)
+checkpoints: .venv/installed ## train and measure everything in checkpoints/ again (about an hour on one core)
 	$(PRETRAIN)/autoencoder.yaml
 	$(PRETRAIN)/classifier.yaml
 	$(PRETRAIN)/text_to_image.yaml
 	$(PRETRAIN)/text_to_image_branch.yaml
 	$(PRETRAIN)/text_to_image_branch.yaml --data.withhold '[{object: umbrella}]' \
-		--model.save_to runs/pretrain/without-umbrella --trainer.default_root_dir runs/pretrain/without-umbrella
+		--model.save_to runs/pretrain/without-umbrella --trainer.default_root_dir runs/pretrain/logs/without-umbrella
 	$(PRETRAIN)/text_to_image_branch.yaml --data.withhold '[{style: striped}]' \
-		--model.save_to runs/pretrain/without-striped --trainer.default_root_dir runs/pretrain/without-striped
+		--model.save_to runs/pretrain/without-striped --trainer.default_root_dir runs/pretrain/logs/without-striped
+	mkdir -p checkpoints
+	cp -r runs/pretrain/classifier $(MODELS:%=runs/pretrain/%) checkpoints/
+	for model in $(MODELS); do \
+		$(BIN)/lit-memories measure checkpoints/$$model --out checkpoints/$$model/measured.json || exit 1; done
+	cd checkpoints && find . -type f -name '*.json' -o -name '*.safetensors' | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
 
 clean: ## remove what runs made
 	rm -rf runs

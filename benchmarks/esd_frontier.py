@@ -22,17 +22,17 @@ from lit_memories.erasers.esd import ESD
 from lit_memories.metrics import wilson_interval
 
 CONCEPTS = {"umbrella": {"object": "umbrella"}, "striped": {"style": "striped"}}
-DIRECTIONS = {"umbrella": "umbrella", "striped": "striped style"}
+PHRASES = {"umbrella": "umbrella", "striped": "striped style"}
 BASE: dict[str, Any] = {"num_inference_steps": 20, "batch_size": 8, "steps": 100}
 GRID: tuple[dict[str, Any], ...] = (
     {"train": "attn2", "lr": 3e-4, "eta": 1.0},
     {"train": "attn2", "lr": 1e-3, "eta": 1.0},
-    {"train": "attn2", "lr": 3e-4, "eta": 1.0, "direction": True},
-    {"train": "attn2", "lr": 1e-3, "eta": 1.0, "direction": True},
-    {"train": "attn2", "lr": 1e-3, "eta": 2.0, "direction": True},
-    {"train": "attn2-kv", "lr": 1e-3, "eta": 1.0, "direction": True},
-    {"train": "not-attn2", "lr": 3e-5, "eta": 1.0, "direction": True},
-    {"train": "not-attn2", "lr": 1e-4, "eta": 1.0, "direction": True},
+    {"train": "attn2", "lr": 3e-4, "eta": 1.0, "direction": "phrase"},
+    {"train": "attn2", "lr": 1e-3, "eta": 1.0, "direction": "phrase"},
+    {"train": "attn2", "lr": 1e-3, "eta": 2.0, "direction": "phrase"},
+    {"train": "attn2-kv", "lr": 1e-3, "eta": 1.0, "direction": "phrase"},
+    {"train": "not-attn2", "lr": 3e-5, "eta": 1.0, "direction": "phrase"},
+    {"train": "not-attn2", "lr": 1e-4, "eta": 1.0, "direction": "phrase"},
 )
 
 
@@ -75,12 +75,10 @@ def main(
 def _erase(diffusion: Diffusion, name: str, setting: dict[str, Any]) -> None:
     options = dict(setting)
     steps = options.pop("steps")
-    if options.pop("direction", False):
-        options["direction"] = DIRECTIONS[name]
     prompts = [draw("train", i)[0] for i in range(2000)]
     factor, value = next(iter(CONCEPTS[name].items()))
     shown = [p.caption for p in prompts if getattr(p, factor) == value]
-    concept = Concept(name, "object", [DIRECTIONS[name], *dict.fromkeys(shown)])
+    concept = Concept(name, "object", [PHRASES[name], *dict.fromkeys(shown)])
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -122,8 +120,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "# What ESD trades\n",
         "`python benchmarks/esd_frontier.py`: 100 steps of 8 latents, 20 DDIM steps, seed 0, on "
         "`checkpoints/pictograms`. *Prompted* is the share of prompts for the concept that show it, with 95 % interval; "
-        "the other columns are how "
-        "often prompts for other things get each factor right. *Direction* takes off what the bare name adds. "
+        "the other columns are how often prompts for other things get each factor right. *Direction* is what is taken "
+        "off: all that the prompt says, or what the concept's phrase adds. "
         f"{rows[0]['setting']['samples']} prompts of either kind, guidance 3, 20 steps.\n",
         "| concept | train | lr | eta | direction | prompted | object | colour | background | style |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -131,7 +129,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         s, (value, low, high), others = row["setting"], row["prompted"], row["others"]
         what = (
-            f"{s['train']} | {s['lr']:g} | {s['eta']:g} | {'yes' if s.get('direction') else 'no'}"
+            f"{s['train']} | {s['lr']:g} | {s['eta']:g} | {s.get('direction', 'prompt')}"
             if "train" in s
             else "vanilla | – | – | –"
         )

@@ -54,6 +54,52 @@ def main() -> None:
         if figure.is_file():
             shutil.copyfile(figure, FIGURES / f"quickstart-{name}.png")
     (CHECKPOINTS / "README.md").write_text(card())
+    _fill(ROOT / "README.md", "quickstart", quickstart())
+    _fill(ROOT / "docs" / "audit.md", "inverters", _body("inversion"))
+    _fill(ROOT / "docs" / "erasing.md", "esd", _body("esd"))
+
+
+def _fill(page: Path, marker: str, text: str) -> None:
+    """Put generated text between a page's two markers."""
+    before, rest = page.read_text().split(f"<!-- {marker} -->\n")
+    _, after = rest.split(f"<!-- /{marker} -->")
+    page.write_text(f"{before}<!-- {marker} -->\n{text}<!-- /{marker} -->{after}")
+
+
+def _body(name: str) -> str:
+    """A page of results without its title."""
+    return (ROOT / "docs" / "results" / f"{name}.md").read_text().split("\n", 2)[2]
+
+
+def quickstart() -> str:
+    """The main table of the quickstart, from its results."""
+    results = json.loads((ROOT / "runs" / "quickstart" / "results.json").read_text())
+    lines = [
+        "| model | PSNR, dB | prompted rate | forgetting, nats | of control | damage, nats | other prompts met |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in results["runs"]:
+        numbers = [run["concept"]["psnr"], run["prompted"], run["forgetting"], run["fraction"], run["damage"]]
+        digits = [(1, 1), (0, 100), (1, 1), (2, 1), (1, 1), (0, 100)]
+        cells = [_cell(x, *d) for x, d in zip([*numbers, run["retained"]], digits, strict=True)]
+        lines.append(f"| {run['name']} | {' | '.join(cells)} |")
+    images = results["pairing"]["concept"]["used"], results["pairing"]["reference"]["used"]
+    note = (
+        f"`make quickstart`, seed 0: {images[0]} + {images[1]} images, "
+        f"{results['settings']['num_inference_steps']} DDIM steps, guidance {results['settings']['guidance_scale']:g}; "
+        "brackets are 95 % intervals, rates in per cent."
+    )
+    verdict = next(run for run in results["runs"] if run["role"] == "erased")["verdict"]
+    return "\n".join([*lines, "", note, "", f"> {verdict['headline']} {' '.join(verdict['sentences'])}", ""])
+
+
+def _cell(estimate: dict[str, Any] | None, digits: int, scale: int) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    value, low, high = (
+        "–" if estimate[name] is None else f"{scale * estimate[name]:.{digits}f}" for name in ("value", "low", "high")
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _rows(models: list[Diffusion], file: Path) -> None:
@@ -96,17 +142,17 @@ Recommended: guidance scale {settings["guidance_scale"]:g}, {settings["num_infer
 
 ## Measured
 
-`lit-memories measure checkpoints/NAME --out checkpoints/NAME/measured.json`, on rows of the split `test`, which no model
-was trained on: {settings["images"]} images and {settings["prompts"]} prompts (and {settings["prompts"] // 4} for either
-withheld concept), one sample a prompt, judged by the classifier; 95 % Wilson intervals.
+`lit-memories measure checkpoints/NAME --out checkpoints/NAME/measured.json`, on rows of the split `test`, which no
+model was trained on: {settings["images"]} images and {settings["prompts"]} prompts (and {settings["prompts"] // 4} for
+either withheld concept), one sample a prompt, judged by the classifier; 95 % Wilson intervals.
 
 - Autoencoder, encoded and decoded: PSNR {base["autoencoder_psnr"]["mean"]:.2f} dB on average, lowest
   {base["autoencoder_psnr"]["lowest"]:.2f} dB.
 - Classifier, on held-out pictures: {accuracy}.
 
 {_tables(measured)}
-A control asked for what it never saw draws something else; the rate in its own row is the floor to which an eraser could
-bring the base model.
+A control asked for what it never saw draws something else; the rate in its own row is the floor to which an eraser
+could bring the base model.
 """
 
 

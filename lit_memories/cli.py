@@ -1,8 +1,11 @@
 """The command line: ``lit-memories fit | validate | predict --config RECIPE``, and a few tools beside Lightning's."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from jsonargparse import ArgumentError
 
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
@@ -53,8 +56,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
+    except ArgumentError as error:
+        print(f"lit-memories {command}: {condense(str(error))}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"lit-memories {command}: {error}") from error
+        raise SystemExit(f"lit-memories {command}: {condense(str(error))}") from error
+
+
+_BOILERPLATE = re.compile(r"Does not validate|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value")
+
+
+def condense(message: str) -> str:
+    """One line of an error: jsonargparse wraps what went wrong in types tried and values given.
+
+    Example:
+        >>> condense("Parser key 'model':" + chr(10) + "  Errors:" + chr(10) + "    - Option 'etaa' is not accepted")
+        "Parser key 'model': Option 'etaa' is not accepted"
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    kept = [line.removeprefix("- ") for line in lines if line and not _BOILERPLATE.match(line)]
+    return " ".join(kept) or message
 
 
 def _tool(name: str, argv: list[str]) -> None:

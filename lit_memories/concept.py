@@ -15,6 +15,7 @@ class Concept:
         kind: what sort of concept it is; decides nothing here, but recipes and readers ask for it.
         prompts: prompts that name the concept. Erasers draw from them.
         retain: prompts that do not; probes measure the drift on them.
+        phrase: the prompt that names the concept and nothing else; the first of `prompts` if empty.
         anchor: what anchor-based erasers put in the concept's place.
         factors: how the pictogram classifier tells the concept, e.g. ``{object: umbrella}``; empty elsewhere.
 
@@ -26,12 +27,15 @@ class Concept:
     kind: Kind
     prompts: list[str]
     retain: list[str] = field(default_factory=list)
+    phrase: str = ""
     anchor: str = ""
     factors: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"concept {self.name!r} needs at least one prompt, none of them blank")
+        if not self.phrase:
+            object.__setattr__(self, "phrase", self.prompts[0])
         if shared := sorted(set(self.prompts) & set(self.retain)):
             raise ValueError(f"concept {self.name!r}: {shared[0]!r} is both a prompt to forget and one to retain")
         if self.anchor in self.prompts:

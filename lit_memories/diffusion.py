@@ -39,6 +39,7 @@ class Diffusion(nn.Module):
     revision: str | None
     weights: Weights
     erasure: Erasure | None
+    replaced: dict[str, Tensor]
     schedule: NoiseSchedule
     fingerprint: str
     # Untyped by diffusers; declared so that attribute access is not taken for `nn.Module.__getattr__`'s.
@@ -63,7 +64,7 @@ class Diffusion(nn.Module):
             _randomise(self.unet)
         if erasure is not None:
             self.erasure = Erasure.load(erasure)
-            self.erasure.apply(self)
+            self.replaced = self.erasure.apply(self)
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *, revision: str | None = None, **options: Any) -> Self:
@@ -80,7 +81,7 @@ class Diffusion(nn.Module):
 
     def _adopt(self, pipeline: StableDiffusionPipeline, name: str, revision: str | None) -> None:
         self.base, self.revision = name, revision
-        self.weights, self.erasure = "pretrained", None
+        self.weights, self.erasure, self.replaced = "pretrained", None, {}
         self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
         self.tokenizer = pipeline.tokenizer
         self.scheduler_config = dict(pipeline.scheduler.config)

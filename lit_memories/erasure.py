@@ -108,8 +108,11 @@ class Erasure:
         except (SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{folder} is damaged or no erasure: {error}") from None
 
-    def apply(self, diffusion: Erasable) -> None:
+    def apply(self, diffusion: Erasable) -> dict[str, Tensor]:
         """Put the tensors into the model.
+
+        Returns:
+            What they replaced, by name.
 
         Raises:
             ValueError: if the base differs, a tensor does not fit or is not finite, or nothing changes; the model is
@@ -132,8 +135,10 @@ class Erasure:
             torch.equal(state[name].cpu(), tensor.to(state[name].dtype).cpu()) for name, tensor in self.tensors.items()
         ):
             raise ValueError("the erasure changes nothing: every tensor in it equals the base model's")
+        replaced = {name: state[name].clone() for name in self.tensors}
         for name, tensor in self.tensors.items():
             state[name].copy_(tensor)
+        return replaced
 
     def card(self) -> str:
         """A model card: front matter of the Hugging Face hub, then what, from what, and how to use it."""

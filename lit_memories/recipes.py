@@ -32,6 +32,8 @@ def run(argv: Sequence[str]) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "lit-memories", "exit_on_error": False}
+        | {name: {"exit_on_error": False} for name in RecipeCLI.subcommands()},
         args=list(argv),
     )
 

@@ -14,6 +14,19 @@ from lit_memories.records import Record, SetName
 FORMS: tuple[DistanceForm, ...] = ("w1", "w2_squared")
 
 
+class _Mean(MeanMetric):
+    """A mean in float64; torchmetrics forgets a chosen type as soon as the module is moved to a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_dtype(torch.float64)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float64, always."""
+        return torch.float64
+
+
 class AuditMetrics(nn.Module):
     """PSNR, NLL, earth mover's and relative distance of a run, reduced across processes by torchmetrics.
 
@@ -26,7 +39,7 @@ class AuditMetrics(nn.Module):
         # No interval is asked for here, so one resample is enough.
         options: dict[str, Any] = {"dimension": dimension, "draws": 1}
         names = [f"{quantity}_{name}" for quantity in ("psnr", "nll") for name in ("concept", "reference")]
-        self.means = _collect({name: MeanMetric().set_dtype(torch.float64) for name in names})
+        self.means = _collect({name: _Mean() for name in names})
         self.distances = _collect({form: EarthMoversDistance(form=form, **options) for form in FORMS})
         self.relative = _collect({form: RelativeDistance(form=form, **options) for form in FORMS})
 

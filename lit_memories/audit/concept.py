@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from lit_memories.audit.collection import AuditMetrics, from_records
-from lit_memories.audit.writer import RecordWriter, merge
+from lit_memories.audit.writer import RecordWriter, explained, merge
 from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
 from lit_memories.data.audit import Sample
@@ -129,9 +129,7 @@ class ConceptAudit(LightningModule):
         self.info = self._describe(data)
         if (self.folder / RUN_FILE).is_file():
             there = RunInfo.load(self.folder)
-            comparable = ("role", "concept", "settings", "model")
-            old, new = ({name: getattr(info, name) for name in comparable} for info in (there, self.info))
-            if lines := differences(old, new):
+            if lines := differences(_comparable(there), _comparable(self.info)):
                 raise ValueError(
                     f"{self.folder} holds records of another audit ({'; '.join(lines[:3])}): "
                     "choose another folder with --trainer.default_root_dir"
@@ -139,6 +137,11 @@ class ConceptAudit(LightningModule):
         recorded = {record.key: record for record in read_records(self.folder)}
         self.recorded, self.expected = recorded, expected
         return recorded
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run folder was completed by an earlier run."""
+        return (self.folder / RUN_FILE).is_file() and RunInfo.load(self.folder).complete
 
     def _describe(self, data: dict[str, Any]) -> RunInfo:
         settings = json.loads(json.dumps(self.settings()))
@@ -170,7 +173,8 @@ class ConceptAudit(LightningModule):
         """Open the run folder for writing, and count what is recorded already."""
         self.writer = RecordWriter(self.folder, self.trainer.global_rank)
         if self.trainer.is_global_zero:
-            self.info.save(self.folder)
+            with explained(self.folder):
+                self.info.save(self.folder)
             self.metrics.update(list(self.recorded.values()))
 
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Record]:
@@ -193,7 +197,8 @@ class ConceptAudit(LightningModule):
         """Merge what the processes wrote, and check the carried metrics against the records."""
         self.trainer.strategy.barrier("audit: all records written")
         if self.trainer.is_global_zero:
-            merge(self.folder)
+            with explained(self.folder):
+                merge(self.folder)
         self.trainer.strategy.barrier("audit: merged")
         records = read_records(self.folder)
         counted = {record.set for record in records if record.flag is None}
@@ -201,7 +206,8 @@ class ConceptAudit(LightningModule):
         if self.trainer.is_global_zero:
             _check(carried, from_records(records, self.dimension) if carried else {})
             complete = len(records) == self.expected
-            RunInfo(**{**vars(self.info), "metrics": carried, "complete": complete}).save(self.folder)
+            with explained(self.folder):
+                RunInfo(**{**vars(self.info), "metrics": carried, "complete": complete}).save(self.folder)
 
     def _audit_images(self, samples: Sequence[Sample]) -> list[Record]:
         originals = torch.stack([sample.image for sample in samples if sample.image is not None]).to(self.device)
@@ -211,9 +217,9 @@ class ConceptAudit(LightningModule):
         regenerated = self._decode(restored)
         numbers = {
             "nll": gaussian_nll(inversion.seeds),
-            "psnr": psnr(regenerated, originals),
-            "psnr_ceiling": psnr(round_trips, originals),
-            "psnr_round_trip": psnr(regenerated, round_trips),
+            "psnr": _psnr(regenerated, originals),
+            "psnr_ceiling": _psnr(round_trips, originals),
+            "psnr_round_trip": _psnr(regenerated, round_trips),
         }
         for kind, images in {"original": originals, "round_trip": round_trips, "regenerated": regenerated}.items():
             self._keep(samples, kind, images)
@@ -226,7 +232,7 @@ class ConceptAudit(LightningModule):
         nll = gaussian_nll(inversion.seeds)
         numbers = {
             "nll": nll,
-            "psnr_round_trip": psnr(self._decode(restored), self._decode(latents)),
+            "psnr_round_trip": _psnr(self._decode(restored), self._decode(latents)),
             "seed_error": relative_norm(inversion.seeds - seeds, seeds),
             "nll_bias": nll - gaussian_nll(seeds),
         }
@@ -248,8 +254,9 @@ class ConceptAudit(LightningModule):
     ) -> list[Record]:
         records = []
         for row, (sample, verdict) in enumerate(zip(samples, verdicts, strict=True)):
-            values: dict[str, Any] = {name: finite(float(column[row])) for name, column in numbers.items()} | verdict
+            values: dict[str, Any] = {name: finite(float(column[row])) for name, column in numbers.items()}
             flag = "not finite" if None in values.values() or (sound is not None and not sound[row]) else None
+            values |= verdict
             key = self.key(f"{sample.set}/{sample.content}")
             if inversion is not None:
                 residual = float(inversion.residual[row])
@@ -310,6 +317,18 @@ class ConceptAudit(LightningModule):
         for sample, image in zip(samples, images, strict=True):
             if sample.index < self.keep_images:
                 self._pictures[image_path(self.folder, sample.set, sample.index, kind)] = to_pil(image.nan_to_num())
+
+
+def _comparable(info: RunInfo) -> dict[str, Any]:
+    """What two runs must share for their records to stand in one folder; more images of a source may be added."""
+    sources = {name: entry["source"] for name, entry in info.data.items()}
+    return {"role": info.role, "concept": info.concept, "settings": info.settings, "model": info.model, "data": sources}
+
+
+def _psnr(images: Tensor, target: Tensor) -> Tensor:
+    """PSNR (n,), NaN where a picture is not finite."""
+    sound = (images + target).flatten(1).isfinite().all(1)
+    return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
 
 
 def _role(diffusion: Diffusion) -> Role:

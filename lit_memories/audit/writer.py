@@ -1,6 +1,8 @@
 """Appends records as they come, merges them at the end, and takes up a run where it stopped."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -8,7 +10,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lit_memories.records import PARTS, RECORDS_FILE, SEEDS_FILE, Record, read_records
+from lit_memories.records import PARTS, RECORDS_FILE, SEEDS_FILE, Record, read_lines, read_records
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Within the context a full disk or a folder that cannot be written ends in one line that says what is safe.
+
+    Raises:
+        OSError: for any error of writing.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"cannot write to {folder}: {reason}; the records written so far are safe: "
+            "free the disk or the folder and run the same command again to continue"
+        ) from error
 
 
 class RecordWriter:
@@ -29,12 +48,9 @@ class RecordWriter:
         self.folder, self.rank = Path(folder), rank
         self.parts = self.folder / PARTS
         self.file = self.parts / f"records-{rank}.jsonl"
-        self.written = 0
-        try:
+        with explained(self.folder):
             self.parts.mkdir(parents=True, exist_ok=True)
-            self._drop_cut_line()
-        except OSError as error:
-            raise self._explain(error) from error
+            self._mend_cut_line()
 
     def write(self, records: Sequence[Record], seeds: Mapping[str, Tensor], images: Mapping[Path, Image.Image]) -> None:
         """Put one batch on disk.
@@ -44,33 +60,25 @@ class RecordWriter:
             seeds: the seed (c, h, w) of each inverted sample, by key.
             images: pictures to keep, by file.
         """
-        try:
+        with explained(self.folder):
             for file, image in images.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 image.save(file)
             if seeds:
-                name = f"seeds-{min(seeds)}.safetensors"
+                # Named by all its keys: a sample audited again must not replace a file that holds others too.
+                name = f"seeds-{hashlib.sha256(''.join(sorted(seeds)).encode()).hexdigest()[:20]}.safetensors"
                 part = self.parts / (name + ".part")
                 save_file({key: seed.contiguous() for key, seed in seeds.items()}, part)
                 part.replace(self.parts / name)
             with self.file.open("a") as lines:
                 lines.write("".join(record.to_json() + "\n" for record in records))
-        except (OSError, SafetensorError) as error:
-            raise self._explain(error) from error
-        self.written += len(records)
 
-    def _drop_cut_line(self) -> None:
-        if self.file.is_file():
-            content = self.file.read_bytes()
-            if not content.endswith(b"\n"):
-                self.file.write_bytes(content[: content.rfind(b"\n") + 1])
-
-    def _explain(self, error: Exception) -> OSError:
-        reason = getattr(error, "strerror", None) or str(error)
-        return OSError(
-            f"cannot write to {self.folder}: {reason}; the {self.written} records written so far are safe: "
-            "free the disk or the folder and run the same command again to continue"
-        )
+    def _mend_cut_line(self) -> None:
+        """Keep exactly the records `read_lines` finds: a line of which only the end is missing is one of them."""
+        if self.file.is_file() and not self.file.read_bytes().endswith(b"\n"):
+            part = self.file.with_suffix(".part")
+            part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)))
+            part.replace(self.file)
 
 
 def merge(folder: Path) -> list[Record]:

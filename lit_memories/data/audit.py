@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 import datasets
 from lightning import LightningDataModule, Trainer
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -32,6 +32,7 @@ class Audit(Protocol):
     """What the data needs of the audit it feeds: the image size, and what is recorded already."""
 
     image_size: tuple[int, int]
+    complete: bool
 
     def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
         """Check or make the run folder; the records already in it, by key."""
@@ -40,10 +41,18 @@ class Audit(Protocol):
         """The key of a sample's record."""
 
 
+_DRAWN: dict[SetName, str] = {
+    "known": "seeds from the prior, under prompts of both sets in turn",
+    "prompted": "seeds from the prior, under the concept's prompts",
+    "retained": "seeds from the prior, under the reference's prompts",
+}
+
+
 class AuditData(LightningDataModule):
     """The samples of a concept-level audit.
 
-    Rows whose image cannot be read are left out, named and counted; the rest goes on.
+    Rows whose image cannot be read are left out, named and counted; the rest goes on. An image that stands in a set
+    more than once with the same caption is one observation, and counts once.
 
     Args:
         concept_images: images of the concept (E).
@@ -91,11 +100,16 @@ class AuditData(LightningDataModule):
                 f"concept and reference set share {len(shared)} images with the same prompt: keep them apart"
             )
         samples = [s for rows in images.values() for s in rows.samples] + self._promptings(images)
-        data = {
-            name: describe_rows(self.sources[name], len(rows.samples), rows.unreadable) for name, rows in images.items()
+        data: dict[str, Any] = {
+            name: describe_rows(self.sources[name], len(rows.samples), rows.unreadable, rows.repeated)
+            for name, rows in images.items()
         }
+        for name, source in _DRAWN.items():
+            data[name] = {"source": source, "rows": sum(s.set == name for s in samples), "unreadable": []}
         recorded = audit.open_run(data, len(samples))
         left = [s for s in samples if audit.key(f"{s.set}/{s.content}") not in recorded]
+        if not left and not audit.complete:
+            left = samples[:1]  # killed between its last batch and its end: one sample again brings it there
         self.rows = AuditRows(_fill_up(left, samples, trainer.world_size), images)
 
     def _promptings(self, images: dict[str, "ImageRows"]) -> list[Sample]:
@@ -125,13 +139,19 @@ class ImageRows:
         self.rows, self.size = rows, size
         self.samples: list[Sample] = []
         self.unreadable: list[str] = []
+        self.repeated = 0
+        seen: set[str] = set()
         for index, row in enumerate(rows):
             try:
                 pixels = _decode(row["image"], size)
-            except (OSError, ValueError, UnidentifiedImageError):
+            except Exception:  # Pillow raises nearly anything on damaged files, SyntaxError and struct.error among it
                 self.unreadable.append(row["image"]["path"] or f"row {index}")
                 continue
             content = _hash(pixels.tobytes() + row["caption"].encode())
+            if content in seen:
+                self.repeated += 1
+                continue
+            seen.add(content)
             self.samples.append(Sample(name, index, content, row["caption"]))
 
     def pixels(self, index: int) -> Tensor:

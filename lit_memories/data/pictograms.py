@@ -267,8 +267,16 @@ def build(
         for factor, value in factors.items():
             if value not in FACTORS.get(factor, ()):
                 raise ValueError(f"no such pictogram factor: {factor}={value!r}")
-    arguments = {"split": split, "size": size, "withhold": list(withhold), "keep": dict(keep or {}), "limit": limit}
-    arguments["version"] = VERSION
+    arguments: dict[str, Any] = {
+        "split": split,
+        "size": size,
+        "withhold": tuple(withhold),
+        "keep": dict(keep or {}),
+        "limit": limit,
+    }
+    arguments["version"] = VERSION  # and no lists: `datasets` would take them for shards and run once for each entry
+    if next(_rows(**arguments), None) is None:
+        return datasets.Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
     return datasets.Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
 
 

@@ -72,6 +72,9 @@ class ImageSource(Source):
             rows = rows.select(range(min(self.limit, len(rows))))
         if len(rows) == 0:
             raise ValueError(f"no rows left in {self.describe()}: check `where` and `limit`")
+        for number, caption in enumerate(rows["caption"]):
+            if not isinstance(caption, str):
+                raise ValueError(f"row {number} of {self.describe()} has no caption: {caption!r} in {self.caption!r}")
         return rows
 
     def _renames(self) -> bool:
@@ -140,7 +143,11 @@ def save_images(rows: datasets.Dataset, path: Path) -> None:
     names = [f"{i:06d}.png" for i in range(len(rows))]
     for name, row in zip(names, rows, strict=True):
         row["image"].save(path / name)
-    rows.remove_columns("image").add_column("file_name", names).to_json(path / "metadata.jsonl")
+    table = rows.remove_columns("image").add_column("file_name", names)
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.ClassLabel):  # JSON has no labels: write their names
+            table = table.remove_columns(name).add_column(name, feature.int2str(list(table[name])))
+    table.to_json(path / "metadata.jsonl")
 
 
 def _require_columns(rows: datasets.Dataset, wanted: set[str], where: str) -> datasets.Dataset:
@@ -154,6 +161,6 @@ def _label(feature: Any, value: Any) -> Any:
     return feature.str2int(value) if isinstance(feature, datasets.ClassLabel) and isinstance(value, str) else value
 
 
-def describe_rows(source: Source, used: int, unreadable: list[str]) -> Mapping[str, Any]:
+def describe_rows(source: Source, used: int, unreadable: list[str], repeated: int) -> Mapping[str, Any]:
     """What ``run.json`` says of one set."""
-    return {"source": source.describe(), "rows": used, "unreadable": unreadable}
+    return {"source": source.describe(), "rows": used, "unreadable": unreadable, "repeated": repeated}

@@ -38,7 +38,7 @@ class Eraser(LightningModule, ABC):
         seed: of everything drawn in training.
 
     Raises:
-        ValueError: if the model carries an erasure already, or the selection is empty.
+        ValueError: if the selection is empty, or the model carries an erasure of other tensors.
     """
 
     diffusion: Diffusion
@@ -49,15 +49,17 @@ class Eraser(LightningModule, ABC):
         self, diffusion: Diffusion, concept: Concept, train: Selection, lr: float, probe_size: int = 8, seed: int = 0
     ) -> None:
         super().__init__()
-        if diffusion.erasure is not None:
-            raise ValueError("the base model carries an erasure already: erase from the base itself")
         self.diffusion, self.concept = diffusion, concept
         self.train_rule, self.lr, self.probe_size, self.seed = train, lr, probe_size, seed
         self.strict_loading = False
         self.selected = {f"unet.{name}": parameter for name, parameter in select(diffusion.unet, train).items()}
         for parameter in self.selected.values():
             parameter.requires_grad_(True)
-        self._originals = {name: parameter.detach().clone() for name, parameter in self.selected.items()}
+        if others := sorted(set(diffusion.replaced) - set(self.selected)):
+            raise ValueError(f"the model's erasure changed {others[0]}, which train={train!r} does not select")
+        self._originals = {
+            name: diffusion.replaced.get(name, parameter.detach()).clone() for name, parameter in self.selected.items()
+        }
 
     @abstractmethod
     def erase_loss(self, batch: Batch) -> Tensor:
@@ -109,8 +111,26 @@ class Eraser(LightningModule, ABC):
         self.log("train/loss", loss, prog_bar=True, batch_size=1)
         return loss
 
+    def setup(self, stage: str) -> None:
+        """Check what is to be trained.
+
+        Raises:
+            ValueError: in fit, if the model carries an erasure already.
+        """
+        if stage == "fit" and self.diffusion.erasure is not None:
+            raise ValueError("the base model carries an erasure already: erase from the base itself")
+
     def on_fit_start(self) -> None:
-        """Make the probe: latents early in a run, where the concept is decided, on fixed prompts and seeds."""
+        """Make the probe before anything changes."""
+        self._make_probe()
+
+    def on_validation_start(self) -> None:
+        """Make the probe if nothing was trained before, as in ``lit-memories validate``."""
+        if not hasattr(self, "_probe_goal"):
+            self._make_probe()
+
+    def _make_probe(self) -> None:
+        """Latents early in a run, where the concept is decided, on fixed prompts and seeds."""
         steps = self.diffusion.schedule.ddim_steps(20)
         prompts, retain = self.concept.prompts, self.concept.retain or [""]
         self._probe_prompts = [prompts[i % len(prompts)] for i in range(self.probe_size)]

@@ -20,7 +20,7 @@ class ESD(Eraser):
     .. math:: \lVert \epsilon_\theta(x_t, c) - (\epsilon_0(x_t, \emptyset)
         - \eta [\epsilon_0(x_t, c) - \epsilon_0(x_t, \emptyset)]) \rVert^2
 
-    with :math:`x_t` from a DDIM run on the concept's prompt, stopped at a random step. With `direction` the concept is
+    with :math:`x_t` from a DDIM run on a prompt :math:`c`, stopped at a random step. With ``direction: phrase`` it is
     erased *from* wider prompts (the official ``erase_from``): the target becomes :math:`\epsilon_0(c) -
     \eta[\epsilon_0(d) - \epsilon_0(\emptyset)]`, so that only what :math:`d` adds is taken off.
 
@@ -30,7 +30,8 @@ class ESD(Eraser):
         train: esd-x is ``attn2``, esd-x-strict ``attn2-kv``, esd-u ``not-attn2``, selfattn ``attn1``, notime
             ``not-time``, esd-all ``full``; xlayer and selflayer as called there.
         eta: strength, in the paper's form; the official 2025 code's default of 2 without ``erase_from`` is 1 here.
-        direction: prompt whose direction to take off the prompts' prediction; None for the paper's form.
+        direction: what is taken off: all that the ``prompt`` says (the paper's form), or only what the concept's own
+            ``phrase`` adds.
         lr: learning rate of Adam.
         batch_size: latents a step; the official code has 1.
         num_inference_steps: length of the DDIM run.
@@ -47,7 +48,7 @@ class ESD(Eraser):
         concept: Concept,
         train: Selection = "attn2",
         eta: float = 1.0,
-        direction: str | None = None,
+        direction: Literal["prompt", "phrase"] = "prompt",
         lr: float = 1e-5,
         batch_size: int = 1,
         num_inference_steps: int = 50,
@@ -76,11 +77,11 @@ class ESD(Eraser):
     def probe_target(self, latents: Tensor, timestep: int, prompts: Sequence[str]) -> Tensor:
         """The negatively guided prediction."""
         none = [""] * len(latents)
-        if self.direction is None:
+        if self.direction == "prompt":
             empty, concept = self._predict_all(latents, timestep, none, prompts)
             return negate(empty, concept, empty, self.eta)
-        towards = [self.direction] * len(latents)
-        empty, concept, wide = self._predict_all(latents, timestep, none, towards, prompts)
+        phrase = [self.concept.phrase] * len(latents)
+        empty, concept, wide = self._predict_all(latents, timestep, none, phrase, prompts)
         return negate(wide, concept, empty, self.eta)
 
     def _predict_all(self, latents: Tensor, timestep: int, *prompts: Sequence[str]) -> tuple[Tensor, ...]:

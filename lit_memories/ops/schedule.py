@@ -12,7 +12,6 @@ and its inverse, linear in :math:`z_{t'}` once :math:`\epsilon` is known, has th
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
@@ -43,15 +42,15 @@ def ddim_timesteps(
     if not 1 <= num_inference_steps <= num_train_timesteps:
         raise ValueError(f"num_inference_steps must be in 1..{num_train_timesteps}, got {num_inference_steps}")
     if timestep_spacing == "leading":
-        stride = num_train_timesteps // num_inference_steps
-        return [i * stride + steps_offset for i in reversed(range(num_inference_steps))]
+        whole = num_train_timesteps // num_inference_steps
+        return [i * whole + steps_offset for i in reversed(range(num_inference_steps))]
     if timestep_spacing == "linspace":
-        span = torch.linspace(0, num_train_timesteps - 1, num_inference_steps, dtype=torch.float64)
-        return span.round().long().flip(0).tolist()
+        stride = (num_train_timesteps - 1) / max(1, num_inference_steps - 1)
+        return [round(i * stride) for i in reversed(range(num_inference_steps))]
     if timestep_spacing == "trailing":
-        ratio = num_train_timesteps / num_inference_steps
-        steps = torch.arange(num_train_timesteps, 0, -ratio, dtype=torch.float64)
-        return (steps.round().long() - 1).tolist()[:num_inference_steps]
+        # numpy's arange takes the rounded difference of the first two values as its stride; halves depend on that.
+        stride = (num_train_timesteps - num_train_timesteps / num_inference_steps) - num_train_timesteps
+        return [round(num_train_timesteps + i * stride) - 1 for i in range(num_inference_steps)]
     raise ValueError(f"unknown timestep_spacing {timestep_spacing!r}: choose leading, linspace or trailing")
 
 
@@ -93,10 +92,10 @@ class NoiseSchedule:
 
     def ddim_steps(self, num_inference_steps: int) -> list[DDIMStep]:
         """The transitions of a DDIM run, from noise to image, as `DDIMScheduler.step` takes them."""
-        stride = self.num_train_timesteps // num_inference_steps
         timesteps = ddim_timesteps(
             num_inference_steps, self.num_train_timesteps, self.timestep_spacing, self.steps_offset
         )
+        stride = self.num_train_timesteps // num_inference_steps
         return [DDIMStep(t, self.alpha(t), self.alpha(t - stride)) for t in timesteps]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class Autoencoder(Pretraining):
         pixels = batch["images"] * 2 - 1
         posterior = self.vae.encode(pixels).latent_dist
         latents = posterior.sample()
+        self._last_moment = posterior.mode().detach().square().mean()
         error = (self.vae.decode(latents).sample - pixels).square().mean()
         kl = posterior.kl().mean() / latents[0].numel()
         self.log_dict({"train/mse": error, "train/kl": kl}, prog_bar=True)
@@ -74,6 +75,6 @@ class Autoencoder(Pretraining):
 
     def save(self, folder: Path) -> None:
         """Write the autoencoder with the scaling factor that gives its latents unit scale."""
-        scale = torch.stack(self._moments).mean().rsqrt()
+        scale = torch.stack(self._moments or [self._last_moment]).mean().rsqrt()
         self.vae.register_to_config(scaling_factor=round(float(scale), 4))
         self.vae.save_pretrained(folder)

@@ -47,10 +47,9 @@ class TextToImage(Pretraining):
         super().__init__(save_to, **optimisation)
         self.drop_prompt, self.shorten_prompt, self.snr_gamma = drop_prompt, shorten_prompt, snr_gamma
         if init_from is None:
-            pipeline = build_pipeline(autoencoder, block_out_channels, text_width)
+            self.diffusion = Diffusion.from_pipeline(build_pipeline(autoencoder, block_out_channels, text_width))
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(init_from)
-        self.diffusion = Diffusion.from_pipeline(pipeline)
+            self.diffusion = Diffusion.from_pretrained(init_from)
         self.diffusion.unet.requires_grad_(True).train()
         self.diffusion.text_encoder.requires_grad_(True).train()
         self.classifier = load_classifier(classifier)
@@ -106,10 +105,12 @@ class TextToImage(Pretraining):
         self.log_grid("samples", images, columns=12)
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline in diffusers' layout, weights in half precision."""
+        """Write the whole pipeline in diffusers' layout, weights in half precision.
+
+        All but the text encoder's: transformers would load it as half beside a U-Net that diffusers loads as float.
+        """
         pipeline = self.diffusion.pipeline()
         pipeline.unet.half()
-        pipeline.text_encoder.half()
         pipeline.vae.half()
         pipeline.save_pretrained(folder)
         pipeline.to(torch.float32)
