@@ -1,0 +1,389 @@
+"""A record depends on its sample, the model and the settings, and on nothing else."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lit_memories.audit import concept as concept_audit
+from lit_memories.audit import writer
+from lit_memories.cli import main
+from lit_memories.data import pictograms
+from lit_memories.data.sources import save_images
+from lit_memories.diffusion import Diffusion
+from lit_memories.metrics import Null, gaussian_nll
+from lit_memories.metrics import earth_movers_distance as emd
+from lit_memories.records import PARTS, Record, RunInfo, read_run
+
+Arguments = Callable[..., list[str]]
+RESULTS = ("records.jsonl", "seeds.safetensors")
+ENOSPC = OSError(errno.ENOSPC, "No space left on device")
+
+
+def results(folder: Path) -> tuple[bytes, ...]:
+    return tuple((folder / name).read_bytes() for name in RESULTS)
+
+
+def same(one: RunInfo, other: RunInfo) -> bool:
+    """Equal, up to the order in which the metrics summed."""
+    assert one.metrics == pytest.approx(other.metrics, rel=1e-9)
+    return replace(one, metrics={}) == replace(other, metrics={})
+
+
+def refused(arguments: list[str]) -> str:
+    """The message with which a command ends; one line."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    message = str(stop.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_sample_has_its_record(undisturbed: Path) -> None:
+    run = read_run(undisturbed)
+    assert run.info.complete
+    counts = {name: len(run.of(name)) for name in ("concept", "reference", "known", "prompted", "retained")}
+    assert counts == {"concept": 4, "reference": 5, "known": 3, "prompted": 2, "retained": 2}
+    for record in [*run.of("concept"), *run.of("reference")]:
+        numbers = (record.nll, record.psnr, record.psnr_ceiling, record.psnr_round_trip, record.residual)
+        assert None not in (*numbers, record.evaluations, record.converged, record.shows_concept, record.correct)
+    for record in run.of("known"):
+        assert record.seed_error < 1e-2
+        assert abs(record.nll_bias) < 5
+    assert set(load_file(undisturbed / "seeds.safetensors")) == {r.key for r in run.records if r.nll is not None}
+    assert not (undisturbed / PARTS).exists()
+
+
+def test_records_say_of_seeds_what_the_seeds_say(undisturbed: Path) -> None:
+    seeds = load_file(undisturbed / "seeds.safetensors")
+    for record in read_run(undisturbed).of("concept"):
+        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+
+
+def test_a_seed_regenerates_the_picture_it_was_inverted_from(undisturbed: Path, calm: Path, images: Path) -> None:
+    """The PSNR in the record is that of a picture made by other code: the plain generation call."""
+    diffusion, run = Diffusion.from_pretrained(calm), read_run(undisturbed)
+    record = run.of("concept")[0]
+    seed = load_file(undisturbed / "seeds.safetensors")[record.key][None]
+    made = diffusion.generate([record.prompt], seed, 4)
+    rows = concept_audit.to_pil(made[0])
+    kept = run.image("concept", 0, "regenerated")
+    from PIL import Image, ImageChops
+
+    with Image.open(kept) as picture:
+        assert max(high for _, high in ImageChops.difference(picture, rows).getextrema()) <= 1
+
+
+def test_metrics_carried_are_the_records_own(undisturbed: Path) -> None:
+    run = read_run(undisturbed)
+    null = Null(run.info.dimension)
+    nll = {name: torch.tensor([r.nll for r in run.of(name)]).double() for name in ("concept", "reference")}
+    psnr = [record.psnr for record in run.of("concept")]
+    expected = {
+        "nll_concept": float(nll["concept"].mean()),
+        "nll_reference": float(nll["reference"].mean()),
+        "psnr_concept": sum(psnr) / len(psnr),
+        "distance_w1": float(emd(nll["concept"], null)),
+        "relative_w1": float(emd(nll["concept"], null) / emd(nll["reference"], null)),
+    }
+    for name, value in expected.items():
+        assert run.info.metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_batch_size_changes_no_byte(batch_size: int, undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
+    main(arguments(tmp_path / "run", batch_size=batch_size))
+    assert results(tmp_path / "run") == results(undisturbed)
+
+
+def test_order_of_images_changes_only_the_index(
+    undisturbed: Path, arguments: Arguments, images: Path, tmp_path: Path
+) -> None:
+    for name in ("concept", "reference"):
+        (tmp_path / name).mkdir()
+        lines = (images / name / "metadata.jsonl").read_text().splitlines()
+        for file in (images / name).glob("*.png"):
+            number = len(lines) - 1 - int(file.stem)
+            (tmp_path / name / f"{number:06d}.png").write_bytes(file.read_bytes())
+        moved = [json.loads(line) | {"file_name": f"{i:06d}.png"} for i, line in enumerate(reversed(lines))]
+        (tmp_path / name / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
+    swapped = [f"--data.{name}_images.path={tmp_path / name}" for name in ("concept", "reference")]
+    main(arguments(tmp_path / "run", *swapped, "--data.known=0", "--data.prompted=0"))
+
+    def unordered(folder: Path) -> dict[str, Record]:
+        records = read_run(folder).records
+        return {r.key: replace(r, index=0) for r in records if r.set in {"concept", "reference"}}
+
+    assert unordered(tmp_path / "run") == unordered(undisturbed)
+    before = {r.key: r.index for r in read_run(undisturbed).of("concept")}
+    assert {r.key: 3 - r.index for r in read_run(tmp_path / "run").of("concept")} == before
+
+
+@pytest.mark.distributed
+def test_two_processes_change_no_byte(
+    undisturbed: Path, arguments: Arguments, environment: dict[str, str], tmp_path: Path
+) -> None:
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    command = [sys.executable, "-m", "lit_memories", *arguments(tmp_path / "run", *two)]
+    done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "run") == results(undisturbed)
+    alone, together = read_run(undisturbed).info, read_run(tmp_path / "run").info
+    assert together.complete
+    assert together.metrics == pytest.approx(alone.metrics, rel=1e-9)
+
+
+def test_a_second_run_does_nothing(arguments: Arguments, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, info = results(undisturbed), read_run(undisturbed).info
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a recorded sample was audited again")
+
+    monkeypatch.setattr(concept_audit.ConceptAudit, "predict_step", forbidden)
+    main(arguments(undisturbed))
+    assert results(undisturbed) == before
+    assert read_run(undisturbed).info == info
+
+
+def test_more_images_are_added_to_a_run(arguments: Arguments, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(arguments(run, "--data.concept_images.limit=2"))
+    assert len(read_run(run).of("concept")) == 2
+    main(arguments(run, "--data.concept_images.limit=4"))
+    old = [(r.key, r.nll) for r in read_run(undisturbed).of("concept")]
+    assert [(r.key, r.nll) for r in read_run(run).of("concept")] == old
+    assert read_run(run).info.complete
+
+
+KILLED_WHILE_WRITING = r"""
+import os, signal, sys
+from lit_memories.audit.writer import RecordWriter
+from lit_memories.cli import main
+write = RecordWriter.write
+def cut(self, records, seeds, images):
+    if not self.file.exists() or self.file.read_text().count("\n") < 6:
+        return write(self, records, seeds, images)
+    with self.file.open("a") as lines:
+        lines.write(records[0].to_json()[:40])
+    os.kill(os.getpid(), signal.SIGKILL)
+RecordWriter.write = cut
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.distributed
+def test_a_killed_run_is_taken_up(
+    undisturbed: Path, arguments: Arguments, environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, *arguments(run)]
+    done = subprocess.run(command, env=environment, timeout=120, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    part = (run / PARTS / "records-0.jsonl").read_text()
+    assert part.count("\n") == 6
+    assert not part.endswith("\n")
+    assert len(read_run(run).records) == 6
+    assert not read_run(run).info.complete
+    main(arguments(run, batch_size=2))
+    assert results(run) == results(undisturbed)
+    assert read_run(run).info.complete
+    assert read_run(run).info.metrics == pytest.approx(read_run(undisturbed).info.metrics, rel=1e-9)
+
+
+class Killed(BaseException):
+    """Nothing catches this, as nothing catches SIGKILL."""
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def after_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Record, "to_json", die)
+
+
+def before_merging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concept_audit, "merge", die)
+
+
+def between_seeds_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.replace
+
+    def until_records(self: Path, target: Path) -> Path:
+        return die() if target.name == "records.jsonl" else rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", until_records)
+
+
+def before_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_clear", die)
+
+
+def before_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concept_audit, "_check", die)
+
+
+@pytest.mark.parametrize(
+    "moment", [after_seeds, before_merging, between_seeds_and_records, before_clearing, before_the_last_line]
+)
+def test_killed_at_any_moment_the_run_is_completed(
+    moment: Callable[[pytest.MonkeyPatch], None], undisturbed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        moment(patch)
+        with pytest.raises(Killed):
+            main(arguments(run))
+    main(arguments(run))
+    assert results(run) == results(undisturbed)
+    assert same(read_run(run).info, read_run(undisturbed).info)
+    assert not (run / PARTS).exists()
+
+
+def test_a_line_that_only_lacks_its_end_is_kept(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        before_merging(patch)
+        with pytest.raises(Killed):
+            main(arguments(run))
+    part = run / PARTS / "records-0.jsonl"
+    part.write_bytes(part.read_bytes()[:-1])
+    main(arguments(run))
+    assert results(run) == results(undisturbed)
+    assert same(read_run(run).info, read_run(undisturbed).info)
+
+
+@pytest.mark.parametrize("error", [ENOSPC, SafetensorError("I/O error: No space left on device (os error 28)")])
+@pytest.mark.parametrize("call", [1, 3, 5])  # the first batch, one in the middle, the merge
+def test_a_full_disk_loses_nothing(
+    error: Exception, call: int, undisturbed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    run, calls, save_file = tmp_path / "run", [], writer.save_file
+
+    def full(tensors: dict[str, Tensor], file: Path) -> None:
+        calls.append(file)
+        if len(calls) >= call:
+            raise error
+        save_file(tensors, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "save_file", full)
+        message = refused(arguments(run))
+    assert "No space left on device" in message
+    assert str(run) in message
+    assert "safe" in message
+    main(arguments(run))
+    assert results(run) == results(undisturbed)
+    assert same(read_run(run).info, read_run(undisturbed).info)
+
+
+def test_a_disk_full_of_records_loses_nothing(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
+    run, open_file = tmp_path / "run", Path.open
+
+    def full(self: Path, mode: str = "r", *rest: object, **options: object) -> object:
+        if self.name == "records-0.jsonl" and mode == "a":
+            raise ENOSPC
+        return open_file(self, mode, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        assert "No space left on device; the records" in refused(arguments(run))
+    main(arguments(run))
+    assert results(run) == results(undisturbed)
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(arguments: Arguments, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    message = refused(arguments(tmp_path / "file"))
+    assert message.startswith("lit-memories predict: ")
+    assert str(tmp_path / "file") in message
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--model.seed=1", "settings.seed: 0 | 1"),
+        ("--model.num_inference_steps=5", "settings.num_inference_steps: 4 | 5"),
+        ("--model.inverter.tolerance=0.01", "settings.inverter.tolerance: 0.0001 | 0.01"),
+        ("--model.diffusion.weights=random", "random"),
+        ("--model.role=control", "role: 'vanilla' | 'control'"),
+        (f"--model.concept={Path(__file__).parents[2] / 'recipes/pictograms/concepts/striped.yaml'}", "striped"),
+    ],
+)
+def test_records_of_another_audit_are_not_mixed_in(
+    option: str, named: str, undisturbed: Path, arguments: Arguments
+) -> None:
+    before = results(undisturbed)
+    message = refused(arguments(undisturbed, option))
+    assert named in message
+    assert str(undisturbed) in message
+    assert results(undisturbed) == before
+
+
+def test_records_of_other_images_are_not_mixed_in(undisturbed: Path, arguments: Arguments, images: Path) -> None:
+    message = refused(arguments(undisturbed, f"--data.reference_images.path={images / 'concept'}"))
+    assert "reference" in message
+
+
+@pytest.mark.parametrize("inverter", ["fixed_point.FixedPoint", "ddim.DDIMInversion"])
+def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments: Arguments, tmp_path: Path) -> None:
+    chosen = f"--model.inverter=lit_memories.inverters.{inverter}"
+    main(arguments(tmp_path / "whole", chosen))
+    calls, encode = [], Diffusion.encode_images
+
+    def broken(self: Diffusion, images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return encode(self, images) * (torch.nan if len(calls) == 2 else 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Diffusion, "encode_images", broken)
+        main(arguments(tmp_path / "broken", chosen))
+    whole, run = read_run(tmp_path / "whole"), read_run(tmp_path / "broken")
+    assert run.info.complete
+    flagged = [record for record in run.records if record.flag is not None and record.set == "concept"]
+    assert [(record.set, record.index, record.flag) for record in flagged] == [("concept", 1, "not finite")]
+    assert flagged[0].nll is None
+    unharmed = [record for record in whole.records if record.key != flagged[0].key]
+    assert [record for record in run.records if record.key != flagged[0].key] == unharmed
+
+
+def test_prompts_of_any_words_are_counted(arguments: Arguments, tmp_path: Path) -> None:
+    """A judge of pictograms has no opinion on other prompts; that is no flaw of the sample."""
+    rows = pictograms.build("words", 3)
+    for name, word in {"concept": "umbrella", "reference": "something else"}.items():
+        other = rows.remove_columns("caption").add_column("caption", [f"{word} {i}" for i in range(3)])
+        save_images(other, tmp_path / f"{name}.parquet")
+    sources = [f"--data.{name}_images.path={tmp_path / name}.parquet" for name in ("concept", "reference")]
+    main(arguments(tmp_path / "run", *sources))
+    records = read_run(tmp_path / "run").records
+    assert [record for record in records if record.flag] == []
+    assert {record.correct for record in records} == {None}
+
+
+def test_repeated_images_count_once(arguments: Arguments, images: Path, tmp_path: Path) -> None:
+    """A row that stands twice in a set is one observation."""
+    rows = pictograms.build("audits", 200, keep={"object": "umbrella"}, limit=2)
+    save_images(rows.select([0, 1, 0]), tmp_path / "concept.parquet")
+    main(arguments(tmp_path / "run", f"--data.concept_images.path={tmp_path / 'concept.parquet'}"))
+    run = read_run(tmp_path / "run")
+    assert len(run.of("concept")) == 2
+    assert run.info.complete
+
+
+def test_without_a_judge(arguments: Arguments, tmp_path: Path) -> None:
+    main(arguments(tmp_path / "run", "--model.judge=null", "--data.known=0"))
+    run = read_run(tmp_path / "run")
+    assert {record.shows_concept for record in run.records} == {None}
+    assert run.of("known") == []
+    assert run.info.settings["judge"] is None

@@ -1,0 +1,135 @@
+"""Records on disk: written, read back, and refused when they are none."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from lit_memories.records import (
+    PARTS,
+    Record,
+    RunInfo,
+    differences,
+    finite,
+    image_path,
+    order,
+    read_lines,
+    read_records,
+    read_run,
+)
+
+FULL = Record(
+    "k1", "concept", 3, "umbrella", 1.5, 20.0, 30.0, 40.0, 1e-4, 7, True, 0.1, -0.2, 1.0, {"object": True}, "x"
+)
+INFO = RunInfo("run", "vanilla", "umbrella", {"a": 1}, "hash", {"base": "b"}, 8, {}, {})
+
+
+@pytest.mark.parametrize("record", [FULL, Record("k2", "known", 0, 'a "quoted" prompt\nof two lines, ünïcode')])
+def test_a_line_comes_back(record: Record) -> None:
+    line = record.to_json()
+    assert "\n" not in line
+    assert Record.from_json(line) == record
+    assert None not in json.loads(line).values()
+
+
+def test_floats_come_back_to_the_bit() -> None:
+    value = 1 / 3 * 1e3
+    assert Record.from_json(replace(FULL, nll=value).to_json()).nll == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_json_has_not_are_no_records(value: float) -> None:
+    assert finite(value) is None
+    assert finite(1.5) == 1.5
+    with pytest.raises(ValueError, match="JSON"):
+        replace(FULL, nll=value).to_json()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "{", "[]", "3", '{"key": "k"}', '{"key": "k", "set": "E", "index": 0, "prompt": ""}', '{"nonsense": 1}'],
+)
+def test_what_is_no_record_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="not a record"):
+        Record.from_json(line)
+
+
+def lines(*records: Record) -> str:
+    return "".join(record.to_json() + "\n" for record in records)
+
+
+ONE, TWO = replace(FULL, key="a", index=0), replace(FULL, key="b", index=1)
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_a_cut_last_line_is_left_out(cut: int, tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text(lines(ONE, TWO)[:-cut])
+    assert read_lines(file) == ([ONE, TWO] if cut == 1 else [ONE])
+    file.write_bytes(lines(ONE).encode() + '{"key": "ü'.encode()[:-1])
+    assert read_lines(file) == [ONE]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text(lines(ONE) + "nonsense\n" + lines(TWO))
+    with pytest.raises(ValueError, match=r"records\.jsonl:2: not a record"):
+        read_lines(file)
+
+
+def test_order_is_of_set_and_index_and_the_first_stays() -> None:
+    sets = ("retained", "known", "concept")
+    records = [replace(FULL, key=f"{name}{index}", set=name, index=index) for name in sets for index in (10, 2)]
+    assert [record.key for record in order(records)] == [
+        "concept2",
+        "concept10",
+        "known2",
+        "known10",
+        "retained2",
+        "retained10",
+    ]
+    assert order([ONE, replace(ONE, nll=0.0)]) == [ONE]
+
+
+def test_a_folder_is_read_with_its_parts(tmp_path: Path) -> None:
+    INFO.save(tmp_path)
+    (tmp_path / "records.jsonl").write_text(lines(TWO))
+    (tmp_path / PARTS).mkdir()
+    (tmp_path / PARTS / "records-0.jsonl").write_text(lines(ONE, TWO))
+    (tmp_path / PARTS / "records-1.jsonl").write_text("{")
+    assert read_records(tmp_path) == [ONE, TWO]
+    run = read_run(tmp_path)
+    assert run.info == INFO
+    assert run.records == (ONE, TWO)
+
+
+def test_flagged_records_are_not_counted(tmp_path: Path) -> None:
+    INFO.save(tmp_path)
+    good = replace(ONE, flag=None)
+    (tmp_path / "records.jsonl").write_text(lines(good, TWO))
+    assert read_run(tmp_path).of("concept") == [good]
+    assert read_run(tmp_path).of("reference") == []
+    assert read_run(tmp_path).image("concept", 3, "original") == image_path(tmp_path, "concept", 3, "original")
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is not an audit run: it has no run\.json"):
+        read_run(tmp_path)
+    for content in ("", "[]", "{}", "null", json.dumps(asdict(INFO) | {"schema": 99}), json.dumps({"schema": 1})):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match="damaged or of another version"):
+            read_run(tmp_path)
+
+
+def test_run_information_replaces_the_old_at_once(tmp_path: Path) -> None:
+    INFO.save(tmp_path / "new")
+    replace(INFO, complete=True).save(tmp_path / "new")
+    assert RunInfo.load(tmp_path / "new").complete
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["run.json"]
+
+
+def test_differences_name_what_differs() -> None:
+    one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}, "e": None, "f": 5}
+    assert differences(one, one) == []
+    assert differences(one, two) == ["b.d: 3 | 4", "f: None | 5"]

@@ -1,0 +1,195 @@
+"""The samples of an audit: what is read, what is left out, and what is refused."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_memories.data import pictograms
+from lit_memories.data.audit import AuditData, ImageRows, Sample
+from lit_memories.data.sources import ImageSource, PictogramSource, save_images
+from lit_memories.images import to_tensor
+from lit_memories.records import Record
+
+UMBRELLAS = PictogramSource("sets", 100, keep={"object": "umbrella"}, limit=3)
+OTHERS = PictogramSource("sets", 20, withhold=[{"object": "umbrella"}], limit=4)
+
+
+class FakeAudit:
+    """Remembers what the data told it."""
+
+    image_size = (64, 64)
+    complete = False
+
+    def __init__(self, recorded: Sequence[str] = ()) -> None:
+        self.keys = recorded
+
+    def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
+        self.data, self.expected = data, expected
+        return {key: Record(key, "concept", 0, "") for key in self.keys}
+
+    def key(self, content: str) -> str:
+        return content
+
+
+def samples(audit: FakeAudit | None = None, world_size: int = 1, **options: Any) -> list[Sample]:
+    data = AuditData(**({"concept_images": UMBRELLAS, "reference_images": OTHERS, "known": 5, "prompted": 4} | options))
+    data.trainer = SimpleNamespace(lightning_module=audit or FakeAudit(), world_size=world_size)
+    data.setup("predict")
+    return [sample for batch in data.predict_dataloader() for sample in batch]
+
+
+def of(found: Sequence[Sample], name: str) -> list[Sample]:
+    return [sample for sample in found if sample.set == name]
+
+
+def test_all_sets_in_order() -> None:
+    audit = FakeAudit()
+    found = samples(audit)
+    names = ("concept", "reference", "known", "prompted", "retained")
+    assert [sample.set for sample in found] == [n for n in names for _ in of(found, n)]
+    assert [len(of(found, name)) for name in names] == [3, 4, 5, 4, 4]
+    assert audit.expected == len(found) == 20
+    for name in names:
+        assert [sample.index for sample in of(found, name)] == list(range(len(of(found, name))))
+    assert len({(sample.set, sample.content) for sample in found}) == 20
+    row = pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3)[1]
+    assert torch.equal(of(found, "concept")[1].image, to_tensor(row["image"]))
+    assert of(found, "concept")[1].prompt == row["caption"]
+    assert all(sample.image is None for name in names[2:] for sample in of(found, name))
+
+
+def test_prompts_come_from_the_sets() -> None:
+    found = samples()
+    concept, reference = ([s.prompt for s in of(found, name)] for name in ("concept", "reference"))
+    assert [s.prompt for s in of(found, "known")] == [concept[0], reference[0], concept[1], reference[1], concept[2]]
+    assert [s.prompt for s in of(found, "prompted")] == [*concept, concept[0]]
+    assert [s.prompt for s in of(found, "retained")] == reference
+    assert samples(known=0, prompted=0)[-1].set == "reference"
+
+
+def test_what_is_recorded_is_left_out() -> None:
+    whole = samples()
+    keys = [f"{s.set}/{s.content}" for s in whole[::2]]
+    assert [(s.set, s.index) for s in samples(FakeAudit(keys))] == [(s.set, s.index) for s in whole[1::2]]
+
+
+def test_every_process_has_work() -> None:
+    whole = samples()
+    keys = [f"{s.set}/{s.content}" for s in whole]
+    finished = FakeAudit(keys)
+    finished.complete = True
+    assert samples(finished) == []
+    assert len(samples(FakeAudit(keys[:-1]), world_size=4)) == 4
+    assert len(samples(FakeAudit(keys), world_size=4)) == 4, "killed before its end: it must get there"
+    with pytest.raises(ValueError, match="20 samples cannot be shared by 30 processes"):
+        samples(world_size=30)
+
+
+def test_contents_are_of_pixels_and_caption(tmp_path: Path) -> None:
+    """Same picture, same caption: same sample, wherever it came from. Another caption: another sample."""
+    rows = UMBRELLAS.load()
+    save_images(pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3), tmp_path / "a")
+    again = ImageSource(str(tmp_path / "a")).load()
+    one, two = (ImageRows("concept", source, (64, 64)).samples for source in (rows, again))
+    assert one == two
+    renamed = rows.map(lambda row: {"caption": row["caption"] + "!"})
+    other = ImageRows("concept", renamed, (64, 64)).samples
+    assert not {s.content for s in one} & {s.content for s in other}
+
+
+def table(images: Sequence[bytes], path: Path) -> ImageSource:
+    rows = {"image": [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(images)]}
+    rows["caption"] = [f"a thing {i}" for i in range(len(images))]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    return ImageSource(str(path))
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(mode: str = "RGB") -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
+def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
+    image = noise(mode)
+    data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
+    rows = ImageRows("concept", table([data], tmp_path / "rows.parquet").load(), (64, 64))
+    assert rows.unreadable == []
+    assert torch.equal(rows.pixels(0), to_tensor(image.convert("RGB")))
+    assert rows.pixels(0).shape == (3, 64, 64)
+
+
+def test_other_sizes_are_resized(tmp_path: Path) -> None:
+    source = table([encoded(noise().resize((100, 30)))], tmp_path / "rows.parquet")
+    rows = ImageRows("concept", source.load(), (64, 32))
+    assert rows.pixels(0).shape == (3, 64, 32)
+
+
+def broken(number: int, kind: str = "PNG") -> bytes:
+    """An image file with a few random bytes, its end, or all of it damaged."""
+    rng = np.random.default_rng(number)
+    data = bytearray(encoded(noise(), kind))
+    if number % 3 == 0:
+        return bytes(data[: int(rng.integers(0, len(data) - 20))])
+    for _ in range(1 if number % 3 == 1 else 40):
+        data[int(rng.integers(0, min(len(data), 400)))] = int(rng.integers(0, 256))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_no_damaged_file_stops_an_audit(kind: str, tmp_path: Path) -> None:
+    """Three hundred ways to damage a file: each is read or counted, none raises."""
+    files = [b"", b"text", *(broken(number, kind) for number in range(300))]
+    rows = ImageRows("concept", table([*files, encoded(noise())], tmp_path / "rows.parquet").load(), (64, 64))
+    assert len(rows.samples) + len(rows.unreadable) + rows.repeated == len(files) + 1
+    assert {"0.png", "1.png"} <= set(rows.unreadable)
+    assert len(files) not in [int(name.removesuffix(".png")) for name in rows.unreadable]
+    for sample in rows.samples[:5]:
+        assert rows.pixels(sample.index).shape == (3, 64, 64)
+
+
+def test_damaged_files_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    save_images(pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3), tmp_path / "concept")
+    file = tmp_path / "concept" / "000001.png"
+    file.write_bytes(file.read_bytes()[:60])
+    audit = FakeAudit()
+    found = samples(audit, concept_images=ImageSource(str(tmp_path / "concept")))
+    assert [sample.index for sample in of(found, "concept")] == [0, 2]
+    assert audit.data["concept"]["rows"] == 2
+    assert [Path(name).name for name in audit.data["concept"]["unreadable"]] == ["000001.png"]
+    assert audit.data["reference"]["unreadable"] == []
+
+
+def test_a_set_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+    source = table([b"", b"nothing"], tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="the reference set is empty: none of its 2 images can be read"):
+        samples(reference_images=source)
+    with pytest.raises(ValueError, match="no rows left"):
+        samples(
+            concept_images=PictogramSource("sets", 1, keep={"object": "umbrella"}, withhold=[{"object": "umbrella"}])
+        )
+
+
+def test_sets_that_share_an_image_are_refused() -> None:
+    with pytest.raises(ValueError, match="share 3 images"):
+        samples(reference_images=UMBRELLAS)
+
+
+@pytest.mark.parametrize("options", [{"known": -1}, {"prompted": -1}, {"batch_size": 0}])
+def test_impossible_numbers_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        AuditData(UMBRELLAS, OTHERS, **options)

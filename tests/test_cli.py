@@ -1,0 +1,175 @@
+"""The command line as a newcomer meets it: help, versions, and errors of one line."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from lit_memories.cli import TOOLS, main
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "recipes/pictograms"
+AUDIT = RECIPES / "audit/umbrella.yaml"
+
+
+def ends(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[object, str]:
+    """What a command exits with, and what it says; a message of our own is one line without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    said = capsys.readouterr().err
+    if isinstance(stop.value.code, str):  # printed by the interpreter, which exits with 1
+        assert "\n" not in stop.value.code
+        assert stop.value.code.startswith(f"lit-memories {argv[0]}: ")
+        return 1, stop.value.code
+    return stop.value.code, said
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(argv)
+    said = capsys.readouterr().out
+    for command in ("fit", "validate", "predict", *TOOLS):
+        assert f"\n  {command} " in said
+    assert "recipes/pictograms/audit/umbrella.yaml" in said
+    assert AUDIT.is_file()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == version("lit-memories")
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", *TOOLS])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    usage = said.split("\n\n")[0]
+    assert "lit-memories" in usage
+    assert command in usage
+
+
+@pytest.mark.parametrize("command", ["test", "audit", "--config"])
+def test_an_unknown_command_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ends(capsys, command)
+    assert code in (1, 2)
+    assert command in said
+
+
+def test_an_unknown_key_on_the_command_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", "--model.stepps=3")
+    assert code == 2
+    assert "stepps" in said
+
+
+@pytest.mark.parametrize(
+    ("replace", "named"),
+    [
+        (("num_inference_steps", "num_inference_stepps"), "num_inference_stepps"),
+        (("known: 16", "knwon: 16"), "knwon"),
+        (("data:", "dada:"), "dada"),
+        (("FixedPoint", "FixedPint"), "FixedPint"),
+        (("num_inference_steps: 20", "num_inference_steps: twenty"), "num_inference_steps"),
+    ],
+)
+def test_an_unknown_key_in_a_recipe_is_named(
+    replace: tuple[str, str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = AUDIT.read_text().replace("../concepts", str(RECIPES / "concepts"))
+    text = text.replace("trainer: trainer.yaml", f"trainer: {AUDIT.parent / 'trainer.yaml'}")
+    assert replace[0] in text
+    (tmp_path / "recipe.yaml").write_text(text.replace(*replace))
+    code, said = ends(capsys, "predict", f"--config={tmp_path / 'recipe.yaml'}")
+    assert code == 2
+    assert named in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = AUDIT.read_text().replace("    concept: ../concepts/umbrella.yaml\n", "")
+    text = text.replace("trainer: trainer.yaml", f"trainer: {AUDIT.parent / 'trainer.yaml'}")
+    (tmp_path / "recipe.yaml").write_text(text)
+    code, said = ends(capsys, "predict", f"--config={tmp_path / 'recipe.yaml'}")
+    assert code == 2
+    assert "concept" in said
+
+
+def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ends(capsys, "fit", "--config=recipes/nowhere.yaml")
+    assert code in (1, 2)
+    assert "nowhere.yaml" in said
+
+
+def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "missing"
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", f"--model.diffusion.base={missing}")
+    assert code in (1, 2)
+    assert str(missing) in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--model.num_inference_steps=0", "num_inference_steps must be in 1..1000, got 0"),
+        ("--model.num_inference_steps=1001", "num_inference_steps"),
+        ("--model.inverter.max_evaluations=0", "max_evaluations"),
+        ("--model.block_size=0", "block_size"),
+        ("--model.concept.prompts=[]", "needs at least one prompt"),
+        ("--data.batch_size=0", "batch_size"),
+        ("--data.concept_images.keep={object: unicorn}", "object='unicorn'"),
+        ("--data.concept_images.limit=0", "no rows left"),
+        ("--model.diffusion.erasure=nowhere.pt", "may be a pickle"),
+        ("--model.diffusion.erasure=nowhere", "is not an erasure"),
+        ("--model.judge.classifier=nowhere", "no classifier in nowhere"),
+    ],
+)
+def test_bad_values_are_named(
+    option: str, named: str, tiny: Path, tiny_classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = (f"--model.diffusion.base={tiny}", f"--model.judge.classifier={tiny_classifier}")
+    quiet = ("--trainer.callbacks=[]", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}")
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", *base, *quiet, option)
+    assert code in (1, 2)
+    assert named in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["export", "nowhere", "nothing", "out"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["quickstart", "--concept=unicorn"], "unicorn"),
+    ],
+)
+def test_tools_name_what_is_missing(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = ends(capsys, *argv)
+    assert code in (1, 2)
+    assert named in said
+
+
+def test_a_tools_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ends(capsys, "draw", "out", "--sizze=3")
+    assert code == 2
+    assert "sizze" in said
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """Exit codes as a shell sees them."""
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lit_memories", *argv]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+
+    assert run("--help").returncode == 0
+    failed = run("report", "nowhere")
+    assert failed.returncode not in (0, None)
+    assert "Traceback" not in failed.stderr
+    assert "nowhere" in failed.stderr

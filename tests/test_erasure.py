@@ -1,0 +1,210 @@
+"""The artefact: it comes back to the bit, and is refused where it does not belong."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Generator
+
+from lit_memories.cli import main
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasure import Erasure, Provenance, versions
+
+NAMES = (
+    "unet.conv_out.weight",
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+    "text_encoder.final_layer_norm.bias",
+)
+
+
+@pytest.fixture
+def erasure(diffusion: Diffusion) -> Erasure:
+    """Three changed tensors, one of them of the text encoder."""
+    state = diffusion.state_dict()
+    names = [name for name in state if name in NAMES or name.endswith("final_layer_norm.bias")]
+    assert len(names) == 3
+    tensors = {
+        name: state[name] + torch.randn(state[name].shape, generator=Generator().manual_seed(0)) for name in names
+    }
+    provenance = Provenance(
+        method="Test",
+        concept={"name": "umbrella"},
+        base=diffusion.base,
+        base_revision=None,
+        base_fingerprint=diffusion.fingerprint,
+        settings={"lr": 0.1},
+        steps=3,
+        seed=0,
+        versions=versions(),
+    )
+    return Erasure(tensors, provenance)
+
+
+@pytest.fixture
+def folder(erasure: Erasure, tmp_path: Path) -> Path:
+    erasure.save(tmp_path / "erasure")
+    return tmp_path / "erasure"
+
+
+def untouched(diffusion: Diffusion) -> bool:
+    original = Diffusion.from_pretrained(diffusion.base).state_dict()
+    return all(torch.equal(tensor, original[name]) for name, tensor in diffusion.state_dict().items())
+
+
+def test_it_comes_back_to_the_bit(erasure: Erasure, folder: Path) -> None:
+    again = Erasure.load(folder)
+    assert again.provenance == erasure.provenance
+    assert set(again.tensors) == set(erasure.tensors)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in erasure.tensors.items())
+    assert set(load_file(folder / "erasure.safetensors")) == set(erasure.tensors)
+
+
+def test_apply_changes_exactly_its_tensors(diffusion: Diffusion, tiny: Path, erasure: Erasure, folder: Path) -> None:
+    erased = Diffusion.from_pretrained(tiny, erasure=folder)
+    state = diffusion.state_dict()
+    for name, tensor in erased.state_dict().items():
+        expected = erasure.tensors[name] if name in erasure.tensors else state[name]
+        assert torch.equal(tensor, expected), name
+    assert erased.erasure.provenance == erasure.provenance
+    assert erased.fingerprint == diffusion.fingerprint, "that of the base"
+
+
+def test_the_card_says_what_it_is(erasure: Erasure, folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    count = sum(tensor.numel() for tensor in erasure.tensors.values())
+    for words in (
+        "umbrella",
+        "3 tensors",
+        f"{count:,} parameters",
+        erasure.provenance.base_fingerprint,
+        "| `lr` | 0.1 |",
+    ):
+        assert words in card
+    assert card.startswith("---\nlibrary_name: lit-memories\n")
+
+
+def test_an_export_is_a_plain_pipeline(tiny: Path, folder: Path, tmp_path: Path) -> None:
+    main(["export", str(tiny), str(folder), str(tmp_path / "full")])
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "full")
+    erased = Diffusion.from_pretrained(tiny, erasure=folder)
+    for component in ("unet", "text_encoder", "vae"):
+        ours, theirs = getattr(erased, component).state_dict(), getattr(pipeline, component).state_dict()
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    seeds = erased.draw_seeds([Generator().manual_seed(0)])
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 3, "height": 64, "width": 64, "output_type": "pt", "guidance_scale": 3.0}
+    images = pipeline("umbrella", latents=seeds, **options).images
+    torch.testing.assert_close(erased.generate(["umbrella"], seeds, 3, 3.0), images, rtol=0, atol=1e-4)
+
+
+def test_another_base_is_refused(erasure: Erasure, folder: Path, tiny_control: Path, diffusion: Diffusion) -> None:
+    with pytest.raises(ValueError, match="was made for") as error:
+        Diffusion.from_pretrained(tiny_control, erasure=folder)
+    for words in (diffusion.fingerprint, erasure.provenance.base, str(tiny_control)):
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def first(erasure: Erasure, change: Callable[[torch.Tensor], torch.Tensor]) -> Erasure:
+    name = next(iter(erasure.tensors))
+    return replace(erasure, tensors={**erasure.tensors, name: change(erasure.tensors[name])})
+
+
+def test_a_tensor_that_does_not_fit_is_named(erasure: Erasure, diffusion: Diffusion) -> None:
+    name = next(iter(erasure.tensors))
+    with pytest.raises(ValueError, match=f"does not fit: {name}"):
+        first(erasure, lambda tensor: tensor[:1]).apply(diffusion)
+    strange = replace(erasure, tensors={**erasure.tensors, "unet.nowhere": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"unet\.nowhere is \(2,\), the model has nothing there"):
+        strange.apply(diffusion)
+    assert untouched(diffusion)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_tensor_that_is_not_finite_is_named(value: float, erasure: Erasure, diffusion: Diffusion) -> None:
+    with pytest.raises(ValueError, match=f"NaN or infinity in {next(iter(erasure.tensors))}"):
+        first(erasure, lambda tensor: tensor.clone().fill_(value)).apply(diffusion)
+    assert untouched(diffusion)
+
+
+def test_an_erasure_that_changes_nothing_is_refused(erasure: Erasure, diffusion: Diffusion) -> None:
+    state = diffusion.state_dict()
+    idle = replace(erasure, tensors={name: state[name].clone() for name in erasure.tensors})
+    with pytest.raises(ValueError, match="changes nothing"):
+        idle.apply(diffusion)
+    with pytest.raises(ValueError, match="changes nothing"):
+        replace(erasure, tensors={}).apply(diffusion)
+
+
+class Payload:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["erased.pt", "erased.ckpt", "erased.bin", "erased.pth"])
+def test_a_pickle_is_refused_with_the_safe_way(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    with pytest.raises(ValueError, match=r"may be a pickle.*safetensors"):
+        Erasure.load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_pickle_in_disguise_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "erasure.safetensors").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    with pytest.raises(ValueError, match="damaged or no erasure"):
+        Erasure.load(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["erasure.safetensors", "erasure.json"])
+def test_a_missing_file_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        Erasure.load(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"method": "x"}', "null"])
+def test_damaged_provenance_is_refused(content: str, folder: Path) -> None:
+    (folder / "erasure.json").write_text(content)
+    with pytest.raises(ValueError, match="damaged or no erasure"):
+        Erasure.load(folder)
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    file = folder / "erasure.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="damaged or no erasure"):
+        Erasure.load(folder)
+
+
+def test_provenance_is_readable_json(erasure: Erasure, folder: Path) -> None:
+    assert json.loads((folder / "erasure.json").read_text()) == erasure.provenance.to_dict()
+
+
+def test_short_weights_take_an_erasure(tiny: Path, erasure: Erasure, folder: Path) -> None:
+    erased = Diffusion(str(tiny), torch_dtype="bfloat16")
+    own = replace(erasure, provenance=replace(erasure.provenance, base_fingerprint=erased.fingerprint))
+    own.apply(erased)
+    for name, tensor in own.tensors.items():
+        assert torch.equal(erased.state_dict()[name], tensor.bfloat16())
+
+
+def test_tensors_shared_in_memory_can_be_saved(erasure: Erasure, tmp_path: Path) -> None:
+    big = torch.randn(4, 4, generator=Generator().manual_seed(0))
+    replace(erasure, tensors={"unet.a": big[:2], "unet.b": big[2:], "unet.c": big.T}).save(tmp_path)
+    again = Erasure.load(tmp_path).tensors
+    assert torch.equal(again["unet.c"], big.T)
+    save_file({"x": big}, tmp_path / "control.safetensors")

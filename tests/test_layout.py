@@ -1,0 +1,164 @@
+"""How the house is built: who may import whom, how long a file may be, what must be documented."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "lit_memories"
+FILES = sorted(PACKAGE.rglob("*.py"))
+STANDARD = set(sys.stdlib_module_names)
+
+LEVELS = (
+    {"ops"},
+    {"concept", "images", "records"},
+    {"diffusion", "erasure"},
+    {"inverters", "metrics", "data", "classifier"},
+    {"audit", "erasers", "training", "report"},
+    {"export", "recipes"},
+    {"quickstart"},
+    {"cli", "__main__", "__init__"},
+)
+"""From the ground up; a part may import parts of its own level only within itself, or where `PEERS` says so."""
+
+PEERS = {
+    ("classifier", "data"),  # the factors it tells apart
+    ("diffusion", "erasure"),  # applies it
+    ("__main__", "cli"),
+}
+
+
+def part(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path, runtime: bool = True) -> Iterator[str]:
+    """Modules a file imports, inside functions too; those only type checkers see if not `runtime`."""
+    tree = ast.parse(file.read_text())
+    hidden = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if runtime and id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module or ""
+            if node.module == "lit_memories":
+                yield from (f"lit_memories.{alias.name}" for alias in node.names)
+
+
+def level(name: str) -> int:
+    return next(number for number, parts in enumerate(LEVELS) if name in parts)
+
+
+def test_every_part_has_its_level() -> None:
+    assert {part(file) for file in FILES} == set().union(*LEVELS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_arrows_point_down(file: Path) -> None:
+    own = part(file)
+    for module in imports(file):
+        if module.startswith("lit_memories.") and own != "__init__":
+            other = module.split(".")[1]
+            if other == own or (own, other) in PEERS:
+                continue
+            assert level(other) < level(own), f"{own} must not import {other}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        ("ops", {"torch", "lit_memories.ops"}),
+        ("metrics", {"torch", "ot", "torchmetrics", "lit_memories.metrics", "lit_memories.ops"}),
+        ("inverters", {"torch", "lit_memories.ops", "lit_memories.inverters"}),
+    ],
+)
+def test_the_mathematics_knows_tensors_only(folder: str, allowed: set[str]) -> None:
+    for file in (PACKAGE / folder).glob("*.py"):
+        for module in imports(file):
+            ours = ".".join(module.split(".")[:2]) if module.startswith("lit_memories") else module.split(".")[0]
+            assert ours in allowed | STANDARD, f"{file}: {module}"
+
+
+def test_the_functional_metrics_know_no_metric_class() -> None:
+    """Pure functions over tensors: of torchmetrics only its functional half."""
+    seen, queue = set(), ["lit_memories.metrics.functional"]
+    while queue:
+        module = queue.pop()
+        seen.add(module)
+        for name in imports(PACKAGE / "metrics" / f"{module.rsplit('.', 1)[1]}.py"):
+            root = name.split(".")[0]
+            assert root in {"torch", "ot", "torchmetrics", "lit_memories"} | STANDARD, name
+            assert root != "torchmetrics" or name.startswith("torchmetrics.functional"), name
+            if root == "lit_memories":
+                assert name.startswith("lit_memories.metrics."), name
+                queue += [name] if name not in seen else []
+
+
+def loaded(statement: str) -> set[str]:
+    """Top-level modules in a process after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return set(run.stdout.split("\n")[-2].split())
+
+
+def test_the_report_needs_neither_lightning_nor_diffusers() -> None:
+    """Transformers is there only because torchmetrics looks for it."""
+    modules = loaded("import lit_memories.report, lit_memories.report.main")
+    assert "lit_memories" in modules
+    assert not {"lightning", "diffusers", "datasets"} & modules
+
+
+def test_help_loads_nothing_heavy() -> None:
+    modules = loaded("from lit_memories.cli import main; main(['--help'])")
+    assert not {"torch", "lightning", "diffusers", "transformers"} & modules
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_files_are_short(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 350
+
+
+def undocumented(tree: ast.AST, prefix: str = "") -> Iterator[str]:
+    """Public classes and functions without a docstring; of overloads only the implementation counts."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            if node.name.startswith("_") or any("overload" in ast.unparse(d) for d in node.decorator_list):
+                continue
+            if ast.get_docstring(node) is None:
+                yield prefix + node.name
+            if isinstance(node, ast.ClassDef):
+                yield from undocumented(node, f"{prefix}{node.name}.")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_what_is_public_is_documented(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    assert ast.get_docstring(tree), f"{file} says nothing"
+    assert list(undocumented(tree)) == []
+
+
+@pytest.mark.parametrize("folder", ["ops", "metrics"])
+def test_examples_are_true(folder: str) -> None:
+    """The examples in docstrings, run in a process of their own."""
+    files = [str(file) for file in sorted((PACKAGE / folder).glob("*.py"))]
+    code = (
+        "import doctest, importlib, sys, torch\n"
+        "results = [doctest.testmod(importlib.import_module(name)) for name in sys.argv[1:]]\n"
+        "print(sum(r.attempted for r in results)); sys.exit(any(r.failed for r in results))"
+    )
+    names = [str(Path(file).relative_to(PACKAGE.parent))[:-3].replace(os.sep, ".") for file in files]
+    run = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stdout
+    assert int(run.stdout.split()[-1]) > 2

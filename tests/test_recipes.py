@@ -1,0 +1,76 @@
+"""Every recipe parses, and says in full what it would run with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lit_memories.cli import main
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict"}
+RECIPES = [
+    file for file in sorted((ROOT / "recipes").glob("*/*/*.yaml")) if "model" in yaml.safe_load(file.read_text())
+]
+
+
+def configuration(file: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as stop:
+        main([COMMANDS[file.parent.name], f"--config={file}", *more, "--print_config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_there_are_recipes() -> None:
+    assert {file.parent.name for file in RECIPES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_print_config(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From any working directory; what is printed says what the recipe says, in full, and can be run again."""
+    monkeypatch.chdir(tmp_path)
+    config, recipe = configuration(file, capsys), yaml.safe_load(file.read_text())
+    assert config["model"]["class_path"] == recipe["model"]["class_path"]
+    for name, value in recipe["model"]["init_args"].items():
+        if isinstance(value, int | float | str) and not str(value).endswith(".yaml"):
+            assert str(config["model"]["init_args"][name]) == str(value), name
+    if "concept" in recipe["model"]["init_args"]:
+        assert config["model"]["init_args"]["concept"]["prompts"]
+    assert config["seed_everything"] == 0
+    assert config["trainer"]["default_root_dir"].startswith("runs/")
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stop:
+        main([COMMANDS[file.parent.name], "--config=again.yaml", "--print_config"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out) == config
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_recipes_are_short_and_say_what_they_are(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith("# ")
+    assert "class_path" in "".join(lines[:5])
+
+
+def test_options_reach_into_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    audit = ROOT / "recipes/pictograms/audit/umbrella.yaml"
+    striped = ROOT / "recipes/pictograms/concepts/striped.yaml"
+    options = (
+        "--model.diffusion.erasure=runs/esd",
+        "--model.inverter.max_evaluations=7",
+        f"--model.concept={striped}",
+        "--data.concept_images.limit=5",
+        "--data.reference_images={class_path: ImageSource, init_args: {path: some/folder}}",
+    )
+    config = configuration(audit, capsys, *options)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert model["diffusion"]["init_args"]["erasure"] == "runs/esd"
+    assert model["inverter"]["init_args"]["max_evaluations"] == 7
+    assert model["concept"]["name"] == "striped"
+    assert data["concept_images"]["init_args"]["limit"] == 5
+    assert data["concept_images"]["init_args"]["keep"] == {"object": "umbrella"}
+    assert data["reference_images"]["init_args"]["path"] == "some/folder"
