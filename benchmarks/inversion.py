@@ -22,8 +22,8 @@ from lit_memories.ops.rollout import rollout
 
 INVERTERS: dict[str, Inverter] = {
     "DDIMInversion": DDIMInversion(measure_residual=False),
-    **{f"FixedPoint, at most {n} a step": FixedPoint(max_evaluations=n, tolerance=1e-9) for n in (2, 3, 4)},
-    "FixedPoint, to 1e-3": FixedPoint(),
+    "FixedPoint, 3 a step": FixedPoint(max_evaluations=3, tolerance=1e-9),
+    **{f"FixedPoint, to {tolerance:g}": FixedPoint(tolerance=tolerance) for tolerance in (1e-3, 3e-4, 1e-4)},
 }
 COLUMNS = (
     "inverter",

@@ -128,6 +128,11 @@ class RunInfo:
     complete: bool = False
     schema: int = SCHEMA_VERSION
 
+    def comparable(self) -> dict[str, Any]:
+        """What runs must share for their records to stand in one folder; more images of a source may be added."""
+        sources = {name: entry["source"] for name, entry in self.data.items()}
+        return {name: getattr(self, name) for name in ("role", "concept", "settings", "model")} | {"data": sources}
+
     def save(self, folder: Path) -> None:
         """Write ``run.json``, replacing an older one at once or not at all."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,9 @@ class ConceptAudit(LightningModule):
             best a multiple of it, is not.
         keep_images: how many samples of each set leave pictures for the report.
         seed: of known seeds and prompted samples.
+
+    Raises:
+        ValueError: if `block_size` is below 1.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class ConceptAudit(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {block_size}")
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
         self.name, self.role = name, role or _role(diffusion)
         self.guidance_scale, self.sample_guidance_scale = guidance_scale, sample_guidance_scale
@@ -129,7 +134,7 @@ class ConceptAudit(LightningModule):
         self.info = self._describe(data)
         if (self.folder / RUN_FILE).is_file():
             there = RunInfo.load(self.folder)
-            if lines := differences(_comparable(there), _comparable(self.info)):
+            if lines := differences(there.comparable(), self.info.comparable()):
                 raise ValueError(
                     f"{self.folder} holds records of another audit ({'; '.join(lines[:3])}): "
                     "choose another folder with --trainer.default_root_dir"
@@ -317,12 +322,6 @@ class ConceptAudit(LightningModule):
         for sample, image in zip(samples, images, strict=True):
             if sample.index < self.keep_images:
                 self._pictures[image_path(self.folder, sample.set, sample.index, kind)] = to_pil(image.nan_to_num())
-
-
-def _comparable(info: RunInfo) -> dict[str, Any]:
-    """What two runs must share for their records to stand in one folder; more images of a source may be added."""
-    sources = {name: entry["source"] for name, entry in info.data.items()}
-    return {"role": info.role, "concept": info.concept, "settings": info.settings, "model": info.model, "data": sources}
 
 
 def _psnr(images: Tensor, target: Tensor) -> Tensor:

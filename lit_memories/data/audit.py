@@ -52,7 +52,8 @@ class AuditData(LightningDataModule):
     """The samples of a concept-level audit.
 
     Rows whose image cannot be read are left out, named and counted; the rest goes on. An image that stands in a set
-    more than once with the same caption is one observation, and counts once.
+    more than once with the same caption is one observation, and counts once. Images are resized to the model's own size
+    (plain bicubic, aspect ratio not kept, as in the official code): the seeds' null law is that of its latents.
 
     Args:
         concept_images: images of the concept (E).
@@ -60,8 +61,6 @@ class AuditData(LightningDataModule):
         known: how many known seeds to invert (K), the inverter's calibration; prompts are those of E and R in turn.
         prompted: how many images to sample under E's prompts and as many under R's, to see what prompting shows.
         batch_size: samples in flight at once; no result depends on it.
-        image_size: height and width to resize to (plain bicubic, aspect ratio not kept, as in the official code);
-            the model's own if None.
     """
 
     def __init__(
@@ -71,13 +70,12 @@ class AuditData(LightningDataModule):
         known: int = 16,
         prompted: int = 24,
         batch_size: int = 16,
-        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if min(known, prompted) < 0 or batch_size < 1:
             raise ValueError(f"known ({known}) and prompted ({prompted}) cannot be negative, batch_size at least 1")
         self.sources = {"concept": concept_images, "reference": reference_images}
-        self.known, self.prompted, self.batch_size, self.image_size = known, prompted, batch_size, image_size
+        self.known, self.prompted, self.batch_size = known, prompted, batch_size
 
     def setup(self, stage: str) -> None:
         """Read and check the sets, and leave out what the run has recorded already.
@@ -87,7 +85,7 @@ class AuditData(LightningDataModule):
         """
         trainer = cast("Trainer", self.trainer)
         audit = cast("Audit", trainer.lightning_module)
-        size = self.image_size or audit.image_size
+        size = audit.image_size
         images = {
             "concept": ImageRows("concept", self.sources["concept"].load(), size),
             "reference": ImageRows("reference", self.sources["reference"].load(), size),

@@ -26,7 +26,7 @@ class FixedPoint(Inverter):
         ValueError: if `max_evaluations` is below 1 or `tolerance` is not positive.
     """
 
-    def __init__(self, max_evaluations: int = 10, tolerance: float = 1e-3) -> None:
+    def __init__(self, max_evaluations: int = 10, tolerance: float = 3e-4) -> None:
         if max_evaluations < 1:
             raise ValueError(f"max_evaluations must be at least 1, got {max_evaluations}")
         if tolerance <= 0:

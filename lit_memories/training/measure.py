@@ -26,7 +26,7 @@ def measure(
     model: Path,
     classifier: Path = Path("checkpoints/classifier"),
     out: Path | None = None,
-    prompts: int = 480,
+    prompts: int = 400,
     images: int = 1000,
     guidance_scale: float = 3.0,
     num_inference_steps: int = 30,
