@@ -54,7 +54,7 @@ checkpoints: .venv/installed ## train and measure everything in checkpoints/ aga
 	cp -r runs/pretrain/classifier $(MODELS:%=runs/pretrain/%) checkpoints/
 	for model in $(MODELS); do \
 		$(BIN)/lit-memories measure checkpoints/$$model --out checkpoints/$$model/measured.json || exit 1; done
-	cd checkpoints && find . -type f -name '*.json' -o -name '*.safetensors' | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
+	cd checkpoints && find . -type f \( -name '*.json' -o -name '*.safetensors' \) | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
 
 clean: ## remove what runs made
 	rm -rf runs

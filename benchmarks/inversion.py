@@ -19,6 +19,7 @@ from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.metrics import bootstrap, gaussian_nll, psnr
 from lit_memories.ops.rollout import rollout
+from lit_memories.records import finite
 
 INVERTERS: dict[str, Inverter] = {
     "DDIMInversion": DDIMInversion(measure_residual=False),
@@ -42,7 +43,7 @@ COLUMNS = (
 def main(
     model: Path = Path("checkpoints/pictograms"),
     out: Path = Path("docs/results/inversion"),
-    images: int = 32,
+    images: int = 16,
     steps: tuple[int, ...] = (20, 50),
     seed: int = 0,
 ) -> None:
@@ -73,7 +74,7 @@ def main(
                     "inverter": name,
                     "steps": count,
                     "evaluations": float(found.evaluations.double().mean()),
-                    "residual": float(found.residual.max()),
+                    "residual": finite(float(found.residual.max())),
                     "seed_error": float(relative_norm(found.seeds - seeds, seeds).mean()),
                     "nll_bias": [estimate.value, estimate.low, estimate.high],
                     "worst_bias": float(bias.abs().max()),
@@ -100,11 +101,15 @@ def _table(rows: list[dict], images: int, seed: int) -> str:
     for row in rows:
         value, low, high = row["nll_bias"]
         lines.append(
-            f"| {row['inverter']} | {row['steps']} | {row['evaluations']:.0f} | {row['residual']:.1e} "
+            f"| {row['inverter']} | {row['steps']} | {row['evaluations']:.0f} | {_scientific(row['residual'])} "
             f"| {row['seed_error']:.4f} | {value:.2f} [{low:.2f}, {high:.2f}] | {row['worst_bias']:.2f} "
             f"| {row['psnr_round_trip']:.1f} | {row['converged']:.0%} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _scientific(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from rich.table import Table
 from torch import Generator, Tensor
 
 from lit_memories.classifier import PictogramClassifier, load_classifier
-from lit_memories.data.pictograms import FACTORS, Pictogram, draw, render
+from lit_memories.data.pictograms import FACTORS, Pictogram, draw, render, shows
 from lit_memories.diffusion import Diffusion
-from lit_memories.images import save_grid, to_tensor
+from lit_memories.images import to_tensor
 from lit_memories.metrics import psnr, wilson_interval
 
 CONCEPTS = ({"object": "umbrella"}, {"style": "striped"})
 """What the shipped controls never saw."""
+HELD_OUT = "held-out prompts"
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def measure(
     model: Path,
     classifier: Path = Path("checkpoints/classifier"),
     out: Path | None = None,
-    prompts: int = 400,
+    prompts: int = 320,
     images: int = 1000,
     guidance_scale: float = 3.0,
     num_inference_steps: int = 30,
@@ -36,7 +37,7 @@ def measure(
     Args:
         model: pipeline folder.
         classifier: folder of the judge.
-        out: JSON file for the figures; a sheet of samples goes beside it.
+        out: JSON file for the figures.
         prompts: how many held-out prompts to sample, and as many again that ask for each withheld concept over 4.
         images: how many held-out images to send through the autoencoder and the judge.
         guidance_scale: of the samples.
@@ -53,21 +54,23 @@ def measure(
         **_measure_images(diffusion, judge, images),
         "samples": {},
     }
-    groups = {"held-out prompts": _pictures("test", prompts, {})}
-    groups |= {_name(concept): _pictures("asked", prompts // 4, concept) for concept in CONCEPTS}
+    groups = {HELD_OUT: _pictures("test", prompts, {})}
+    groups |= {f"{_value(concept)} prompts": _pictures("asked", prompts // 4, concept) for concept in CONCEPTS}
     for name, pictures in groups.items():
         drawn = _sample(diffusion, pictures, guidance_scale, num_inference_steps)
         figures["samples"][name] = _score(judge, pictures, drawn)
-        if out is not None:
-            save_grid(drawn[:48], out.with_name(f"{out.stem}-{name.replace(' ', '-')}.png"), columns=12)
+        for concept in CONCEPTS if name == HELD_OUT else ():
+            others = [row for row, picture in enumerate(pictures) if not shows(picture, concept)]
+            chosen = [pictures[row] for row in others]
+            figures["samples"][f"held-out, not {_value(concept)}"] = _score(judge, chosen, drawn[others])
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=2) + "\n")
     _print(str(model), figures)
 
 
-def _name(concept: dict[str, str]) -> str:
-    return " ".join(concept.values()) + " prompts"
+def _value(concept: dict[str, str]) -> str:
+    return " ".join(concept.values())
 
 
 def _pictures(split: str, count: int, concept: dict[str, str]) -> list[Pictogram]:
@@ -78,7 +81,7 @@ def _pictures(split: str, count: int, concept: dict[str, str]) -> list[Pictogram
         while True:
             picture, _ = draw(split, index)
             index += 1
-            if all(getattr(picture, factor) == value for factor, value in concept.items()):
+            if shows(picture, concept):
                 yield picture
 
     pictures = matching()

@@ -89,7 +89,7 @@ def test_without_control_says_what_to_run(summary, forgetting, headline):
     _, run, verdict = made(uncalibrated(summary, None), forgetting=forgetting)
     assert verdict.category == "not calibrated"
     assert headline in verdict.headline
-    assert "lit-memories predict --config recipes/pictograms/audit/concept.yaml" in verdict.paragraph()
+    assert "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml" in verdict.paragraph()
     assert categorise(uncalibrated(summary, None), run) == "not calibrated"
 
 
