@@ -57,7 +57,7 @@ def load_classifier(folder: Path) -> PictogramClassifier:
     """
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected config.json and safetensors weights")
-    model = PictogramClassifier.from_pretrained(folder, low_cpu_mem_usage=False)
+    model = PictogramClassifier.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
     return model.requires_grad_(False).eval()
 
 

@@ -127,7 +127,7 @@ class LatentPictogramData(PictogramData):
         key = hashlib.sha256(weights + f"{pictograms.VERSION}/{split}/{size}".encode()).hexdigest()[:16]
         file = self.cache / f"{key}.safetensors"
         if not file.exists():
-            vae = AutoencoderKL.from_pretrained(self.autoencoder).eval()
+            vae = AutoencoderKL.from_pretrained(self.autoencoder, use_safetensors=True).eval()
             loader = DataLoader(rows.with_format("torch"), batch_size=64, collate_fn=collate_pictograms)
             posteriors = [vae.encode(batch["images"] * 2 - 1).latent_dist for batch in loader]
             scale = vae.config.scaling_factor

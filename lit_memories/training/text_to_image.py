@@ -119,7 +119,7 @@ class TextToImage(Pretraining):
 def build_pipeline(autoencoder: Path, block_out_channels: tuple[int, ...], text_width: int) -> StableDiffusionPipeline:
     """A pipeline with fresh U-Net and text encoder around a trained autoencoder."""
     tokenizer = build_tokenizer()
-    vae = AutoencoderKL.from_pretrained(autoencoder)
+    vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

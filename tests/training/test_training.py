@@ -221,7 +221,7 @@ def test_the_autoencoder_is_saved_even_without_validation(tmp_path: Path) -> Non
     assert AutoencoderKL.from_pretrained(tmp_path / "saved").config.scaling_factor > 0
 
 
-def test_the_classifier_recipe_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_two_runs_of_the_classifier_recipe_are_the_same(tmp_path: Path) -> None:
     run("classifier", tmp_path / "one", steps=4)
     run("classifier", tmp_path / "again", steps=4)
     assert same(tmp_path / "one/saved", tmp_path / "again/saved")
