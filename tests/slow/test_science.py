@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,14 @@ CHECKPOINTS = ROOT / "checkpoints"
 MODELS = ("pictograms", "without-umbrella", "without-striped")
 
 
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+@pytest.fixture(scope="module", autouse=True)
+def _from_the_root() -> Iterator[None]:
+    """Before everything else of this module: the quickstart is run for all tests at once, and on two threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield
     torch.set_num_threads(threads)
 
 
@@ -120,9 +123,7 @@ def test_the_fixed_point_finds_known_seeds_and_plain_ddim_is_biased() -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The quickstart's results, run once."""
     out = tmp_path_factory.mktemp("quickstart")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        quickstart(out)
+    quickstart(out)
     assert (out / "report.html").stat().st_size > 50_000
     return json.loads((out / "results.json").read_text())
 
