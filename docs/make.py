@@ -136,7 +136,8 @@ folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretraine
 
 All are made by `make checkpoints`: autoencoder, classifier, a trunk that sees neither withheld concept, and from it one
 branch a model, alike but for the rows left out. Seed 0 throughout. `SHA256SUMS` lists every file. Weights of the U-Net
-and the text encoder are stored in half precision and used in single.
+and the autoencoder are stored in half precision and used in single. The autoencoder and the classifier were trained
+before the world was narrowed (docs/pictograms.md).
 
 Recommended: guidance scale {settings["guidance_scale"]:g}, {settings["num_inference_steps"]} DDIM steps.
 
