@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from lit_memories.metrics import EarthMoversDistance, Null, RelativeDistance, earth_movers_distance, relative_distance
-from lit_memories.metrics.functional import DistanceForm
+from lit_memories.metrics import EarthMoversDistance, Null, RelativeDistance, relative_distance
+from lit_memories.metrics.functional import DistanceForm, distance
 from lit_memories.records import Record, SetName
 
 FORMS: tuple[DistanceForm, ...] = ("w1", "w2_squared")
@@ -78,9 +78,7 @@ def from_records(records: Sequence[Record], dimension: int) -> dict[str, float]:
     results = {f"psnr_{name}": float(psnr.mean()) for name, (_, psnr) in sets.items()}
     results |= {f"nll_{name}": float(nll.mean()) for name, (nll, _) in sets.items()}
     (concept, _), (reference, _) = sets["concept"], sets["reference"]
-    results["distance_w1"] = float(earth_movers_distance(concept, null))
-    moments = concept.mean() - null.mean, concept.std(correction=0) - null.sd
-    results["distance_w2_squared"] = float(moments[0] ** 2 + moments[1] ** 2)
+    results |= {f"distance_{form}": float(distance(form)(concept, null)) for form in FORMS}
     return results | {f"relative_{form}": float(relative_distance(concept, reference, null, form)) for form in FORMS}
 
 
