@@ -1,7 +1,7 @@
-"""Which parameters an eraser may change: named predicates on parameter names.
+"""Which parameters an eraser may change: named predicates on a model's parameter names.
 
 Counts in SD 1.4's U-Net (686 tensors, 859.52 M parameters) are tested: ``attn2`` 80 tensors and 43.96 M, ``attn2-kv``
-32 and 19.17 M, ``attn1`` 80 and 49.57 M, ``not-attn2`` 598 and 813.50 M.
+32 and 19.17 M, ``attn1`` 80 and 49.57 M, ``not-attn2`` 598 and 813.50 M, ``selfup`` 10 and 8.19 M.
 """
 
 import re
@@ -10,14 +10,30 @@ from typing import Literal
 
 from torch import nn
 
-Selection = Literal["attn2", "attn2-kv", "attn1", "attn", "not-attn2", "not-time", "full", "xlayer", "selflayer"]
+Selection = Literal[
+    "attn2",
+    "attn2-kv",
+    "attn1",
+    "attn",
+    "not-attn2",
+    "not-time",
+    "full",
+    "xlayer",
+    "selflayer",
+    "selfup",
+    "text-layers",
+    "text-full",
+    "text-mlp",
+    "text-attn",
+]
 
-# As the CompVis script names them: output blocks 6 and 8, input blocks 4 and 7.
+# As the CompVis scripts name them: output blocks 6 and 8, input blocks 4 and 7, output blocks 4 and 7.
 _XLAYER = re.compile(r"up_blocks\.2\.attentions\.[02]\..*\battn2\b")
 _SELFLAYER = re.compile(r"down_blocks\.[12]\.attentions\.0\..*\battn1\b")
+_SELFUP = re.compile(r"up_blocks\.[12]\.attentions\.1\..*\battn1\b")
 _ENDS = ("time_embedding.", "conv_norm_out.", "conv_out.")
 
-PREDICATES: dict[Selection, Callable[[str], bool]] = {
+_UNET: dict[Selection, Callable[[str], bool]] = {
     "attn2": lambda name: ".attn2." in name,
     "attn2-kv": lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name,
     "attn1": lambda name: ".attn1." in name,
@@ -27,20 +43,46 @@ PREDICATES: dict[Selection, Callable[[str], bool]] = {
     "full": lambda name: True,
     "xlayer": lambda name: _XLAYER.search(name) is not None,
     "selflayer": lambda name: _SELFLAYER.search(name) is not None,
+    "selfup": lambda name: _SELFUP.search(name) is not None,
 }
-"""Rules by name. ESD's own names: esd-x is ``attn2``, esd-x-strict ``attn2-kv``, esd-u (noxattn) ``not-attn2``,
-selfattn ``attn1``, notime ``not-time``, esd-all ``full``; xlayer and selflayer are called the same."""
+_TEXT: dict[Selection, Callable[[str], bool]] = {
+    "text-layers": lambda name: "encoder.layers." in name,
+    "text-full": lambda name: "encoder.layers." in name or "final_layer_norm." in name,
+    "text-mlp": lambda name: "encoder.layers." in name and ".mlp." in name,
+    "text-attn": lambda name: "encoder.layers." in name and ".self_attn." in name,
+}
+
+PREDICATES: dict[Selection, tuple[str, Callable[[str], bool]]] = {
+    **{rule: ("unet.", predicate) for rule, predicate in _UNET.items()},
+    **{rule: ("text_encoder.", predicate) for rule, predicate in _TEXT.items()},
+}
+"""Rules by name: the component, and a predicate on names within it. ESD's own names: esd-x is ``attn2``, esd-x-strict
+``attn2-kv``, esd-u (noxattn) ``not-attn2``, selfattn ``attn1``, notime ``not-time``, esd-all ``full``; xlayer and
+selflayer are called the same. ``selfup`` is what Scissorhands trims. AdvUnlearn's text_encoder_full is ``text-layers``,
+with its component "all" ``text-full``."""
 
 
-def select(module: nn.Module, rule: Selection) -> dict[str, nn.Parameter]:
-    """The parameters of a U-Net that a rule names, in order.
+def select(model: nn.Module, rule: Selection) -> dict[str, nn.Parameter]:
+    """The parameters of a model that a rule names, in order.
+
+    Args:
+        model: has a ``unet`` and, for the rules that begin with ``text``, a ``text_encoder``.
+        rule: a key of `PREDICATES`.
+
+    Returns:
+        Parameters by their full names, ``unet.…`` or ``text_encoder.…``.
 
     Raises:
         ValueError: if the rule is unknown or matches nothing.
     """
     if rule not in PREDICATES:
         raise ValueError(f"unknown selection {rule!r}: choose one of {', '.join(PREDICATES)}")
-    chosen = {name: parameter for name, parameter in module.named_parameters() if PREDICATES[rule](name)}
+    component, matches = PREDICATES[rule]
+    chosen = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith(component) and matches(name.removeprefix(component))
+    }
     if not chosen:
-        raise ValueError(f"selection {rule!r} matches none of the {type(module).__name__}'s parameters")
+        raise ValueError(f"selection {rule!r} matches none of the model's parameters")
     return chosen

@@ -1,0 +1,138 @@
+"""Low-rank adapters beside a network's layers, which a strength a sample switches on and off."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+DOWN, UP = "lora_down", "lora_up"
+"""Last part of the factors' names, after the layer's own."""
+
+
+def attention_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Every Linear and Conv2d inside the attention blocks of a U-Net: what SPM adapts, 192 layers in SD 1.4.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    blocks = [name for name, module in network.named_modules() if type(module).__name__ == "Transformer2DModel"]
+    layers: dict[str, nn.Module] = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and any(name.startswith(f"{block}.") for block in blocks)
+    }
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no attention blocks to adapt")
+    return layers
+
+
+class Adapter(nn.Module):
+    r"""Rank-r factors beside some layers of a network: :math:`y = Wx + \gamma\, U D x`.
+
+    The network is hooked, not changed: its weights and their names stay, and with strength 0 its output is the original
+    to the bit.
+
+    Args:
+        network: the network.
+        factors: D (r, in) and U (out, r), or for convolutions D (r, in, kh, kw) and U (out, r, 1, 1), under the
+            layer's name and ``.lora_down`` or ``.lora_up``.
+
+    Raises:
+        ValueError: if a factor fits no layer of the network.
+    """
+
+    def __init__(self, network: nn.Module, factors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.strength: Tensor | float = 1.0
+        self.names = sorted({name.rsplit(".", 1)[0] for name in factors})
+        layers = dict(network.named_modules())
+        for name in self.names:
+            _check(name, layers.get(name), factors)
+        self.down = nn.ParameterList([factors[f"{name}.{DOWN}"] for name in self.names])
+        self.up = nn.ParameterList([factors[f"{name}.{UP}"] for name in self.names])
+        for index, name in enumerate(self.names):
+            layers[name].register_forward_hook(self._hook(index))
+
+    def _hook(self, index: int) -> Any:
+        def add(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if isinstance(self.strength, float) and self.strength == 0:
+                return output
+            return output + self._scale(output) * self._apply_factors(layer, args[0], index)
+
+        return add
+
+    def _scale(self, output: Tensor) -> Tensor | float:
+        if isinstance(self.strength, float):
+            return self.strength
+        return self.strength.to(output).view(-1, *[1] * (output.ndim - 1))
+
+    def _apply_factors(self, layer: nn.Module, inputs: Tensor, index: int) -> Tensor:
+        down, up = self.down[index], self.up[index]
+        if isinstance(layer, nn.Conv2d):
+            inner = functional.conv2d(inputs, down.to(inputs.dtype), None, layer.stride, layer.padding)
+            return functional.conv2d(inner, up.to(inputs.dtype))
+        return functional.linear(functional.linear(inputs, down.to(inputs.dtype)), up.to(inputs.dtype))
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        """The factors under their names."""
+        named: dict[str, nn.Parameter] = {}
+        for index, name in enumerate(self.names):
+            named |= {f"{name}.{DOWN}": self.down[index], f"{name}.{UP}": self.up[index]}
+        return named
+
+
+def _check(name: str, layer: nn.Module | None, factors: Mapping[str, Tensor]) -> None:
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise ValueError(f"the adapter has factors for {name}, which the network has no such layer for")
+    down, up = factors.get(f"{name}.{DOWN}"), factors.get(f"{name}.{UP}")
+    if down is None or up is None:
+        raise ValueError(f"the adapter has only one of the two factors of {name}")
+    weight, ones = layer.weight, (1,) * (layer.weight.ndim - 2)
+    wanted = (down.shape[0], *weight.shape[1:]), (weight.shape[0], down.shape[0], *ones)
+    if (tuple(down.shape), tuple(up.shape)) != wanted:
+        shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        raise ValueError(f"adapter factors {shapes} do not fit {name}: expected {wanted}")
+
+
+def initial_factors(layers: Mapping[str, nn.Module], rank: int, generator: Generator) -> dict[str, Tensor]:
+    """Factors of an adapter that does nothing yet: D uniform as in a fresh layer (He et al. 2015), U zero."""
+    factors = {}
+    for name, layer in layers.items():
+        weight = layer.weight
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{name} has no weight")
+        bound = 1 / math.sqrt(weight[0].numel())
+        down = (torch.rand(rank, *weight.shape[1:], generator=generator) * 2 - 1) * bound
+        factors[f"{name}.{DOWN}"] = down.to(weight.device)
+        factors[f"{name}.{UP}"] = weight.new_zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2))
+    return factors
+
+
+def merged(weight: Tensor, down: Tensor, up: Tensor, strength: float = 1.0) -> Tensor:
+    """A layer's weight with its adapter worked in: for one strength, the same function."""
+    return weight + strength * torch.einsum("or,r...->o...", up.flatten(1), down).to(weight.dtype)
+
+
+def gate(
+    embeds: Tensor, concept_embeds: Tensor, tokens: Sequence[set[int]], concept_tokens: Sequence[set[int]]
+) -> Tensor:
+    r"""Strength of an adapter for prompts: how near they are to what it erases (SPM's facilitated transport).
+
+    :math:`\gamma(p) = \max_c \max(\cos(\tau(p), \tau(c)), |t_p \cap t_c| / |t_c|)` (Lyu et al. 2024, eq. 10, as
+    released), with cosines of the flattened embeddings.
+
+    Args:
+        embeds: embeddings of the prompts (n, tokens, width).
+        concept_embeds: embeddings of the erased prompts (m, tokens, width).
+        tokens: the prompts' tokens without markers, n sets.
+        concept_tokens: those of the erased prompts, m sets.
+
+    Returns:
+        Strengths (n,) in [0, 1].
+    """
+    a, b = (functional.normalize(x.flatten(1), dim=1) for x in (embeds, concept_embeds))
+    shared = [[len(p & c) / max(1, len(c)) for c in concept_tokens] for p in tokens]
+    return torch.maximum(a @ b.T, torch.tensor(shared).to(a)).amax(1).clamp(0, 1)

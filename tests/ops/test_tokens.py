@@ -1,0 +1,127 @@
+"""Where a concept stands in a prompt, and vectors in a token's place."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lit_memories.ops.tokens import content, find, prefixed
+
+BOS, EOS = 30, 31
+
+
+@pytest.mark.parametrize(
+    ("ids", "wanted"),
+    [
+        ([BOS, 1, 2, EOS, EOS], [1, 2]),
+        ([BOS, 1, 2, EOS, 0, 0], [1, 2]),
+        ([BOS, EOS, EOS], []),
+        ([BOS, 1, 2], [1, 2]),
+        ([1, 2, EOS], [1, 2]),
+        ([BOS], []),
+        ([], []),
+    ],
+)
+def test_content_is_what_stands_between_the_markers(ids: list[int], wanted: list[int]) -> None:
+    assert content(ids, BOS, EOS) == wanted
+
+
+@pytest.mark.parametrize(
+    ("ids", "phrase", "wanted"),
+    [
+        ([9, 4, 5, 6, 4, 5, 8], [4, 5], [1, 2, 4, 5]),
+        ([9, 4, 5, 6], [5], [2]),
+        ([4, 5], [4, 5], [0, 1]),
+        ([9, 4, 6, 5], [4, 5], []),
+        ([9, 5, 4], [4, 5], []),
+        ([9, 4], [4, 5], []),
+        ([9, 4, 5], [], []),
+        ([], [4], []),
+    ],
+)
+def test_find_gives_every_token_of_every_occurrence(ids: list[int], phrase: list[int], wanted: list[int]) -> None:
+    assert find(ids, phrase) == wanted
+    assert find(tuple(ids), tuple(phrase)) == wanted
+
+
+@pytest.fixture
+def encoder() -> CLIPTextModel:
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=EOS,
+    )
+    return CLIPTextModel(config).eval()
+
+
+IDS = torch.tensor([[BOS, 5, 6, 7, EOS, EOS, EOS, EOS], [BOS, 5, 6, 8, 9, EOS, EOS, EOS]])
+
+
+@torch.no_grad()
+def test_rows_of_the_embedding_are_their_tokens_to_the_bit(encoder: CLIPTextModel) -> None:
+    words = encoder.get_input_embeddings().weight
+    for tokens in ([3], [3, 4]):
+        real = IDS.clone()
+        real[:, 1 : 1 + len(tokens)] = torch.tensor(tokens)
+        expected = encoder(real)[0]
+        with prefixed(encoder, words[tokens]):
+            assert torch.equal(encoder(IDS)[0], expected)
+        assert not torch.allclose(encoder(IDS)[0], expected), "the control"
+
+
+@torch.no_grad()
+def test_what_stands_in_the_vectors_place_does_not_matter(encoder: CLIPTextModel) -> None:
+    other = IDS.clone()
+    other[:, 1] = 20
+    with prefixed(encoder, torch.ones(1, 16)):
+        assert torch.equal(encoder(IDS)[0], encoder(other)[0])
+
+
+def test_gradients_reach_the_vectors(encoder: CLIPTextModel) -> None:
+    encoder.requires_grad_(False)
+    vectors = torch.randn(2, 16, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    with prefixed(encoder, vectors):
+        encoder(IDS)[0][:, -1].sum().backward()
+    assert vectors.grad is not None
+    assert (vectors.grad.abs().sum(1) > 0).all()
+
+
+def test_the_encoder_is_itself_again_also_after_an_error(encoder: CLIPTextModel) -> None:
+    before = encoder(IDS)[0]
+
+    def fail() -> None:
+        with prefixed(encoder, torch.ones(1, 16)):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.equal(encoder(IDS)[0], before)
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+
+def test_the_vectors_take_the_encoders_precision(encoder: CLIPTextModel) -> None:
+    with prefixed(encoder.bfloat16(), torch.ones(1, 16)):
+        assert encoder(IDS)[0].dtype == torch.bfloat16
+
+
+def test_any_module_with_input_embeddings_will_do() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(32, 4)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.table
+
+    bare = Bare()
+    with prefixed(bare, torch.full((1, 4), 7.0)):
+        rows = bare.table(IDS)
+    assert (rows[:, 1] == 7).all()
+    assert torch.equal(rows[:, 2:], bare.table(IDS)[:, 2:])
