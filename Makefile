@@ -7,7 +7,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint benchmark-erasure docs checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ lint: .venv/tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+benchmark-erasure: .venv/installed ## train and audit all methods on both concepts, resumable (docs/results/erasure.md)
+	$(BIN)/python benchmarks/erasure.py
 
 docs: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py

@@ -1,5 +1,6 @@
 """What to forget."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -14,13 +15,17 @@ class Concept:
         name: short name, used in file names and tables.
         kind: what sort of concept it is; decides nothing here, but recipes and readers ask for it.
         prompts: prompts that name the concept. Erasers draw from them.
-        retain: prompts that do not; probes measure the drift on them.
-        phrase: the prompt that names the concept and nothing else; the first of `prompts` if empty.
-        anchor: what anchor-based erasers put in the concept's place.
+        retain: prompts that do not; erasers that keep other things keep these, and probes measure the drift on them.
+        phrase: the words that name the concept and nothing else; the first of `prompts` if empty.
+        anchor: the words that erasers put in the phrase's place; empty for nothing.
+        anchor_prompts: prompts that name the anchor; if empty, `prompts` with the anchor in the phrase's place.
+        templates: how the phrase gets into an anchor prompt, with ``{prompt}`` and ``{phrase}``; if empty, it takes the
+            anchor's place there.
+        paraphrases: other words for the phrase; no eraser is told of them, audits may ask under them.
         factors: how the pictogram classifier tells the concept, e.g. ``{object: umbrella}``; empty elsewhere.
 
     Raises:
-        ValueError: if there is no prompt, or a retain prompt is one of the concept's.
+        ValueError: if there is no prompt, the anchor is the concept, or a retain prompt is one of the concept's.
     """
 
     name: str
@@ -29,6 +34,9 @@ class Concept:
     retain: list[str] = field(default_factory=list)
     phrase: str = ""
     anchor: str = ""
+    anchor_prompts: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    paraphrases: list[str] = field(default_factory=list)
     factors: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,7 +48,69 @@ class Concept:
             raise ValueError(f"concept {self.name!r}: {shared[0]!r} is both a prompt to forget and one to retain")
         if self.anchor in self.prompts:
             raise ValueError(f"concept {self.name!r}: the anchor {self.anchor!r} is one of its own prompts")
+        if self.anchor.strip().lower() == self.phrase.strip().lower():
+            raise ValueError(f"concept {self.name!r}: the anchor {self.anchor!r} is the concept itself")
+        for template in self.templates:
+            try:
+                filled = template.format(prompt="<p>", phrase="<c>")
+            except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+                filled = ""
+            if "<p>" not in filled or "<c>" not in filled:
+                raise ValueError(f"concept {self.name!r}: template {template!r} needs {{prompt}} and {{phrase}}")
+
+    def named_in(self, prompt: str) -> bool:
+        """Whether a prompt holds the phrase, as words of its own."""
+        return _words(self.phrase).search(prompt) is not None
+
+    def anchored(self, prompt: str) -> str:
+        """A prompt for the concept with the anchor in its place; the anchor alone if it does not hold the phrase."""
+        if not self.named_in(prompt):
+            return self.anchor
+        return " ".join(_words(self.phrase).sub(lambda _: self.anchor, prompt).split())
+
+    def paraphrased(self, prompt: str, number: int = 0) -> str:
+        """A prompt with other words for the concept; these alone if it does not hold the phrase.
+
+        Args:
+            prompt: a prompt for the concept.
+            number: which paraphrase, modulo their count.
+
+        Raises:
+            ValueError: if there are no paraphrases.
+        """
+        if not self.paraphrases:
+            raise ValueError(f"concept {self.name!r} has no paraphrases: add some to its file")
+        words = self.paraphrases[number % len(self.paraphrases)]
+        return _words(self.phrase).sub(lambda _: words, prompt) if self.named_in(prompt) else words
+
+    @property
+    def anchors(self) -> list[str]:
+        """Prompts that name the anchor."""
+        return self.anchor_prompts or list(dict.fromkeys(self.anchored(prompt) for prompt in self.prompts))
+
+    def put_into(self, prompt: str, number: int = 0) -> str:
+        """An anchor prompt with the concept put in.
+
+        Args:
+            prompt: one of `anchors`.
+            number: which template, modulo their count.
+
+        Raises:
+            ValueError: if there are no templates, and no anchor to replace.
+        """
+        if self.templates:
+            return self.templates[number % len(self.templates)].format(prompt=prompt, phrase=self.phrase)
+        if not self.anchor or not _words(self.anchor).search(prompt):
+            raise ValueError(
+                f"concept {self.name!r}: no way to put {self.phrase!r} into {prompt!r}: it does not hold the anchor "
+                f"{self.anchor!r}, and the concept has no templates"
+            )
+        return _words(self.anchor).sub(lambda _: self.phrase, prompt)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and checkpoints."""
         return asdict(self)
+
+
+def _words(text: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)

@@ -10,8 +10,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Generator, Tensor, nn
 
 from lit_memories.erasure import Erasure
+from lit_memories.ops.adapters import Adapter, gate
 from lit_memories.ops.rollout import NoiseFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.tokens import content
 
 Weights = Literal["pretrained", "random"]
 
@@ -29,6 +31,8 @@ class Diffusion(nn.Module):
         weights: ``"random"`` draws the U-Net's weights anew from its configuration: a negative control that knows
             nothing.
         torch_dtype: storage type of the weights.
+        gated: whether an erasure that is an adapter acts as strongly as each prompt is near to the concept, where it
+            says how (SPM); if not, and for every other adapter, it is worked into the weights at full strength.
 
     Raises:
         ValueError: if weights hold NaN or infinity, or the erasure does not fit.
@@ -40,6 +44,7 @@ class Diffusion(nn.Module):
     weights: Weights
     erasure: Erasure | None
     replaced: dict[str, Tensor]
+    adapter: Adapter | None
     schedule: NoiseSchedule
     fingerprint: str
     # Untyped by diffusers; declared so that attribute access is not taken for `nn.Module.__getattr__`'s.
@@ -55,6 +60,7 @@ class Diffusion(nn.Module):
         revision: str | None = None,
         weights: Weights = "pretrained",
         torch_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        gated: bool = True,
     ) -> None:
         super().__init__()
         dtype = getattr(torch, torch_dtype)
@@ -64,7 +70,7 @@ class Diffusion(nn.Module):
             _randomise(self.unet)
         if erasure is not None:
             self.erasure = Erasure.load(erasure)
-            self.replaced = self.erasure.apply(self)
+            self.replaced = self.erasure.apply(self, gated)
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *, revision: str | None = None, **options: Any) -> Self:
@@ -81,7 +87,8 @@ class Diffusion(nn.Module):
 
     def _adopt(self, pipeline: StableDiffusionPipeline, name: str, revision: str | None) -> None:
         self.base, self.revision = name, revision
-        self.weights, self.erasure, self.replaced = "pretrained", None, {}
+        self.weights, self.erasure, self.replaced, self.adapter = "pretrained", None, {}, None
+        self._gate_prompts: list[str] = []
         self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
         self.tokenizer = pipeline.tokenizer
         self.scheduler_config = dict(pipeline.scheduler.config)
@@ -110,8 +117,12 @@ class Diffusion(nn.Module):
         _, height, width = self.latent_shape
         return height * factor, width * factor
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings (n, tokens, width); prompts beyond the encoder's window are cut as in Stable Diffusion."""
+    def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
+        """Put an adapter on the U-Net that acts as strongly as a prompt is near to `gate_prompts`."""
+        self.adapter, self._gate_prompts = adapter, list(gate_prompts)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -119,7 +130,32 @@ class Diffusion(nn.Module):
             truncation=True,
             return_tensors="pt",
         )
-        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return tokens.input_ids.to(self.device)
+
+    def words(self, prompt: str) -> list[int]:
+        """A prompt's tokens without markers and padding."""
+        (ids,) = self.tokenize([prompt]).tolist()
+        return content(ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings (n, tokens, width): all the U-Net is told of the prompts.
+
+        Under a gated adapter they have one row more, which holds its strength for the prompt.
+        """
+        embeds = self._encode(prompts)
+        if self.adapter is None:
+            return embeds
+        concepts = self._encode(self._gate_prompts)
+        tokens, concept_tokens = ([set(self.words(p)) for p in group] for group in (prompts, self._gate_prompts))
+        strength = gate(embeds, concepts, tokens, concept_tokens)
+        return torch.cat([embeds, strength[:, None, None].expand(-1, 1, embeds.shape[-1])], 1)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings (n, tokens, width) of token ids (n, tokens)."""
+        return self.text_encoder(ids)[0]
+
+    def _encode(self, prompts: Sequence[str]) -> Tensor:
+        return self.encode_tokens(self.tokenize(prompts))
 
     def encode_images(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Latents of images (n, 3, h, w) in [0, 1]: the posterior's mean, or a sample of it given a generator."""
@@ -163,6 +199,8 @@ class Diffusion(nn.Module):
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def _epsilon(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        if self.adapter is not None:
+            prompt_embeds, self.adapter.strength = prompt_embeds[:, :-1], prompt_embeds[:, -1, 0]
         prediction = self.unet(latents.to(self.unet.dtype), timesteps, prompt_embeds.to(self.unet.dtype)).sample
         return self.schedule.to_epsilon(prediction.to(latents.dtype), latents, timesteps)
 
@@ -184,8 +222,18 @@ class Diffusion(nn.Module):
         seeds = [torch.randn(self.latent_shape, generator=generator) for generator in generators]
         return torch.stack(seeds).to(self.device)
 
+    def weights_fingerprint(self) -> str:
+        """Hash of what computes: U-Net, text encoder and adapter as they are now."""
+        return fingerprint(self.unet, self.text_encoder, *([] if self.adapter is None else [self.adapter]))
+
     def pipeline(self) -> StableDiffusionPipeline:
-        """The model as an ordinary diffusers pipeline with a DDIM scheduler."""
+        """The model as an ordinary diffusers pipeline with a DDIM scheduler.
+
+        Raises:
+            ValueError: under a gated adapter, which such a pipeline cannot express.
+        """
+        if self.adapter is not None:
+            raise ValueError("a pipeline cannot hold a prompt-gated adapter: load the model with gated=False")
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,

@@ -1,7 +1,7 @@
 """The artefact of an eraser: only the tensors it changed, and where they come from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 PACKAGES = ("lit-memories", "torch", "lightning", "diffusers", "transformers")
@@ -41,6 +43,7 @@ class Provenance:
         steps: training steps done.
         seed: the run's seed.
         versions: of the packages involved.
+        gate: for an adapter, the prompts near which it acts; None if it always does, or there is none.
     """
 
     method: str
@@ -52,6 +55,7 @@ class Provenance:
     steps: int
     seed: int | None
     versions: dict[str, str]
+    gate: list[str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,17 +67,30 @@ class Erasable(Protocol):
 
     base: str
     fingerprint: str
+    unet: Any
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors by name, sharing memory with the model."""
 
+    def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
+        """Put an adapter on the U-Net."""
+
 
 @dataclass(frozen=True)
 class Erasure:
-    """Changed tensors by name, prefixed by their component (``unet.…`` or ``text_encoder.…``), with provenance."""
+    """What an eraser changed, with provenance.
+
+    Tensors are named as in the model, ``unet.…`` or ``text_encoder.…``, and replace those there; or they are low-rank
+    factors, ``unet.LAYER.lora_down`` and ``unet.LAYER.lora_up``, that are added to layers of the U-Net.
+    """
 
     tensors: Mapping[str, Tensor]
     provenance: Provenance
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the tensors are low-rank factors."""
+        return any(name.endswith((f".{DOWN}", f".{UP}")) for name in self.tensors)
 
     def save(self, folder: Path) -> None:
         """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`."""
@@ -95,7 +112,7 @@ class Erasure:
         if folder.suffix in {".pt", ".pth", ".ckpt", ".bin", ".pkl"}:
             raise ValueError(
                 f"{folder} may be a pickle, which can run code when it is opened: pass an erasure folder with "
-                f"{WEIGHTS_FILE}, or convert the weights to safetensors where they are trusted"
+                f"{WEIGHTS_FILE}; lit-memories convert makes one of official files without unpickling code"
             )
         weights, provenance = folder / WEIGHTS_FILE, folder / PROVENANCE_FILE
         for file in (weights, provenance):
@@ -108,11 +125,15 @@ class Erasure:
         except (SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{folder} is damaged or no erasure: {error}") from None
 
-    def apply(self, diffusion: Erasable) -> dict[str, Tensor]:
-        """Put the tensors into the model.
+    def apply(self, diffusion: Erasable, gated: bool = True) -> dict[str, Tensor]:
+        """Put the erasure into the model.
+
+        Args:
+            diffusion: the model it was made for.
+            gated: keep an adapter's gate, if it has one; without, it is worked into the weights at full strength.
 
         Returns:
-            What they replaced, by name.
+            The tensors it replaced, by name; none for a gated adapter.
 
         Raises:
             ValueError: if the base differs, a tensor does not fit or is not finite, or nothing changes; the model is
@@ -124,19 +145,26 @@ class Erasure:
                 f"the erasure was made for {self.provenance.base} ({wanted}), this is {diffusion.base} ({got}): "
                 "pass the base model it was made for"
             )
-        state = diffusion.state_dict()
         for name, tensor in self.tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"erasure holds NaN or infinity in {name}: training diverged, or the file is damaged")
+        if self.is_adapter and gated and self.provenance.gate is not None:
+            if not any(tensor.any() for name, tensor in self.tensors.items() if name.endswith(UP)):
+                raise ValueError("the erasure changes nothing: its adapter is zero")
+            factors = {name.removeprefix("unet."): tensor.clone() for name, tensor in self.tensors.items()}
+            adapter = Adapter(diffusion.unet, factors).requires_grad_(False)
+            diffusion.add_adapter(adapter, self.provenance.gate)
+            return {}
+        state = diffusion.state_dict()
+        tensors = _merge(self.tensors, state) if self.is_adapter else self.tensors
+        for name, tensor in tensors.items():
             if name not in state or state[name].shape != tensor.shape:
                 there = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(f"erasure does not fit: {name} is {tuple(tensor.shape)}, the model has {there} there")
-            if not tensor.isfinite().all():
-                raise ValueError(f"erasure holds NaN or infinity in {name}: training diverged, or the file is damaged")
-        if all(
-            torch.equal(state[name].cpu(), tensor.to(state[name].dtype).cpu()) for name, tensor in self.tensors.items()
-        ):
+        if all(torch.equal(state[name].cpu(), tensor.to(state[name].dtype).cpu()) for name, tensor in tensors.items()):
             raise ValueError("the erasure changes nothing: every tensor in it equals the base model's")
-        replaced = {name: state[name].clone() for name in self.tensors}
-        for name, tensor in self.tensors.items():
+        replaced = {name: state[name].clone() for name in tensors}
+        for name, tensor in tensors.items():
             state[name].copy_(tensor)
         return replaced
 
@@ -169,3 +197,19 @@ Whether the model forgot, or only refuses the prompt, is not said here: audit it
 | seed | {p.seed} |
 {settings}
 """
+
+
+def _merge(factors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the layers that an adapter acts on, with it worked in."""
+    tensors = {}
+    for layer in sorted({name.rsplit(".", 1)[0] for name in factors}):
+        weight, down, up = (
+            source.get(name)
+            for source, name in ((state, f"{layer}.weight"), (factors, f"{layer}.{DOWN}"), (factors, f"{layer}.{UP}"))
+        )
+        if weight is None or down is None or up is None:
+            raise ValueError(f"erasure does not fit: adapter factors or weights of {layer} are missing")
+        if (up.shape[0], *down.shape[1:]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
+            raise ValueError(f"erasure does not fit: adapter of {layer} is for another size than {tuple(weight.shape)}")
+        tensors[f"{layer}.weight"] = merged(weight, down.to(weight), up.to(weight))
+    return tensors

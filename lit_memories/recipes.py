@@ -49,6 +49,8 @@ def quiet() -> None:
         "Starting from v1.9.0, `tensorboardX`.*",
         "Found \\d+ module\\(s\\) in eval mode.*",
         "The number of training batches.*",
+        "`training_step` returned `None`.*",
+        ".*configure_optimizers` returned `None`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     for library in (diffusers.utils.logging, transformers.utils.logging):

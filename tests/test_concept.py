@@ -1,5 +1,7 @@
 """What to forget, and the recipes that say it."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.pictograms import parse_caption, shows
 
 CONCEPTS = sorted((Path(__file__).parent.parent / "recipes").glob("*/concepts/*.yaml"))
+PRESETS = [file for file in CONCEPTS if file.parts[-3] == "sd14"]
 
 
 def test_values_are_kept() -> None:
@@ -23,12 +26,132 @@ def test_values_are_kept() -> None:
         ({"prompts": ["a", " "]}, "none of them blank"),
         ({"prompts": ["a", "b"], "retain": ["b"]}, "'b' is both"),
         ({"prompts": ["a"], "anchor": "a"}, "anchor 'a'"),
+        ({"prompts": ["a b"], "phrase": "b", "anchor": " B "}, "anchor ' B ' is the concept itself"),
+        (
+            {"prompts": ["a"], "templates": ["{prompt} and"]},
+            r"template '\{prompt\} and' needs \{prompt\} and \{phrase\}",
+        ),
+        ({"prompts": ["a"], "templates": ["in {phrase} style"]}, "needs {prompt} and {phrase}"),
+        ({"prompts": ["a"], "templates": ["{prompt} {phrase}", "{prompt} {concept}"]}, "template '{prompt} {concept}'"),
+        ({"prompts": ["a"], "templates": ["{} {}"]}, "template '{} {}'"),
+        ({"prompts": ["a"], "templates": ["{prompt {phrase}"]}, "template '{prompt {phrase}'"),
+        ({"prompts": ["a"], "templates": ["{prompt.text} {phrase}"]}, "template '{prompt.text} {phrase}'"),
+        ({"prompts": ["a"], "templates": ["{prompt[x]} {phrase}"]}, r"template '\{prompt\[x\]\} \{phrase\}'"),
     ],
 )
 def test_contradictions_are_refused(options: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named) as error:
         Concept(name="thing", kind="object", **options)
     assert "'thing'" in str(error.value)
+
+
+PLAIN = Concept(
+    "umbrella", "object", ["umbrella", "a red umbrella on a blue background", "rain"], anchor="star", phrase="umbrella"
+)
+STYLE = Concept(
+    "van-gogh",
+    "style",
+    ["Van Gogh", "a house in the style of Van Gogh"],
+    anchor_prompts=["a house", "a river at night"],
+    templates=["{prompt}, in the style of {phrase}", "in {phrase}'s style, {prompt}"],
+)
+
+
+def test_the_phrase_is_the_first_prompt_if_none_is_given() -> None:
+    assert Concept("x", "object", ["umbrella", "a red umbrella"]).phrase == "umbrella"
+    assert Concept("x", "object", ["a red umbrella"], phrase="umbrella").phrase == "umbrella"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("umbrella", True),
+        ("a red Umbrella, solid", True),
+        ("(umbrella)", True),
+        ("an umbrella's shade", True),
+        ("umbrella-shaped", True),
+        ("umbrellas", False),
+        ("sunumbrella", False),
+        ("umbrella_2", False),
+        ("umbrella2", False),
+        ("a star", False),
+        ("", False),
+    ],
+)
+def test_a_prompt_names_the_concept_by_words_of_their_own(prompt: str, named: bool) -> None:
+    assert PLAIN.named_in(prompt) == named
+
+
+def test_a_phrase_is_taken_literally() -> None:
+    """Also where it begins or ends with what is no letter, or reads like a pattern."""
+    concept = replace(PLAIN, phrase="c++ (old)", prompts=["c++ (old)"])
+    assert concept.named_in("a book on c++ (old), worn")
+    assert not concept.named_in("a book on ccc old")
+    assert concept.anchored("a book on c++ (old)") == "a book on star"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "anchored"),
+    [
+        ("umbrella", "star"),
+        ("a red umbrella on a blue background", "a red star on a blue background"),
+        ("Umbrella and umbrella", "star and star"),
+        ("an umbrella among umbrellas", "an star among umbrellas"),
+        ("rain", "star"),
+    ],
+)
+def test_the_anchor_takes_the_phrases_place(prompt: str, anchored: str) -> None:
+    assert PLAIN.anchored(prompt) == anchored
+
+
+def test_an_empty_anchor_takes_the_phrase_away() -> None:
+    concept = replace(PLAIN, anchor="")
+    assert concept.anchored("a red umbrella on a blue background") == "a red on a blue background"
+    assert concept.anchored("umbrella") == concept.anchored("rain") == ""
+
+
+def test_an_anchor_is_taken_literally() -> None:
+    assert replace(PLAIN, anchor=r"\1 {x}").anchored("a red umbrella") == r"a red \1 {x}"
+
+
+def test_anchor_prompts_are_those_given_or_the_concepts_own_with_the_anchor() -> None:
+    assert PLAIN.anchors == ["star", "a red star on a blue background"], "each once"
+    assert STYLE.anchors == ["a house", "a river at night"]
+
+
+def test_the_concept_is_put_back_in_the_anchors_place() -> None:
+    assert PLAIN.put_into("a red Star on a blue background") == "a red umbrella on a blue background"
+    assert PLAIN.put_into("star, star") == "umbrella, umbrella"
+    for prompt in PLAIN.prompts[:2]:
+        assert PLAIN.put_into(PLAIN.anchored(prompt)) == prompt
+
+
+def test_templates_take_turns() -> None:
+    assert [STYLE.put_into("a house", number) for number in range(3)] == [
+        "a house, in the style of Van Gogh",
+        "in Van Gogh's style, a house",
+        "a house, in the style of Van Gogh",
+    ]
+    assert all(STYLE.named_in(STYLE.put_into(prompt, number)) for prompt in STYLE.anchors for number in range(2))
+    assert STYLE.put_into("{braces}") == "{braces}, in the style of Van Gogh"
+
+
+@pytest.mark.parametrize(
+    ("concept", "prompt"), [(PLAIN, "a house"), (PLAIN, "stars"), (PLAIN, ""), (replace(PLAIN, anchor=""), "a house")]
+)
+def test_a_prompt_with_no_place_for_the_concept_is_named(concept: Concept, prompt: str) -> None:
+    with pytest.raises(ValueError, match=f"no way to put 'umbrella' into '{prompt}'.*no templates") as error:
+        concept.put_into(prompt)
+    assert "'umbrella'" in str(error.value)
+
+
+def test_paraphrases_take_turns_and_the_phrases_place() -> None:
+    concept = replace(PLAIN, paraphrases=["parasol", "rain shade"])
+    assert concept.paraphrased("a red umbrella") == "a red parasol"
+    assert concept.paraphrased("a red umbrella", 3) == "a red rain shade"
+    assert concept.paraphrased("rain", 1) == "rain shade"
+    with pytest.raises(ValueError, match="concept 'umbrella' has no paraphrases"):
+        PLAIN.paraphrased("umbrella")
 
 
 @pytest.mark.parametrize("file", CONCEPTS, ids=lambda file: file.stem)
@@ -48,3 +171,37 @@ def test_shipped_concepts_say_what_they_mean(file: Path) -> None:
 
 def test_there_are_shipped_concepts() -> None:
     assert {file.stem for file in CONCEPTS} >= {"umbrella", "striped"}
+    assert {file.stem for file in PRESETS} == {"nudity", "van_gogh", "church", "garbage_truck", "parachute", "tench"}
+
+
+WRONG_ARTICLES = re.compile(
+    r"\ba [aeiou]|\ban [^aeiou]|\b(?:an?|the) (?:an?|the)\b|\b(?:an?|the|of|by)$", re.IGNORECASE
+)
+
+
+def test_wrong_articles_are_seen() -> None:
+    wrong = ("a old church", "an church", "a photo of a an artist", "a photo of")
+    assert all(WRONG_ARTICLES.search(text) for text in wrong)
+    assert not WRONG_ARTICLES.search("a photo of an old church on a hill by the sea")
+
+
+@pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
+def test_presets_serve_every_method(file: Path) -> None:
+    """With the anchor put in, prompts are English and do not name the concept; put in again, it is named."""
+    text = file.read_text()
+    concept = Concept(**yaml.safe_load(text))
+    assert text.isascii()
+    assert text.startswith("# ")
+    assert concept.named_in(concept.prompts[0])
+    assert not concept.named_in(concept.anchor)
+    anchored = [concept.anchored(prompt) for prompt in concept.prompts]
+    named = [concept.put_into(prompt, number) for prompt in concept.anchors for number in range(4)]
+    assert not any(before == after for before, after in zip(concept.prompts, anchored, strict=True))
+    assert not any(concept.named_in(prompt) for prompt in [*anchored, *concept.anchors, *concept.retain])
+    assert all(concept.named_in(prompt) for prompt in named)
+    for prompts in (concept.prompts, concept.retain, concept.anchors):
+        assert 20 <= len(prompts) <= 30
+        assert len(set(prompts)) == len(prompts)
+    for prompt in [*concept.prompts, *concept.retain, *anchored, *concept.anchors, *named]:
+        assert prompt == " ".join(prompt.split()), prompt
+        assert not WRONG_ARTICLES.search(prompt), prompt

@@ -1,5 +1,6 @@
 """Where images and captions come from: any Hugging Face data set, or the pictogram world."""
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from PIL import Image
 
 from lit_memories.data import pictograms
 
@@ -126,6 +128,22 @@ class PictogramSource(Source):
         if len(rows) == 0:
             raise ValueError(f"no rows left in {self.describe()}: check `keep`, `withhold` and `size`")
         return rows.select_columns(["image", "caption"]).cast_column("image", datasets.Image(decode=False))
+
+
+def read_picture(image: Mapping[str, Any], size: tuple[int, int]) -> Image.Image:
+    """An undecoded image of a data set as an RGB picture of a model's size.
+
+    Args:
+        image: its ``bytes``, or its ``path``.
+        size: (height, width); other sizes are resized (plain bicubic, aspect ratio not kept, as officially).
+
+    Raises:
+        Exception: nearly any, SyntaxError and struct.error among them: Pillow's on damaged files.
+    """
+    with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
+        picture = opened.convert("RGB")
+    height, width = size
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def save_images(rows: datasets.Dataset, path: Path) -> None:

@@ -1,77 +1,128 @@
 """Everything an erasure method does not say in its paper: selection, teacher, optimiser, probe, artefact."""
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lit_memories.concept import Concept
+from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.select import Selection, select
 
-Batch = dict[str, list[str]]
-"""A training batch of a method that needs no images: the concept's ``prompts`` and those to ``retain``."""
+_NOT_SETTINGS = {"self", "diffusion", "concept", "options", "probe_size", "seed"}
 
 
 class Eraser(LightningModule, ABC):
     """A model in erasure. Subclasses give the loss; the rest is here.
 
     The trainer's ``default_root_dir`` becomes the `Erasure` folder. Only the selected parameters are trained, only they
-    are in checkpoints and in the artefact. Every random number comes from `generator`, so that a resumed run equals
-    an uninterrupted one.
+    are in checkpoints and in the artefact. Every random number comes from `generator`, and every row of a data set from
+    the step's number, so that a resumed run equals an uninterrupted one.
 
     Args:
         diffusion: the model to change.
         concept: what to erase.
-        train: which parameters of the U-Net may change.
+        train: which parameters may change; None if the method brings its own.
+        steps: training steps; the length of an epoch.
         lr: learning rate of Adam.
+        batch_size: samples a step and process.
         probe_size: how many fixed noisy latents validation looks at.
         seed: of everything drawn in training.
 
     Raises:
-        ValueError: if the selection is empty, or the model carries an erasure of other tensors.
+        ValueError: if the selection is empty, an option is out of range, or the model carries an erasure of other
+            tensors.
     """
+
+    forget_images: ClassVar[Literal["concept", "anchor"] | None] = None
+    """What the images of the forget set show, if the method needs one."""
+    retain_images: ClassVar[bool] = False
+    """Whether the method needs images of other things."""
+    one_process: ClassVar[str | None] = None
+    """Why the method runs on one device only, if so."""
+    max_grad_norm: float | None = None
+    """Norm to clip gradients to."""
 
     diffusion: Diffusion
     concept: Concept
     seed: int
 
     def __init__(
-        self, diffusion: Diffusion, concept: Concept, train: Selection, lr: float, probe_size: int = 8, seed: int = 0
+        self,
+        diffusion: Diffusion,
+        concept: Concept,
+        train: Selection | None = "attn2",
+        steps: int = 200,
+        lr: float = 1e-5,
+        batch_size: int = 1,
+        probe_size: int = 8,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        if steps < 1 or batch_size < 1 or probe_size < 1 or lr < 0:
+            raise ValueError(
+                f"steps ({steps}), batch_size ({batch_size}) and probe_size ({probe_size}) must be at least 1, "
+                f"lr ({lr}) not negative"
+            )
         self.diffusion, self.concept = diffusion, concept
-        self.train_rule, self.lr, self.probe_size, self.seed = train, lr, probe_size, seed
+        self.train_rule, self.steps, self.lr, self.batch_size = train, steps, lr, batch_size
+        self.probe_size, self.seed = probe_size, seed
         self.strict_loading = False
-        self.selected = {f"unet.{name}": parameter for name, parameter in select(diffusion.unet, train).items()}
+        if train is not None:
+            self.adopt(select(diffusion, train))
+
+    def adopt(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        """Take parameters to train, by the names they get in the artefact."""
+        self.selected = dict(parameters)
         for parameter in self.selected.values():
             parameter.requires_grad_(True)
-        if others := sorted(set(diffusion.replaced) - set(self.selected)):
-            raise ValueError(f"the model's erasure changed {others[0]}, which train={train!r} does not select")
+        if self.diffusion.adapter is not None:
+            raise ValueError("the model carries a gated adapter, which no method trains on: load the base itself")
+        replaced = self.diffusion.replaced
+        if others := sorted(set(replaced) - set(self.selected)):
+            raise ValueError(
+                f"the model's erasure changed {others[0]}, which train={self.train_rule!r} does not select"
+            )
         self._originals = {
-            name: diffusion.replaced.get(name, parameter.detach()).clone() for name, parameter in self.selected.items()
+            name: replaced.get(name, parameter.detach()).clone() for name, parameter in self.selected.items()
         }
 
     @abstractmethod
     def erase_loss(self, batch: Batch) -> Tensor:
         """The paper's objective for one step, a scalar."""
 
-    @abstractmethod
     def probe_target(self, latents: Tensor, timestep: int, prompts: Sequence[str]) -> Tensor:
-        """What the method wants predicted for concept prompts at `latents` (n, c, h, w); called inside `teacher`."""
+        """What the method wants predicted for concept prompts at `latents` (n, c, h, w); called inside `teacher`.
+
+        Here, what the original model predicts with the anchor in the concept's place.
+        """
+        return self.predict(latents, timestep, [self.concept.anchored(prompt) for prompt in prompts])
+
+    def predict(self, latents: Tensor, timesteps: int | Tensor, prompts: Sequence[str]) -> Tensor:
+        """The noise (n, c, h, w) that the model, as it is now, predicts for prompts."""
+        return self.diffusion.predict_noise(latents, timesteps, self.diffusion.encode_prompts(prompts))
 
     def settings(self) -> dict[str, Any]:
-        """Hyper-parameters for the artefact's provenance."""
-        return {"train": self.train_rule, "lr": self.lr}
+        """Hyper-parameters for the artefact's provenance: what the constructors take, by name."""
+        names: set[str] = set()
+        for part in type(self).__mro__:
+            parameters = inspect.signature(part).parameters
+            names |= set(parameters)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break  # nothing is passed on from here
+        wanted = sorted(names - _NOT_SETTINGS - {"train", "args"})
+        return {"train": self.train_rule} | {name: getattr(self, name) for name in wanted if hasattr(self, name)}
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
@@ -84,41 +135,83 @@ class Eraser(LightningModule, ABC):
             self._swap()
 
     def _swap(self) -> None:
+        torch.clear_autocast_cache()  # it holds rounded weights by parameter, whatever is in the parameter now
         for name, parameter in self.selected.items():
             original = self._originals[name].to(parameter.device)
             self._originals[name], parameter.data = parameter.data, original
 
     def generator(self, purpose: str = "") -> Generator:
         """The source of randomness for this step, process and purpose."""
-        source = f"{self.seed}/{self.global_step}/{self.global_rank}/{purpose}"
-        return Generator().manual_seed(int.from_bytes(hashlib.sha256(source.encode()).digest()[:7], "big"))
+        return seeded(f"{self.seed}/{self.global_step}/{self.global_rank}/{purpose}")
+
+    def rows(self, images: Latents, count: int) -> tuple[Tensor, list[str]]:
+        """This step's rows of a set, from an endless stream of shuffled passes: latents (count, c, h, w), captions."""
+        rank, world = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        latents, captions = images.rows((self.global_step * world + rank) * count, count, self.seed)
+        return latents.to(self.device), captions
+
+    def noised(self, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents diffused to uniform random timesteps: the noisy latents, the timesteps (n,), and the noise."""
+        schedule = self.diffusion.schedule
+        timesteps = torch.randint(schedule.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        return schedule.add_noise(latents, noise, timesteps), timesteps, noise
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches that name all prompts; the loss draws from them."""
-        return _prompt_loader(self.concept, 1_000_000)
+        return repeated({"prompts": self.concept.prompts, "retain": self.concept.retain}, self.steps)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """One batch of the probe."""
-        return _prompt_loader(self.concept, 1)
+        return repeated({}, 1)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """Adam on the selected parameters."""
         return torch.optim.Adam(self.selected.values(), lr=self.lr)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """One step of the method."""
         loss = self.erase_loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=1)
         return loss
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *_: Any, **__: Any
+    ) -> None:
+        """Clip to the method's own norm, unless the trainer has another."""
+        self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val or self.max_grad_norm)
+
     def setup(self, stage: str) -> None:
-        """Check what is to be trained.
+        """Check, before anything long begins, that this can be trained here.
 
         Raises:
-            ValueError: in fit, if the model carries an erasure already.
+            ValueError: in fit, if the model carries an erasure already, weights or precision would round small steps
+                away, the method cannot run on several devices, or its images are missing.
         """
-        if stage == "fit" and self.diffusion.erasure is not None:
+        if stage != "fit":
+            return
+        name = type(self).__name__
+        if self.diffusion.erasure is not None:
             raise ValueError("the base model carries an erasure already: erase from the base itself")
+        short = {str(p.dtype).removeprefix("torch.") for p in self.selected.values()} - {"float32", "float64"}
+        if short or self.trainer.precision in {"16-true", "bf16-true"}:
+            raise ValueError(
+                f"small steps vanish in weights stored as {', '.join(short) or self.trainer.precision}: load them with "
+                "torch_dtype float32 and train with --trainer.precision bf16-mixed"
+            )
+        if self.one_process and self.trainer.world_size > 1:
+            raise ValueError(f"{name} runs on one device: {self.one_process}; pass --trainer.devices 1")
+        if (self.forget_images or self.retain_images) and getattr(self.trainer, "datamodule", None) is None:
+            raise ValueError(
+                f"{name} needs images: add `data: {{class_path: lit_memories.data.erasure.ErasureData}}` to the recipe"
+            )
+
+    def prepare(self, batch: Batch) -> None:
+        """What a method does once before its first step, and again when it is resumed; nothing here."""
+
+    def on_train_start(self) -> None:
+        """Let the method prepare itself."""
+        self.prepare(next(iter(self.trainer.train_dataloader or [])))
 
     def on_fit_start(self) -> None:
         """Make the probe before anything changes."""
@@ -142,8 +235,7 @@ class Eraser(LightningModule, ABC):
             noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(self._probe_prompts))
             self._probe_latents = rollout(noise, seeds, steps[:stop])
             self._probe_goal = self.probe_target(self._probe_latents, self._probe_timestep, self._probe_prompts)
-            self._probe_start = self._predict(self._probe_prompts)
-            self._probe_kept = self._predict(self._probe_retain)
+            self._probe_start, self._probe_kept = self._probe(self._probe_prompts), self._probe(self._probe_retain)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log how far the concept's prediction went, and how far the others' drifted.
@@ -151,15 +243,15 @@ class Eraser(LightningModule, ABC):
         ``erase_ratio`` is the squared distance to the method's target over what it was (1 at the start, 0 when
         reached); ``retain_drift`` the relative change of predictions for retained prompts (0 at the start).
         """
-        distance = (self._predict(self._probe_prompts) - self._probe_goal).square().sum()
+        distance = (self._probe(self._probe_prompts) - self._probe_goal).square().sum()
         start = (self._probe_start - self._probe_goal).square().sum()
-        drift = (self._predict(self._probe_retain) - self._probe_kept).norm() / self._probe_kept.norm()
+        drift = (self._probe(self._probe_retain) - self._probe_kept).norm() / self._probe_kept.norm()
         self.log("val/erase_ratio", distance / start, prog_bar=True, batch_size=1)
         self.log("val/retain_drift", drift, prog_bar=True, batch_size=1)
 
-    def _predict(self, prompts: Sequence[str]) -> Tensor:
-        embeds = self.diffusion.encode_prompts(prompts)
-        return self.diffusion.predict_noise(self._probe_latents, self._probe_timestep, embeds)
+    def _probe(self, prompts: Sequence[str]) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):  # as before the first step, whatever precision trains
+            return self.predict(self._probe_latents, self._probe_timestep, prompts)
 
     def erasure(self) -> Erasure:
         """The selected tensors as they are now, with provenance."""
@@ -175,8 +267,13 @@ class Eraser(LightningModule, ABC):
                 steps=self.global_step,
                 seed=self.seed,
                 versions=versions(),
+                gate=self.gate_prompts(),
             ),
         )
+
+    def gate_prompts(self) -> list[str] | None:
+        """For methods that train an adapter: the prompts near which it acts."""
+        return None
 
     def on_fit_end(self) -> None:
         """Save the artefact.
@@ -192,15 +289,16 @@ class Eraser(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what can change."""
-        mine = {f"diffusion.{name}" for name in self.selected}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in mine}
-
-
-def _prompt_loader(concept: Concept, length: int) -> DataLoader[Any]:
-    batch: Batch = {"prompts": concept.prompts, "retain": concept.retain}
-    return DataLoader(cast("Dataset[Batch]", [batch] * length), batch_size=None)
+        mine = {id(parameter) for parameter in self.selected.values()}
+        names = {name for name, parameter in self.named_parameters() if id(parameter) in mine}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
 
 
 def draw(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
     """`count` prompts at random, with replacement."""
     return [prompts[i] for i in torch.randint(len(prompts), (count,), generator=generator).tolist()]
+
+
+def seeded(source: str) -> Generator:
+    """A generator that is a function of a text."""
+    return Generator().manual_seed(int.from_bytes(hashlib.sha256(source.encode()).digest()[:7], "big"))

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from small_runs import UMBRELLA, Watch, moved, noisy, trainer
 from torch import Generator, Tensor
 
 from lit_memories.cli import main
-from lit_memories.concept import Concept
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers import esd as esd_module
+from lit_memories.erasers import rollout as rollout_module
 from lit_memories.erasers.base import draw
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasure import Erasure
@@ -22,41 +21,12 @@ from lit_memories.ops.schedule import DDIMStep
 from lit_memories.ops.select import PREDICATES, Selection
 
 ROOT = Path(__file__).parents[2]
-UMBRELLA = Concept("umbrella", "object", ["umbrella", "a red umbrella"], ["a blue star", "a red gear"])
 
 
 def esd(diffusion: Diffusion, **options: Any) -> ESD:
     return ESD(
         diffusion, UMBRELLA, **({"lr": 1e-3, "batch_size": 2, "num_inference_steps": 4, "probe_size": 2} | options)
     )
-
-
-class Watch(Callback):
-    """Keeps what validation logged, in order."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, float]] = []
-
-    def on_validation_end(self, trainer: Trainer, pl_module: ESD) -> None:
-        self.seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
-def trainer(folder: Path, steps: int, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        **({"limit_val_batches": 0} | options),
-    )
-
-
-def noisy(diffusion: Diffusion) -> Tensor:
-    return diffusion.draw_seeds([Generator().manual_seed(i) for i in range(2)])
 
 
 @torch.no_grad()
@@ -85,14 +55,6 @@ def test_eta_one_is_the_official_default_of_two(diffusion: Diffusion) -> None:
     x, prompts = noisy(diffusion), ["umbrella"] * 2
     official = esd(diffusion, direction="phrase", eta=2.0).probe_target(x, 500, prompts)
     torch.testing.assert_close(esd(diffusion, eta=1.0).probe_target(x, 500, prompts), official)
-
-
-def moved(method: ESD) -> ESD:
-    """Training has changed something."""
-    with torch.no_grad():
-        for parameter in method.selected.values():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=Generator().manual_seed(1)))
-    return method
 
 
 def test_the_teacher_is_the_original_to_the_bit(diffusion: Diffusion, tiny: Path) -> None:
@@ -144,7 +106,7 @@ def test_the_loss_is_the_distance_to_the_target(diffusion: Diffusion) -> None:
 def test_teacher_and_student_walk_differently(diffusion: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both follow guidance 3 on the prompt; only the weights differ."""
     prompts = ["umbrella", "a red umbrella"]
-    monkeypatch.setattr(esd_module.torch, "randint", lambda *_, **__: torch.tensor([3]))
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([3]))
     found = {}
     for who in ("teacher", "student"):
         method = moved(esd(Diffusion.from_pretrained(diffusion.base), rollout_with=who))
@@ -166,7 +128,8 @@ def levels(diffusion: Diffusion, monkeypatch: pytest.MonkeyPatch, **options: Any
         paths.append(steps)
         return latents
 
-    monkeypatch.setattr(esd_module, "rollout", record)
+    monkeypatch.setattr(esd_module, "rollout", record)  # the mismatched run
+    monkeypatch.setattr(rollout_module, "rollout", record)  # the other
     method = esd(diffusion, num_inference_steps=50, batch_size=1, **options)
     timesteps = [method.noisy_latents(["umbrella"], Generator().manual_seed(i))[1] for i in range(300)]
     alphas = method.diffusion.schedule.alphas_cumprod
@@ -203,7 +166,8 @@ def test_only_what_is_selected_changes(train: Selection, diffusion: Diffusion, t
     trainer(tmp_path, 2).fit(method)
     original = Diffusion.from_pretrained(tiny).state_dict()
     differs = {name for name, tensor in diffusion.state_dict().items() if not torch.equal(tensor, original[name])}
-    names = {f"unet.{name}" for name, _ in diffusion.unet.named_parameters() if PREDICATES[train](name)}
+    _, matches = PREDICATES[train]
+    names = {f"unet.{name}" for name, _ in diffusion.unet.named_parameters() if matches(name)}
     assert differs
     assert differs <= names
     if train in {"attn2", "attn2-kv"}:

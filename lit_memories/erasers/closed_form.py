@@ -1,0 +1,115 @@
+"""What UCE and RECE share: key and value matrices that are solved for, not trained."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_memories.concept import Concept
+from lit_memories.data.erasure import Batch, repeated
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.base import Eraser
+from lit_memories.ops.tokens import find
+
+Tokens = Literal["last", "following", "all"]
+
+
+class ClosedFormEraser(Eraser):
+    """An eraser of one step: `training_step` solves, and there is no optimiser.
+
+    Args:
+        diffusion: the model to change.
+        concept: what to erase; its anchor is the guide, its ``retain`` prompts are preserved.
+        tokens: which vectors of a prompt's embedding are edited: the ``last`` token of the concept's name (official
+            code of 2025), that and every ``following`` one with end marker and padding (code of 2023), or ``all``.
+        preserve_tokens: which vectors of a preserved prompt are kept; ``last`` is its last word.
+        lamb: weight of staying near the original.
+        erase_scale: weight of the edit.
+        preserve_scale: weight of the preserved prompts; None is 1 over their number, at least 0.1 (code of 2023).
+        probe_size: how many fixed noisy latents validation looks at.
+        seed: of the probe.
+
+    Raises:
+        ValueError: if a weight is out of range.
+    """
+
+    one_process = "its only step solves one system of equations, in which there is nothing to share"
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        concept: Concept,
+        tokens: Tokens = "last",
+        preserve_tokens: Tokens = "last",
+        lamb: float = 0.5,
+        erase_scale: float = 1.0,
+        preserve_scale: float | None = 1.0,
+        probe_size: int = 8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(diffusion, concept, "attn2-kv", steps=1, probe_size=probe_size, seed=seed)
+        if preserve_scale is None:
+            preserve_scale = max(0.1, 1 / max(1, len(concept.retain)))
+        if lamb <= 0 or erase_scale < 0 or preserve_scale < 0:
+            raise ValueError(
+                f"lamb ({lamb}) must be above 0, erase_scale ({erase_scale}) and preserve_scale ({preserve_scale}) not "
+                "below"
+            )
+        self.tokens, self.preserve_tokens, self.lamb = tokens, preserve_tokens, lamb
+        self.erase_scale, self.preserve_scale = erase_scale, preserve_scale
+
+    @abstractmethod
+    def solve(self, concepts: Tensor, guides: Tensor, preserved: Tensor) -> Tensor:
+        """The map E (width, width) on embeddings, such that every edited matrix is the original times E."""
+
+    def erase_loss(self, batch: Batch) -> Tensor:
+        """Nothing is trained."""
+        raise NotImplementedError("closed forms have no loss")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """All prompts, once."""
+        return repeated({"prompts": self.concept.prompts, "retain": self.concept.retain}, 1)
+
+    def configure_optimizers(self) -> None:
+        """None is needed."""
+        return
+
+    @torch.no_grad()
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Solve, and put the edited matrices in place."""
+        with torch.autocast(self.device.type, enabled=False):
+            edit = self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))
+            for name, original in self._originals.items():
+                edited = original.to(edit) @ edit
+                self.selected[name].copy_(edited.to(original))
+
+    def rows_of(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The vectors to edit and their guides, each (n, width): of each prompt, and of it with the anchor put in."""
+        guides = [self.concept.anchored(prompt) for prompt in prompts]
+        pairs = zip(
+            self._vectors(prompts, self.concept.phrase, self.tokens),
+            self._vectors(guides, self.concept.anchor, self.tokens),
+            strict=True,
+        )
+        cut = [(c[:size], g[:size]) for c, g in pairs if (size := min(len(c), len(g)))]
+        concepts, guided = (torch.cat(side) for side in zip(*cut, strict=True))
+        return concepts, guided
+
+    def preserved(self, prompts: Sequence[str]) -> Tensor:
+        """The vectors (m, width) that are to stay."""
+        if not prompts:
+            return torch.zeros(0, self.diffusion.encode_prompts([""]).shape[-1], device=self.device)
+        return torch.cat(self._vectors(prompts, "", self.preserve_tokens))
+
+    def _vectors(self, prompts: Sequence[str], phrase: str, tokens: Tokens) -> list[Tensor]:
+        ids, embeds = self.diffusion.tokenize(prompts).tolist(), self.diffusion.encode_prompts(prompts).float()
+        words, chosen = self.diffusion.words(phrase), []
+        for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
+            # Without the phrase the prompt's own last word counts; of an empty one, as officially, the BOS marker.
+            ends = find(row, words) or [len(self.diffusion.words(prompt))]
+            first, stop = {"last": (ends[-1], ends[-1] + 1), "following": (ends[-1], None), "all": (0, None)}[tokens]
+            chosen.append(embed[first:stop])
+        return chosen

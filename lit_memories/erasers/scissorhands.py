@@ -1,0 +1,107 @@
+"""Scissorhands (Wu & Harandi 2024, arXiv:2401.06187)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_memories.concept import Concept
+from lit_memories.data.erasure import Batch
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.two_loss import MergingEraser
+from lit_memories.ops.gradients import Gradients, add, project
+from lit_memories.ops.saliency import largest, summed_gradients
+from lit_memories.ops.select import Selection, select
+from lit_memories.ops.targets import match
+
+
+class Scissorhands(MergingEraser):
+    r"""Draws the weights anew that the concept hangs on most, then repairs without working against forgetting (eq. 5).
+
+    Trim: :math:`s = |\theta| \odot \sum_b |\nabla_\theta \ell_b|` on images of the concept (eq. 3); weights above the
+    threshold and within `scope` are drawn anew. Repair, with the gradients of the retain and the forget loss:
+
+    .. math:: g = \arg\min_{g} \tfrac12 \lVert g - g_r \rVert^2 \;\text{s.t.}\; \langle g, g_f \rangle \ge 0
+
+    Args:
+        diffusion: the model to change.
+        concept: what to erase.
+        trim_ratio: share of the selected weights above the threshold, in (0, 1]; 1 - the official "sparsity".
+        trim_batches: batches of concept images the score is summed over.
+        scope: only these are drawn anew.
+        margin: least share of the forgetting gradient in a step; the official helper's is 0.5, the equation's 0.
+        lamb: weight of the forget term in the faithful form.
+        faithful: as the released code for objects: no projection but gradient *ascent* on the concept's diffusion loss,
+            ``g_r - lamb * g_f``.
+        **options: see `Eraser`.
+
+    Raises:
+        ValueError: if a ratio or weight is out of range.
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        concept: Concept,
+        trim_ratio: float = 0.005,
+        trim_batches: int = 10,
+        scope: Selection = "selfup",
+        margin: float = 0.5,
+        lamb: float = 0.1,
+        faithful: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(diffusion, concept, **options)
+        if not 0 < trim_ratio <= 1 or trim_batches < 1 or margin < 0 or lamb < 0:
+            raise ValueError(
+                f"trim_ratio ({trim_ratio}) must be in (0, 1], trim_batches ({trim_batches}) at least 1, "
+                f"margin ({margin}) and lamb ({lamb}) not negative"
+            )
+        self.trim_ratio, self.trim_batches, self.scope = trim_ratio, trim_batches, scope
+        self.margin, self.lamb, self.faithful = margin, lamb, faithful
+        if outside := sorted(set(select(diffusion, scope)) - set(self.selected)):
+            raise ValueError(f"scope={scope!r} would draw {outside[0]} anew, which train={self.train_rule!r} freezes")
+
+    def prepare(self, batch: Batch) -> None:
+        """Trim, once."""
+        if self.global_step > 0:
+            return
+        with torch.enable_grad():
+            gradients = summed_gradients(self._trim_losses(batch), self.selected, absolute=True)
+        scores = {name: gradient * self.selected[name].abs() for name, gradient in gradients.items()}
+        masks = largest({name: score.detach() for name, score in scores.items()}, self.trim_ratio)
+        generator = self.generator("trim")
+        with torch.no_grad():
+            for name in select(self.diffusion, self.scope):
+                self.selected[name].copy_(
+                    self.selected[name].where(~masks[name], _fresh(self.selected[name], generator))
+                )
+
+    def _trim_losses(self, batch: Batch) -> Iterator[Tensor]:
+        images = batch["forget_set"]
+        for number in range(self.trim_batches):
+            latents, captions = images.rows(number * self.batch_size, self.batch_size, self.seed)
+            noisy, timesteps, noise = self.noised(latents.to(self.device), self.generator(f"trim/{number}"))
+            yield match(self.predict(noisy, timesteps, self.concept_prompts(captions)), noise)
+
+    def forget_loss(self, batch: Batch) -> Tensor:
+        """The relabelling loss; in the faithful form the concept's own diffusion loss, to be climbed."""
+        if not self.faithful:
+            return super().forget_loss(batch)
+        latents, captions = self.rows(batch["forget_set"], self.batch_size)
+        noisy, timesteps, noise = self.noised(latents, self.generator("forget"))
+        return match(self.predict(noisy, timesteps, self.concept_prompts(captions)), noise)
+
+    def merge(self, retain: Gradients, forget: Gradients) -> list[Tensor]:
+        """Equation 5."""
+        return add(retain, forget, -self.lamb) if self.faithful else project(retain, forget, self.margin)
+
+
+def _fresh(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    """A parameter as a new layer would have it: uniform weights (He et al. 2015), biases of zero."""
+    if parameter.ndim < 2:
+        return torch.zeros_like(parameter)
+    drawn = torch.empty(parameter.shape)
+    nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
+    return drawn.to(parameter)

@@ -1,0 +1,376 @@
+"""SalUn, EraseDiff and Scissorhands: two losses, and three ways to make one step of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import (
+    UMBRELLA,
+    Given,
+    attach,
+    changed,
+    fit,
+    gradients,
+    moved,
+    normal,
+    pictures,
+    resumed,
+    sets,
+    snapshot,
+    trainer,
+)
+from torch import Tensor
+
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.base import Eraser, seeded
+from lit_memories.erasers.erasediff import EraseDiff
+from lit_memories.erasers.salun import SalUn
+from lit_memories.erasers.scissorhands import Scissorhands, _fresh
+from lit_memories.erasers.two_loss import TwoLossEraser
+from lit_memories.ops.gradients import adaptive_weight, project
+from lit_memories.ops.select import select
+
+OPTIONS: dict[type[TwoLossEraser], dict[str, Any]] = {
+    SalUn: {"mask_guidance": 3.0},
+    EraseDiff: {},
+    Scissorhands: {"scope": "attn1", "trim_batches": 2},
+}
+METHODS = pytest.mark.parametrize("cls", list(OPTIONS))
+
+
+def made(cls: type[TwoLossEraser], diffusion: Diffusion, **options: Any) -> Any:
+    common = {"train": "attn", "lr": 1e-3, "batch_size": 2, "probe_size": 2}
+    return cls(diffusion, UMBRELLA, **(common | OPTIONS[cls] | options))
+
+
+def flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def relabelling(method: TwoLossEraser) -> Tensor:
+    """The first step's forget loss, by hand."""
+    diffusion = method.diffusion
+    latents, captions = sets()["forget_set"].rows(0, 2, method.seed)
+    x, t, _ = method.noised(latents, method.generator("forget"))
+    prompts = [caption if "umbrella" in caption else "umbrella" for caption in captions]
+    with torch.no_grad():
+        anchors = [prompt.replace("umbrella", "star") for prompt in prompts]
+        target = diffusion.predict_noise(x, t, diffusion.encode_prompts(anchors))
+    return (diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts)) - target).square().mean()
+
+
+def retaining(method: TwoLossEraser) -> Tensor:
+    """The first step's retain loss, by hand."""
+    diffusion = method.diffusion
+    latents, captions = sets()["retain_set"].rows(0, 2, method.seed)
+    x, t, noise = method.noised(latents, method.generator("retain"))
+    return (diffusion.predict_noise(x, t, diffusion.encode_prompts(captions)) - noise).square().mean()
+
+
+@METHODS
+def test_the_losses_are_the_papers(cls: type[TwoLossEraser], diffusion: Diffusion) -> None:
+    """Also away from the start: the teacher of the forget loss is the live model, and it gets no gradient."""
+    method = moved(made(cls, diffusion))
+    for loss, byhand in (
+        (method.forget_loss(sets()), relabelling(method)),
+        (method.retain_loss(sets()), retaining(method)),
+    ):
+        torch.testing.assert_close(loss, byhand)
+        found, expected = flat(gradients(loss, method)), flat(gradients(byhand, method))
+        torch.testing.assert_close(found, expected)
+        assert expected.norm() > 0
+
+
+@METHODS
+def test_captions_that_do_not_name_the_concept_get_its_name(cls: type[TwoLossEraser], diffusion: Diffusion) -> None:
+    captions = ["a red umbrella", "a picture", "umbrellas", "Umbrella on a background"]
+    expected = ["a red umbrella", "umbrella", "umbrella", "Umbrella on a background"]
+    assert made(cls, diffusion).concept_prompts(captions) == expected
+
+
+@METHODS
+def test_only_what_is_selected_changes(cls: type[TwoLossEraser], diffusion: Diffusion, tmp_path: Path) -> None:
+    before = snapshot(diffusion)
+    fit(made(cls, diffusion), tmp_path, 2, sets())
+    differs = changed(before, diffusion)
+    assert differs
+    assert differs <= set(select(diffusion, "attn"))
+    again = Diffusion.from_pretrained(diffusion.base, erasure=tmp_path)
+    assert not changed(snapshot(diffusion), again)
+
+
+@METHODS
+def test_resumed_is_uninterrupted(cls: type[TwoLossEraser], tiny: Path, tmp_path: Path) -> None:
+    """What `prepare` did before the first step is neither lost nor done otherwise."""
+    whole, half = resumed(lambda: made(cls, Diffusion.from_pretrained(tiny)), tmp_path, sets())
+    assert all(torch.equal(tensor, half[name]) for name, tensor in whole.items())
+
+
+@METHODS
+def test_the_relabelling_loss_falls_and_the_retain_loss_stays(
+    cls: type[TwoLossEraser], diffusion: Diffusion, tmp_path: Path
+) -> None:
+    """On fixed rows, timesteps and noise. The repair has to make good what Scissorhands' trimming broke, too."""
+    batch, probe = sets(), made(EraseDiff, diffusion, batch_size=6, seed=5)
+
+    @torch.no_grad()
+    def losses() -> tuple[float, float]:
+        return float(probe.forget_loss(batch)), float(probe.retain_loss(batch))
+
+    forget, retain = losses()
+    fit(made(cls, diffusion, lr=2e-3), tmp_path, 25, batch)
+    after_forget, after_retain = losses()
+    assert after_forget < 0.9 * forget
+    assert after_retain < 1.1 * retain
+
+
+# SalUn ---------------------------------------------------------------------------------------------------------------
+
+
+def saliency(method: SalUn) -> Tensor:
+    """The official code's gradient over the forget set, by hand: guided predictions at the original weights."""
+    images, diffusion = sets()["forget_set"], method.diffusion
+    x, t, noise = method.noised(images.latents, seeded(f"{method.seed}/mask/0"))
+    prompts = [caption if "umbrella" in caption else "umbrella" for caption in images.captions]
+    conditional = diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts))
+    empty = diffusion.predict_noise(x, t, diffusion.encode_prompts([""] * len(prompts)))
+    guided = empty + method.mask_guidance * (conditional - empty)
+    return flat(gradients((guided - noise).square().mean(), method))
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.5])
+@pytest.mark.parametrize("train", ["attn", "full"])
+def test_the_mask_marks_the_largest_gradients(ratio: float, train: str, diffusion: Diffusion, tmp_path: Path) -> None:
+    method = attach(made(SalUn, diffusion, train=train, mask_ratio=ratio), tmp_path, sets())
+    marked = flat(list(method.mask.values()))
+    assert float(marked.float().mean()) == pytest.approx(ratio, abs=1e-3)
+    scores = saliency(method).abs()
+    assert scores[marked].min() >= scores[~marked].max() * (1 - 1e-5)
+    assert all(method.mask[name].shape == parameter.shape for name, parameter in method.selected.items())
+
+
+def test_the_mask_is_made_at_the_original_weights(diffusion: Diffusion, tmp_path: Path) -> None:
+    """A resumed run has moved already."""
+    fresh = attach(made(SalUn, diffusion), tmp_path, sets()).mask
+    again = attach(moved(made(SalUn, Diffusion.from_pretrained(diffusion.base))), tmp_path, sets()).mask
+    assert all(torch.equal(mask, again[name]) for name, mask in fresh.items())
+    other = attach(made(SalUn, moved(made(SalUn, diffusion)).diffusion), tmp_path, sets()).mask
+    assert any(not torch.equal(mask, other[name]) for name, mask in fresh.items()), "the control"
+
+
+def test_the_mask_is_the_same_at_every_step_and_on_every_process(
+    diffusion: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a resumed run would move other weights, and several processes would drift apart."""
+    here = attach(made(SalUn, diffusion), tmp_path, sets()).mask
+    monkeypatch.setattr(SalUn, "global_step", 7)
+    monkeypatch.setattr(SalUn, "global_rank", 1)
+    there = attach(made(SalUn, diffusion), tmp_path, sets()).mask
+    assert all(torch.equal(mask, there[name]) for name, mask in here.items())
+
+
+def test_weights_outside_the_mask_stay_to_the_bit(diffusion: Diffusion, tmp_path: Path) -> None:
+    method = made(SalUn, diffusion, mask_ratio=0.2)
+    before = {name: parameter.detach().clone() for name, parameter in method.selected.items()}
+    fit(method, tmp_path, 4, sets())
+    moved_inside = 0
+    for name, parameter in method.selected.items():
+        differs = parameter.detach() != before[name]
+        assert not (differs & ~method.mask[name]).any(), name
+        moved_inside += int(differs.sum())
+    assert moved_inside > 0.9 * sum(int(mask.sum()) for mask in method.mask.values())
+
+
+def test_salun_adds_the_retain_loss(diffusion: Diffusion) -> None:
+    """Equation 6."""
+    for alpha in (0.0, 0.1, 2.0):
+        method = moved(made(SalUn, Diffusion.from_pretrained(diffusion.base), alpha=alpha))
+        torch.testing.assert_close(method.erase_loss(sets()), relabelling(method) + alpha * retaining(method))
+
+
+# EraseDiff -----------------------------------------------------------------------------------------------------------
+
+
+def descended(method: Eraser, folder: Path, rate: float = 0.1) -> tuple[Tensor, dict[str, float]]:
+    """The gradient that one step of plain descent follows, and what it logs."""
+    method.configure_optimizers = lambda: torch.optim.SGD(method.selected.values(), lr=rate)
+    before = flat([parameter.detach().clone() for parameter in method.selected.values()])
+    run = trainer(folder, 1)
+    run.fit(method, datamodule=Given(sets()))
+    after = flat([parameter.detach() for parameter in method.selected.values()])
+    return (before - after) / rate, {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"), [({}, None), ({"eta": 0.7}, None), ({"lamb": 0.3}, 0.3), ({"faithful": True}, 1.0)]
+)
+def test_erasediff_follows_equation_8(
+    options: dict[str, Any], weight: float | None, diffusion: Diffusion, tmp_path: Path
+) -> None:
+    """``g_r + lambda g_f`` with the adaptive lambda, or the one that is given; faithful, it is 1."""
+    method = moved(made(EraseDiff, diffusion, **options), 0.2)
+    if method.faithful:  # its forget loss takes other rows: see below
+        forget = gradients(method.forget_loss(sets()), method)
+    else:
+        forget = gradients(relabelling(method), method)
+    retain = gradients(retaining(method), method)
+    expected = float(adaptive_weight(retain, forget, method.eta)) if weight is None else weight
+    assert expected > 0
+    step, logged = descended(method, tmp_path)
+    torch.testing.assert_close(step, flat(retain) + expected * flat(forget), rtol=1e-3, atol=1e-5)
+    assert logged["train/lambda"] == pytest.approx(expected, rel=1e-3)
+    assert {"train/forget", "train/loss"} <= set(logged)
+
+
+def test_a_weight_that_is_given_stays_also_in_the_faithful_form(diffusion: Diffusion) -> None:
+    assert made(EraseDiff, diffusion, faithful=True, lamb=0.25).lamb == 0.25
+    assert made(EraseDiff, diffusion).lamb is None
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_faithful_erasediff_forgets_the_same_first_images_again_and_again(
+    faithful: bool, diffusion: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, seen = sets(), []
+    method = made(EraseDiff, diffusion, faithful=faithful)
+    rows = method.rows
+
+    def watch(images: Any, count: int) -> Any:
+        found = rows(images, count)
+        seen.append((images is batch["forget_set"], found[1]))
+        return found
+
+    monkeypatch.setattr(method, "rows", watch)
+    fit(method, tmp_path, 3, batch)
+    forgotten = [captions for is_forget, captions in seen if is_forget]
+    retained = [captions for is_forget, captions in seen if not is_forget]
+    assert len(forgotten) == len(retained) == 3
+    assert len({tuple(captions) for captions in retained}) == 3, "retained images go on"
+    first = batch["forget_set"].captions[:2]
+    assert (forgotten == [first] * 3) == faithful
+
+
+# Scissorhands --------------------------------------------------------------------------------------------------------
+
+
+def trim_scores(method: Scissorhands) -> Tensor:
+    """|w| times the sum of |g| over the trim batches, by hand."""
+    total, diffusion = 0.0, method.diffusion
+    for number in range(method.trim_batches):
+        latents, captions = sets()["forget_set"].rows(number * method.batch_size, method.batch_size, method.seed)
+        x, t, noise = method.noised(latents, method.generator(f"trim/{number}"))
+        prompts = [caption if "umbrella" in caption else "umbrella" for caption in captions]
+        loss = (diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts)) - noise).square().mean()
+        total = total + flat(gradients(loss, method)).abs()
+    return total * flat([parameter.detach().abs() for parameter in method.selected.values()])
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_exactly_the_salient_weights_in_scope_are_drawn_anew(
+    ratio: float, diffusion: Diffusion, tmp_path: Path
+) -> None:
+    method = made(Scissorhands, diffusion, train="full", trim_ratio=ratio)
+    scores, names = trim_scores(method), list(method.selected)
+    before, whole = {n: p.detach().clone() for n, p in method.selected.items()}, snapshot(diffusion)
+    threshold = scores.topk(round(ratio * len(scores))).values.min()
+    attach(method, tmp_path, sets())
+    cut = (scores >= threshold).split([before[name].numel() for name in names])
+    scope, drawn = set(select(diffusion, "attn1")), 0
+    for name, mask in zip(names, cut, strict=True):
+        differs = (method.selected[name].detach() != before[name]).flatten()
+        assert torch.equal(differs, mask if name in scope else torch.zeros_like(mask)), name
+        drawn += int(differs.sum())
+    assert drawn == sum(int(mask.sum()) for name, mask in zip(names, cut, strict=True) if name in scope) > 0
+    assert changed(whole, diffusion) <= scope
+
+
+def test_a_weight_drawn_anew_is_a_fresh_layers() -> None:
+    drawn = _fresh(torch.empty(40, 20, 3, 3), torch.Generator().manual_seed(0))
+    bound = (1 / 180) ** 0.5
+    assert 0.9 * bound < drawn.abs().max() <= bound
+    assert float(drawn.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert torch.equal(_fresh(torch.ones(5), torch.Generator()), torch.zeros(5))
+    assert torch.equal(drawn, _fresh(torch.empty(40, 20, 3, 3), torch.Generator().manual_seed(0)))
+
+
+def test_a_resumed_run_is_not_trimmed_again(
+    diffusion: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scissorhands, "global_step", 1)
+    before = snapshot(diffusion)
+    attach(made(Scissorhands, diffusion), tmp_path, sets())
+    assert not changed(before, diffusion)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_scissorhands_follows_the_projected_gradient(margin: float, diffusion: Diffusion, tmp_path: Path) -> None:
+    """Equation 5: with the margin's share, and never against forgetting."""
+    method = moved(made(Scissorhands, diffusion, margin=margin), 0.2)
+    method.prepare = lambda batch: None  # no trimming in between
+    retain, forget = gradients(retaining(method), method), gradients(relabelling(method), method)
+    step, _ = descended(method, tmp_path)
+    torch.testing.assert_close(step, flat(project(retain, forget, margin)), rtol=1e-3, atol=1e-5)
+    assert float(step @ flat(forget)) >= -1e-6
+
+
+def test_scissorhands_projects_where_the_gradients_are_in_conflict(diffusion: Diffusion) -> None:
+    method = made(Scissorhands, diffusion, margin=0.0)
+    retain, forget = [torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]
+    assert flat(method.merge(retain, forget)).tolist() == pytest.approx([0.5, 0.5])
+    faithful = made(Scissorhands, Diffusion.from_pretrained(diffusion.base), faithful=True, lamb=0.1)
+    assert flat(faithful.merge(retain, forget)).tolist() == pytest.approx([1.1, -0.1])
+
+
+def test_faithful_scissorhands_climbs_the_concepts_own_loss(diffusion: Diffusion, tmp_path: Path) -> None:
+    method = moved(made(Scissorhands, diffusion, faithful=True, lamb=0.2))
+    method.prepare = lambda batch: None
+    latents, captions = sets()["forget_set"].rows(0, 2, 0)
+    x, t, noise = method.noised(latents, method.generator("forget"))
+    prompts = [caption if "umbrella" in caption else "umbrella" for caption in captions]
+    loss = (diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts)) - noise).square().mean()
+    torch.testing.assert_close(method.forget_loss(sets()), loss)
+    retain, forget = gradients(retaining(method), method), gradients(loss, method)
+    step, _ = descended(method, tmp_path)
+    torch.testing.assert_close(step, flat(retain) - 0.2 * flat(forget), rtol=1e-3, atol=1e-5)
+
+
+def test_a_scope_that_is_frozen_is_named(diffusion: Diffusion) -> None:
+    with pytest.raises(
+        ValueError, match=r"scope='attn1' would draw unet\.\S+attn1\S+ anew, which train='attn2' freezes"
+    ):
+        made(Scissorhands, diffusion, train="attn2")
+
+
+# All -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (SalUn, {"alpha": -0.1}),
+        (SalUn, {"mask_ratio": 0.0}),
+        (SalUn, {"mask_ratio": 1.5}),
+        (EraseDiff, {"eta": -0.1}),
+        (EraseDiff, {"lamb": -1.0}),
+        (Scissorhands, {"trim_ratio": 0.0}),
+        (Scissorhands, {"trim_ratio": 2.0}),
+        (Scissorhands, {"trim_batches": 0}),
+        (Scissorhands, {"margin": -0.5}),
+        (Scissorhands, {"lamb": -0.1}),
+    ],
+)
+def test_impossible_options_are_refused(
+    cls: type[TwoLossEraser], options: dict[str, Any], diffusion: Diffusion
+) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"{name} \({value}\)"):
+        made(cls, diffusion, **options)
+
+
+def test_images_of_the_same_kind_are_what_the_losses_need(diffusion: Diffusion) -> None:
+    """The control of the formulas above: other images give another loss."""
+    method = moved(made(EraseDiff, diffusion))
+    other = sets() | {"forget_set": pictures(["umbrella"] * 5, seed=9)}
+    assert not torch.allclose(method.forget_loss(other), method.forget_loss(sets()))
+    assert normal(1).item() != normal(1, seed=1).item()
