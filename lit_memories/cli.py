@@ -11,6 +11,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
     "quickstart": ("lit_memories.quickstart", "erase a pictogram concept and audit four models, in minutes"),
     "export": ("lit_memories.export", "write a base model with an erasure as a full diffusers pipeline"),
+    "convert": ("lit_memories.convert", "make an erasure of weights that another tool erased: ESD, UCE, AC, SPM …"),
     "draw": ("lit_memories.data.export", "write pictures of the pictogram world as parquet or an image folder"),
     "measure": ("lit_memories.training.measure", "measure a pictogram model's quality on held-out prompts and images"),
 }

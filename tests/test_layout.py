@@ -19,7 +19,7 @@ LEVELS = (
     {"diffusion", "erasure"},
     {"inverters", "metrics", "data", "classifier"},
     {"audit", "erasers", "training", "report"},
-    {"export", "recipes"},
+    {"convert", "export", "recipes"},
     {"quickstart"},
     {"cli", "__main__", "__init__"},
 )
