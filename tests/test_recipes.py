@@ -1,5 +1,7 @@
 """Every recipe parses, and says in full what it would run with."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict"}
 RECIPES = [
     file for file in sorted((ROOT / "recipes").glob("*/*/*.yaml")) if "model" in yaml.safe_load(file.read_text())
 ]
+
+
+SD14 = [file for file in RECIPES if file.parts[-3:-1] == ("sd14", "erase")]
+OPTIONS = re.compile(r"# (?P<label>[^:]+): (?P<options>--[^(]+)(?: \((?P<origin>.+)\))?")
+"""A comment that says what to pass for another kind of concept, or for another form of the method, and whence it is."""
 
 
 def configuration(file: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
@@ -74,3 +81,32 @@ def test_options_reach_into_a_recipe(capsys: pytest.CaptureFixture[str]) -> None
     assert data["concept_images"]["init_args"]["limit"] == 5
     assert data["concept_images"]["init_args"]["keep"] == {"object": "umbrella"}
     assert data["reference_images"]["init_args"]["path"] == "some/folder"
+
+
+@pytest.mark.parametrize("file", SD14, ids=lambda file: file.stem)
+def test_options_in_comments_are_understood(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are some for every kind of concept, each says where it is from, and each arrives."""
+    monkeypatch.chdir(ROOT)
+    plain = configuration(file, capsys)["model"]["init_args"]
+    kinds = {plain["concept"]["kind"]}
+    comments = [line for line in file.read_text().splitlines()[1:] if line.startswith("#") and "--" in line]
+    for comment in comments:
+        found = OPTIONS.fullmatch(comment)
+        assert found, comment
+        assert found["origin"], comment
+        changed = configuration(file, capsys, *shlex.split(found["options"]))["model"]["init_args"]
+        if found["label"] in {"object", "style", "nudity"}:
+            assert changed["concept"]["kind"] == found["label"]
+            kinds.add(found["label"])
+        assert changed != plain, comment
+    assert kinds == {"object", "style", "nudity"}
+
+
+@pytest.mark.parametrize("file", SD14, ids=lambda file: file.stem)
+def test_every_number_has_an_origin(file: Path) -> None:
+    """A value of a recipe for Stable Diffusion says in a comment which script, configuration or paper it is from."""
+    for line in file.read_text().splitlines():
+        if re.match(r"    \w+: ", line) and "diffusion:" not in line and "concept:" not in line:
+            assert re.search(r" # .*(paper|README|config|prompt|ours|\.py|\.sh|\.yaml|code|projection)", line), line

@@ -211,7 +211,8 @@ class Eraser(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Let the method prepare itself."""
-        self.prepare(next(iter(self.trainer.train_dataloader or [])))
+        with self.trainer.precision_plugin.forward_context():  # as in the steps, or targets would differ by rounding
+            self.prepare(next(iter(self.trainer.train_dataloader or [])))
 
     def on_fit_start(self) -> None:
         """Make the probe before anything changes."""

@@ -30,8 +30,8 @@ class SalUn(TwoLossEraser):
         concept: what to erase.
         alpha: weight of the retain loss.
         mask_ratio: share of the selected weights that may move, in (0, 1]; the paper's threshold is the median.
-        mask_guidance: guidance scale of the predictions that the mask is made of, as in the official code; 1 is the
-            paper's plain loss.
+        mask_guidance: guidance scale of the predictions that the mask is made of, as in the official code
+            (8.5 c - 7.5 empty); 1 is the paper's plain loss.
         **options: see `Eraser`.
 
     Raises:
@@ -44,7 +44,7 @@ class SalUn(TwoLossEraser):
         concept: Concept,
         alpha: float = 0.1,
         mask_ratio: float = 0.5,
-        mask_guidance: float = 7.5,
+        mask_guidance: float = 8.5,
         **options: Any,
     ) -> None:
         super().__init__(diffusion, concept, **options)

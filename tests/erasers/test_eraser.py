@@ -116,9 +116,6 @@ def test_a_run_of_an_impossible_length_is_refused_at_once(cls: type[Eraser], cou
         cls(diffusion, UMBRELLA, num_inference_steps=count)
 
 
-# Rows and randomness -------------------------------------------------------------------------------------------------
-
-
 def stream(images: Latents, start: int, count: int, seed: int = 0) -> list[str]:
     latents, captions = images.rows(start, count, seed)
     numbers = [images.captions.index(caption) for caption in captions]
@@ -209,9 +206,6 @@ def test_noised_latents_are_the_schedules(diffusion: Diffusion) -> None:
     assert torch.equal(method.noised(latents, Generator().manual_seed(0))[0], x)
 
 
-# Steps and preparation -----------------------------------------------------------------------------------------------
-
-
 class Noted(ESD):
     """Writes down when it is prepared and steps."""
 
@@ -271,9 +265,6 @@ def test_without_a_norm_gradients_are_not_clipped(tiny: Path, tmp_path: Path) ->
     assert step("loose", gradient_clip_val=free * 10) == pytest.approx(free, rel=1e-5)
 
 
-# Refused before long work --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_short_precision_is_refused(precision: str, diffusion: Diffusion, tmp_path: Path) -> None:
     method = ESD(diffusion, UMBRELLA)
@@ -294,9 +285,6 @@ def test_short_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
     method = ESD(Diffusion(str(tiny), torch_dtype="bfloat16"), UMBRELLA)
     with pytest.raises(ValueError, match="small steps vanish in weights stored as bfloat16"):
         trainer(tmp_path, 1).fit(method)
-
-
-# Latents on the way --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
@@ -354,9 +342,6 @@ def test_the_common_target_is_the_anchors_prediction(diffusion: Diffusion) -> No
     found = method.probe_target(x, 500, ["umbrella", "a red umbrella", "a red gear"])
     expected = diffusion.predict_noise(x, 500, diffusion.encode_prompts(["star", "a red star", "star"]))
     assert torch.equal(found, expected)
-
-
-# Cost ----------------------------------------------------------------------------------------------------------------
 
 
 class Count(Callback):
