@@ -47,6 +47,11 @@ class Record:
         shows_concept: whether the judge sees the concept in the regenerated or sampled image (0 or 1).
         correct: which factors of the prompt the judge sees in it.
         flag: why the sample must not be counted, or None.
+        conditioning: under what an image was inverted, if not under its own prompt at the audit's guidance.
+        typicality: value and p-value of each test of the seed against the prior, and of all together (``combined``).
+        log_likelihood: log p(latents | prompt) by the probability flow, in nats.
+        bits_per_dim: minus the same in bits an element.
+        reach: angle in degrees from the seed towards noise at which half of the walks no longer show the concept.
     """
 
     key: str
@@ -65,6 +70,11 @@ class Record:
     shows_concept: float | None = None
     correct: dict[str, bool] | None = None
     flag: str | None = None
+    conditioning: str | None = None
+    typicality: dict[str, list[float | None]] | None = None
+    log_likelihood: float | None = None
+    bits_per_dim: float | None = None
+    reach: float | None = None
 
     def to_json(self) -> str:
         """One line of JSON, keys in order, None left out."""
@@ -129,8 +139,8 @@ class RunInfo:
     schema: int = SCHEMA_VERSION
 
     def comparable(self) -> dict[str, Any]:
-        """What runs must share for their records to stand in one folder; more images of a source may be added."""
-        sources = {name: entry["source"] for name, entry in self.data.items()}
+        """What runs must share for their records to stand in one folder; images and conditionings may be added."""
+        sources = {name: entry["source"] for name, entry in self.data.items() if name != "conditioned"}
         return {name: getattr(self, name) for name in ("role", "concept", "settings", "model")} | {"data": sources}
 
     def save(self, folder: Path) -> None:
@@ -170,9 +180,15 @@ class Run:
     info: RunInfo
     records: tuple[Record, ...]
 
-    def of(self, name: SetName) -> list[Record]:
-        """The records of one set that may be counted (none flagged)."""
-        return [record for record in self.records if record.set == name and record.flag is None]
+    def of(self, name: SetName, conditioning: str | None = None) -> list[Record]:
+        """The records of one set, under one conditioning, that may be counted (none flagged)."""
+        wanted = (name, conditioning, None)
+        return [record for record in self.records if (record.set, record.conditioning, record.flag) == wanted]
+
+    @property
+    def conditionings(self) -> list[str]:
+        """Under what images were inverted besides their own prompts."""
+        return sorted({record.conditioning for record in self.records if record.conditioning is not None})
 
     def image(self, name: SetName, index: int, kind: str) -> Path:
         """Where the picture of a sample is, if it was kept; `kind` is original, round_trip, regenerated or sample."""

@@ -1,58 +1,50 @@
 """The concept-level audit: which seeds do the concept's images have in this model, and how likely are they?"""
 
-import hashlib
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
+from lit_memories.audit.base import Audit, sound_psnr
 from lit_memories.audit.collection import AuditMetrics, from_records
-from lit_memories.audit.writer import RecordWriter, explained, merge
-from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
 from lit_memories.data.audit import Sample
-from lit_memories.diffusion import Diffusion, fingerprint
-from lit_memories.erasure import versions
+from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_pil
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
-from lit_memories.metrics.functional import gaussian_nll, psnr
-from lit_memories.ops.blocks import in_blocks
-from lit_memories.ops.rollout import rollout
-from lit_memories.records import RUN_FILE, Record, Role, RunInfo, differences, finite, image_path, read_records
+from lit_memories.metrics.functional import gaussian_nll
+from lit_memories.metrics.typicality import combined_p_value, typicality
+from lit_memories.ops.likelihood import ladder, log_likelihood
+from lit_memories.ops.sphere import crossing, rotate
+from lit_memories.records import Record, finite, image_path
 
 DIVERGED = 0.1
 """Relative residual above which an inversion is not counted: its seed does not belong to its image."""
+ANGLES = tuple(range(0, 91, 15))
+"""Degrees at which reach looks at the way from a seed to noise."""
 
 
-class ConceptAudit(LightningModule):
+class ConceptAudit(Audit):
     """Inverts images of a concept and of other things, and records what it finds, a sample at a time.
-
-    Nothing is trained and nothing is logged: `predict_step` returns and writes `Record`s, from which the report is
-    computed. The run folder is the trainer's ``default_root_dir``.
 
     Args:
         diffusion: the model under audit.
         inverter: how seeds are found.
         concept: what the model should have forgotten.
-        judge: classifier that says whether a picture shows the concept; None leaves the prompted rate out.
-        name: what tables call the run; the run folder's name if None.
-        role: what the model is in a comparison; if None, ``erased`` with an erasure, ``random`` with random weights,
-            else ``vanilla``. Only a ``control`` has to be named.
-        num_inference_steps: DDIM steps, both ways.
-        guidance_scale: of inversion and regeneration; 1 as in the paper.
         sample_guidance_scale: of the prompted samples.
-        block_size: rows of every network call. It is part of the settings, as rounding depends on it; the batch size,
-            best a multiple of it, is not.
-        keep_images: how many samples of each set leave pictures for the report.
-        seed: of known seeds and prompted samples.
+        likelihood_probes: random probes for log p(latents | prompt) of every image, under its own prompt at guidance 1;
+            0 leaves it out. Costs as many vector-Jacobian products a step.
+        reach_directions: random directions in which to walk from the seed of every concept image until the judge no
+            longer sees the concept; 0 leaves it out. Costs a DDIM run an angle (15 degrees) and direction.
+        **options: see `Audit`.
 
     Raises:
-        ValueError: if `block_size` is below 1.
+        ValueError: if a number is negative, or reach is asked for without a judge.
     """
 
     def __init__(
@@ -60,194 +52,130 @@ class ConceptAudit(LightningModule):
         diffusion: Diffusion,
         inverter: Inverter,
         concept: Concept,
-        judge: PictogramJudge | None = None,
-        name: str | None = None,
-        role: Role | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 1.0,
         sample_guidance_scale: float = 7.5,
-        block_size: int = 8,
-        keep_images: int = 8,
-        seed: int = 0,
+        likelihood_probes: int = 0,
+        reach_directions: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {block_size}")
-        self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
-        self.name, self.role = name, role or _role(diffusion)
-        self.guidance_scale, self.sample_guidance_scale = guidance_scale, sample_guidance_scale
-        self.block_size, self.keep_images, self.seed = block_size, keep_images, seed
-        self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
+        super().__init__(diffusion, inverter, concept, **options)
+        if likelihood_probes < 0 or reach_directions < 0:
+            raise ValueError(
+                f"likelihood_probes ({likelihood_probes}) and reach_directions ({reach_directions}) cannot be negative"
+            )
+        if reach_directions and self.judge is None:
+            raise ValueError("reach_directions needs a judge that sees the concept: add one to the recipe")
+        self.sample_guidance_scale = sample_guidance_scale
+        self.likelihood_probes, self.reach_directions = likelihood_probes, reach_directions
         self.metrics = AuditMetrics(self.dimension)
-        self._embeds: dict[str, Tensor] = {}
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width the model works at."""
-        return self.diffusion.image_size
-
-    @property
-    def dimension(self) -> int:
-        """Number of elements of a seed."""
-        channels, height, width = self.diffusion.latent_shape
-        return channels * height * width
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.trainer.default_root_dir)
 
     def settings(self) -> dict[str, Any]:
         """Everything a record depends on besides the sample and the model."""
-        schedule = self.diffusion.schedule
-        return {
-            "audit": type(self).__name__,
-            "inverter": self.inverter.settings(),
-            "num_inference_steps": len(self.steps),
-            "timestep_spacing": schedule.timestep_spacing,
-            "first_timestep": self.steps[0].timestep,
-            "prediction_type": schedule.prediction_type,
-            "guidance_scale": self.guidance_scale,
-            "sample_guidance_scale": self.sample_guidance_scale,
-            "image_size": list(self.image_size),
-            "vae": fingerprint(self.diffusion.vae),
-            "judge": None if self.judge is None else fingerprint(self.judge),
-            "block_size": self.block_size,
-            "precision": str(self.trainer.precision),
-            "seed": self.seed,
-        }
-
-    def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
-        """Check that the run folder is new or of this very audit, and read what it holds.
-
-        Args:
-            data: what the data module says of its sets, for ``run.json``.
-            expected: how many records the finished run will have.
-
-        Returns:
-            The records already there, by key.
-
-        Raises:
-            ValueError: if the folder holds records of another audit; names what differs.
-            OSError: if it cannot be written.
-        """
-        self.info = self._describe(data)
-        if (self.folder / RUN_FILE).is_file():
-            there = RunInfo.load(self.folder)
-            if lines := differences(there.comparable(), self.info.comparable()):
-                raise ValueError(
-                    f"{self.folder} holds records of another audit ({'; '.join(lines[:3])}): "
-                    "choose another folder with --trainer.default_root_dir"
-                )
-        recorded = {record.key: record for record in read_records(self.folder)}
-        self.recorded, self.expected = recorded, expected
-        return recorded
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run folder was completed by an earlier run."""
-        return (self.folder / RUN_FILE).is_file() and RunInfo.load(self.folder).complete
-
-    def _describe(self, data: dict[str, Any]) -> RunInfo:
-        settings = json.loads(json.dumps(self.settings()))
-        diffusion = self.diffusion
-        return RunInfo(
-            name=self.name or self.folder.name,
-            role=self.role,
-            concept=self.concept.name,
-            settings=settings,
-            settings_hash=_hash(json.dumps(settings, sort_keys=True)),
-            model={
-                "base": diffusion.base,
-                "revision": diffusion.revision,
-                "base_fingerprint": diffusion.fingerprint,
-                "fingerprint": fingerprint(diffusion.unet, diffusion.text_encoder),
-                "erasure": None if diffusion.erasure is None else diffusion.erasure.provenance.to_dict(),
-            },
-            dimension=self.dimension,
-            data=data,
-            versions=versions(),
-            precision=str(self.trainer.precision),
-        )
-
-    def key(self, content: str) -> str:
-        """The key of a sample's record: the same for every model, another for other settings."""
-        return _hash(content + self.info.settings_hash)
+        asked = {"likelihood_probes": self.likelihood_probes, "reach_directions": self.reach_directions}
+        settings = super().settings() | {"sample_guidance_scale": self.sample_guidance_scale}
+        return settings | {name: value for name, value in asked.items() if value}
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing, and count what is recorded already."""
-        self.writer = RecordWriter(self.folder, self.trainer.global_rank)
+        super().on_predict_start()
         if self.trainer.is_global_zero:
-            with explained(self.folder):
-                self.info.save(self.folder)
             self.metrics.update(list(self.recorded.values()))
 
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Record]:
         """Audit a batch and put it on disk."""
-        images = [sample for sample in batch if sample.image is not None]
-        known = [sample for sample in batch if sample.set == "known"]
-        sampled = [sample for sample in batch if sample.set in {"prompted", "retained"}]
         self._seeds: dict[str, Tensor] = {}
         self._pictures: dict[Path, Image.Image] = {}
-        records = [
-            *(self._audit_images(images) if images else []),
-            *(self._audit_known(known) if known else []),
-            *(self._audit_samples(sampled) if sampled else []),
-        ]
+        records = [record for samples in _alike(batch) for record in self._audit(samples)]
         self.writer.write(records, self._seeds, self._pictures)
         self.metrics.update([record for record in records if record.key not in self.recorded])
         return records
 
-    def on_predict_epoch_end(self) -> None:
-        """Merge what the processes wrote, and check the carried metrics against the records."""
-        self.trainer.strategy.barrier("audit: all records written")
+    def summary(self, records: Sequence[Record]) -> dict[str, float]:
+        """The carried metrics, checked against those that the records give."""
+        counted = {record.set for record in records if record.flag is None and record.conditioning is None}
+        if not {"concept", "reference"} <= counted:
+            return {}
+        carried = self.metrics.compute()
         if self.trainer.is_global_zero:
-            with explained(self.folder):
-                merge(self.folder)
-        self.trainer.strategy.barrier("audit: merged")
-        records = read_records(self.folder)
-        counted = {record.set for record in records if record.flag is None}
-        carried = self.metrics.compute() if {"concept", "reference"} <= counted else {}
-        if self.trainer.is_global_zero:
-            _check(carried, from_records(records, self.dimension) if carried else {})
-            complete = len(records) == self.expected
-            with explained(self.folder):
-                RunInfo(**{**vars(self.info), "metrics": carried, "complete": complete}).save(self.folder)
+            _check(carried, from_records(records, self.dimension))
+        return carried
+
+    def _audit(self, samples: Sequence[Sample]) -> list[Record]:
+        if samples[0].image is not None:
+            return self._audit_images(samples)
+        return self._audit_known(samples) if samples[0].set == "known" else self._audit_samples(samples)
 
     def _audit_images(self, samples: Sequence[Sample]) -> list[Record]:
         originals = torch.stack([sample.image for sample in samples if sample.image is not None]).to(self.device)
-        latents = in_blocks(self.diffusion.encode_images, 1, originals)
-        round_trips = self._decode(latents)
-        inversion, restored = self._invert(samples, latents)
-        regenerated = self._decode(restored)
+        latents = self.encode(originals)
+        round_trips = self.decode(latents)
+        inversion, restored = self.invert(_prompts(samples), latents, self._guidance(samples))
+        regenerated = self.decode(restored)
         numbers = {
             "nll": gaussian_nll(inversion.seeds),
-            "psnr": _psnr(regenerated, originals),
-            "psnr_ceiling": _psnr(round_trips, originals),
-            "psnr_round_trip": _psnr(regenerated, round_trips),
+            "psnr": sound_psnr(regenerated, originals),
+            "psnr_ceiling": sound_psnr(round_trips, originals),
+            "psnr_round_trip": sound_psnr(regenerated, round_trips),
         }
-        for kind, images in {"original": originals, "round_trip": round_trips, "regenerated": regenerated}.items():
-            self._keep(samples, kind, images)
-        return self._records(samples, numbers, inversion, self._judge(samples, regenerated))
+        verdicts = self.judged(samples, regenerated)
+        if samples[0].conditioning is None:
+            for kind, images in {"original": originals, "round_trip": round_trips, "regenerated": regenerated}.items():
+                self._keep(samples, kind, images)
+            if self.likelihood_probes:
+                numbers |= self._likelihood(samples, latents)
+            if self.reach_directions and samples[0].set == "concept":
+                numbers["reach"] = self._reach(samples, inversion.seeds)
+        return self._records(samples, numbers, inversion, verdicts)
 
     def _audit_known(self, samples: Sequence[Sample]) -> list[Record]:
-        seeds = self._draw(samples)
-        latents = rollout(self._noise_fn(samples, self.guidance_scale), seeds, self.steps)
-        inversion, restored = self._invert(samples, latents)
+        seeds = self.diffusion.draw_seeds(self.generators(samples))
+        prompts, guidance_scale = _prompts(samples), self._guidance(samples)
+        latents = self.sample(prompts, seeds, guidance_scale)
+        inversion, restored = self.invert(prompts, latents, guidance_scale)
         nll = gaussian_nll(inversion.seeds)
         numbers = {
             "nll": nll,
-            "psnr_round_trip": _psnr(self._decode(restored), self._decode(latents)),
+            "psnr_round_trip": sound_psnr(self.decode(restored), self.decode(latents)),
             "seed_error": relative_norm(inversion.seeds - seeds, seeds),
             "nll_bias": nll - gaussian_nll(seeds),
         }
         return self._records(samples, numbers, inversion, [{}] * len(samples))
 
     def _audit_samples(self, samples: Sequence[Sample]) -> list[Record]:
-        latents = rollout(self._noise_fn(samples, self.sample_guidance_scale), self._draw(samples), self.steps)
-        images = self._decode(latents)
+        seeds = self.diffusion.draw_seeds(self.generators(samples))
+        latents = self.sample(_prompts(samples), seeds, self.sample_guidance_scale)
+        images = self.decode(latents)
         self._keep(samples, "sample", images)
-        return self._records(samples, {}, None, self._judge(samples, images), latents.flatten(1).isfinite().all(1))
+        return self._records(samples, {}, None, self.judged(samples, images), latents.flatten(1).isfinite().all(1))
+
+    def _likelihood(self, samples: Sequence[Sample], latents: Tensor) -> dict[str, Tensor]:
+        """How likely latents are under their prompts; models share the probes, which makes differences more exact."""
+        embeds = self.embed(_prompts(samples))
+
+        def predict_noise(x: Tensor, timestep: int, rows: Tensor) -> Tensor:
+            return self._blockwise(x, timestep, embeds[rows], 1.0)
+
+        levels = ladder(self.diffusion.schedule, len(self.steps))
+        with torch.inference_mode(False):
+            embeds = embeds.clone()  # one made in inference mode cannot take part in gradients
+            found = log_likelihood(
+                predict_noise, latents.clone(), levels, self.generators(samples, "/probes"), self.likelihood_probes
+            )
+        return {"log_likelihood": found.log_likelihood, "bits_per_dim": found.bits_per_dim}
+
+    def _reach(self, samples: Sequence[Sample], seeds: Tensor) -> Tensor:
+        """Degrees from each seed towards noise at which half of the walks no longer show the concept."""
+        angles, seen = torch.tensor(ANGLES, dtype=torch.float64), []
+        generators = self.generators(samples, "/reach")
+        for _ in range(self.reach_directions):
+            directions = self.diffusion.draw_seeds(generators)
+            # A seed that is not finite has no great circle; its record is flagged, and any other serves in its place.
+            sound = seeds.flatten(1).isfinite().all(1)[:, None, None, None]
+            walks = rotate(torch.where(sound, seeds, directions.roll(1, -1)), directions, angles * math.pi / 180)
+            many = [sample for sample in samples for _ in ANGLES]
+            images = self.decode(self.sample(_prompts(many), walks.flatten(0, 1), self._guidance(samples)))
+            shown = [verdict["shows_concept"] for verdict in self.judged(many, images)]
+            seen.append(torch.tensor(shown, dtype=torch.float64).view(len(samples), len(ANGLES)))
+        return crossing(angles, torch.stack(seen).mean(0)).angle
 
     def _records(
         self,
@@ -262,61 +190,22 @@ class ConceptAudit(LightningModule):
             values: dict[str, Any] = {name: finite(float(column[row])) for name, column in numbers.items()}
             flag = "not finite" if None in values.values() or (sound is not None and not sound[row]) else None
             values |= verdict
-            key = self.key(f"{sample.set}/{sample.content}")
+            key = self.key(sample.name)
             if inversion is not None:
                 residual = float(inversion.residual[row])
-                flag = flag or ("diverged" if residual > DIVERGED else None)
+                flag = flag or ("diverged" if not residual <= DIVERGED else None)
                 values["residual"] = finite(residual)
                 values["evaluations"] = int(inversion.evaluations[row])
                 values["converged"] = bool(inversion.converged[row])
+                values["typicality"] = _typicality(inversion.seeds[row : row + 1])
                 self._seeds[key] = inversion.seeds[row].cpu()
-            records.append(Record(key, sample.set, sample.index, sample.prompt, flag=flag, **values))
+            values |= {"flag": flag, "conditioning": sample.conditioning}
+            records.append(Record(key, sample.set, sample.index, sample.prompt, **values))
         return records
 
-    def _invert(self, samples: Sequence[Sample], latents: Tensor) -> tuple[Inversion, Tensor]:
-        """Seeds of latents, and the latents that DDIM makes of the seeds."""
-        embeds = self._embed(samples)
-
-        def predict_noise(rows_latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
-            return self._blockwise(rows_latents, timestep, embeds[rows], self.guidance_scale)
-
-        inversion = self.inverter(predict_noise, latents, self.steps)
-        return inversion, rollout(self._noise_fn(samples, self.guidance_scale), inversion.seeds, self.steps)
-
-    def _noise_fn(self, samples: Sequence[Sample], guidance_scale: float) -> Any:
-        embeds = self._embed(samples)
-        return lambda latents, timestep: self._blockwise(latents, timestep, embeds, guidance_scale)
-
-    def _blockwise(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
-        empty = None if guidance_scale == 1.0 else self._embed_one("").expand(self.block_size, -1, -1)
-        return in_blocks(
-            lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
-            self.block_size,
-            latents,
-            embeds,
-        )
-
-    def _embed_one(self, prompt: str) -> Tensor:
-        if prompt not in self._embeds:
-            self._embeds[prompt] = self.diffusion.encode_prompts([prompt]).float()
-        return self._embeds[prompt]
-
-    def _embed(self, samples: Sequence[Sample]) -> Tensor:
-        return torch.cat([self._embed_one(sample.prompt) for sample in samples])
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        return in_blocks(self.diffusion.decode_latents, 1, latents).float()
-
-    def _draw(self, samples: Sequence[Sample]) -> Tensor:
-        """The samples' own seeds: functions of the run's seed and the sample, not of the model."""
-        digests = [hashlib.sha256(f"{self.seed}/{sample.set}/{sample.content}".encode()).digest() for sample in samples]
-        generators = [Generator().manual_seed(int.from_bytes(digest[:7], "big")) for digest in digests]
-        return self.diffusion.draw_seeds(generators)
-
-    def _judge(self, samples: Sequence[Sample], images: Tensor) -> list[dict[str, Any]]:
-        if self.judge is None:
-            return [{} for _ in samples]
-        return self.judge(images.nan_to_num(), [sample.prompt for sample in samples], self.concept.factors)
+    def _guidance(self, samples: Sequence[Sample]) -> float:
+        own = samples[0].guidance_scale
+        return self.guidance_scale if own is None else own
 
     def _keep(self, samples: Sequence[Sample], kind: str, images: Tensor) -> None:
         for sample, image in zip(samples, images, strict=True):
@@ -324,20 +213,30 @@ class ConceptAudit(LightningModule):
                 self._pictures[image_path(self.folder, sample.set, sample.index, kind)] = to_pil(image.nan_to_num())
 
 
-def _psnr(images: Tensor, target: Tensor) -> Tensor:
-    """PSNR (n,), NaN where a picture is not finite."""
-    sound = (images + target).flatten(1).isfinite().all(1)
-    return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
+def _alike(batch: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """A batch in groups that are audited in the same way."""
+
+    def kind(sample: Sample) -> tuple[bool, str, str]:
+        drawn = "drawn" if sample.set in {"prompted", "retained"} else sample.set
+        return sample.image is None, drawn, sample.conditioning or ""
+
+    for _, samples in groupby(sorted(batch, key=kind), key=kind):
+        yield list(samples)
 
 
-def _role(diffusion: Diffusion) -> Role:
-    if diffusion.erasure is not None:
-        return "erased"
-    return "random" if diffusion.weights == "random" else "vanilla"
+def _prompts(samples: Sequence[Sample]) -> list[str]:
+    return [sample.prompt for sample in samples]
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+def _typicality(seed: Tensor) -> dict[str, list[float | None]]:
+    """Value and p-value of each test of one seed (1, c, h, w), and the p-value of all together as both.
+
+    One at a time: sums over several seeds at once round in another order.
+    """
+    tests = typicality(seed)
+    whole = combined_p_value(tests)
+    pairs = {name: (test.value, test.p_value) for name, test in tests.items()} | {"combined": (whole, whole)}
+    return {name: [finite(float(x)) for x in pair] for name, pair in pairs.items()}
 
 
 def _check(carried: dict[str, float], recomputed: dict[str, float]) -> None:

@@ -4,22 +4,33 @@ from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.distance import EarthMoversDistance, RelativeDistance
 from lit_memories.metrics.forgetting import Forgetting
 from lit_memories.metrics.functional import (
+    TESTS,
     DistanceForm,
     Null,
+    SeedTest,
+    auc,
+    combined_p_value,
     damage,
     earth_movers_distance,
     forgetting,
     forgetting_fraction,
     gaussian_nll,
     gaussian_w2_squared,
+    holm,
+    images_to_resolve,
     paired_shift,
+    permutation_test,
     psnr,
     relative_distance,
+    resolvable,
+    typicality,
 )
+from lit_memories.metrics.inference import PermutationTest
 from lit_memories.metrics.rate import ConceptRate, MeanPSNR
-from lit_memories.metrics.seed import SeedNLL
+from lit_memories.metrics.seed import SeedNLL, Typicality
 
 __all__ = [
+    "TESTS",
     "ConceptRate",
     "DistanceForm",
     "EarthMoversDistance",
@@ -27,17 +38,27 @@ __all__ = [
     "Forgetting",
     "MeanPSNR",
     "Null",
+    "PermutationTest",
     "RelativeDistance",
     "SeedNLL",
+    "SeedTest",
+    "Typicality",
+    "auc",
     "bootstrap",
+    "combined_p_value",
     "damage",
     "earth_movers_distance",
     "forgetting",
     "forgetting_fraction",
     "gaussian_nll",
     "gaussian_w2_squared",
+    "holm",
+    "images_to_resolve",
     "paired_shift",
+    "permutation_test",
     "psnr",
     "relative_distance",
+    "resolvable",
+    "typicality",
     "wilson_interval",
 ]

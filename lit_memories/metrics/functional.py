@@ -9,12 +9,32 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from lit_memories.metrics.checks import as_float64, as_pair, as_set
+from lit_memories.metrics.inference import auc, holm, images_to_resolve, permutation_test, resolvable
 from lit_memories.metrics.null import Null, gaussian_nll
+from lit_memories.metrics.typicality import (
+    TESTS,
+    SeedTest,
+    autocorrelation_test,
+    channel_mean_test,
+    channel_variance_test,
+    combined_p_value,
+    ks_test,
+    kurtosis_test,
+    norm_test,
+    typicality,
+)
 from lit_memories.metrics.wasserstein import DistanceForm, distance, earth_movers_distance, gaussian_w2_squared
 
 __all__ = [
+    "TESTS",
     "DistanceForm",
     "Null",
+    "SeedTest",
+    "auc",
+    "autocorrelation_test",
+    "channel_mean_test",
+    "channel_variance_test",
+    "combined_p_value",
     "damage",
     "distance",
     "earth_movers_distance",
@@ -22,9 +42,17 @@ __all__ = [
     "forgetting_fraction",
     "gaussian_nll",
     "gaussian_w2_squared",
+    "holm",
+    "images_to_resolve",
+    "ks_test",
+    "kurtosis_test",
+    "norm_test",
     "paired_shift",
+    "permutation_test",
     "psnr",
     "relative_distance",
+    "resolvable",
+    "typicality",
 ]
 
 PSNR_LIMIT = 100.0  # dB; identical images would be infinite and could not be averaged

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.records import Role
+from lit_memories.report.conditionings import Conditioned
 from lit_memories.report.pairing import Pairing
 
 
@@ -77,6 +78,13 @@ class RunStatistics:
         retained: share of samples under other prompts in which the judge sees every factor of the prompt.
         retained_by_factor: the same for each factor.
         retained_change: `retained` less vanilla's, paired by sample.
+        conditionings: what was forgotten under the own prompt and under each other conditioning that all runs have.
+        typicality: for each test, the share of E's seeds that it calls atypical at level 0.05; empty in older runs.
+        likelihood: forgetting of the images' own likelihood instead of their seeds': the shift of -log p(latents |
+            prompt) of E less that of R, nats; None where it was not asked for.
+        reach: mean angle from E's seeds towards noise at which the concept is lost, degrees.
+        resolvable: the smallest forgetting that a two-sided test at 0.05 would resolve with power 0.8 on as many images
+            that scatter as these do, nats; None for vanilla and sets of one image.
         inverter: hygiene.
         records: records of each set, flagged ones included.
         used: records of each set that enter the statistics.
@@ -97,6 +105,11 @@ class RunStatistics:
     retained: Estimate | None
     retained_by_factor: dict[str, Estimate]
     retained_change: Estimate | None
+    conditionings: tuple[Conditioned, ...]
+    typicality: dict[str, Estimate]
+    likelihood: Estimate | None
+    reach: Estimate | None
+    resolvable: float | None
     inverter: InverterStatistics
     records: dict[str, int]
     used: dict[str, int]

@@ -8,6 +8,7 @@ from typing import Any, TypedDict, cast
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.records import Run, RunInfo, finite
+from lit_memories.report.conditionings import Conditioned
 from lit_memories.report.pairing import Comparison, expected
 from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
 from lit_memories.report.verdict import Verdict
@@ -61,6 +62,16 @@ class VerdictResult(TypedDict):
     limits: list[str]
 
 
+class ConditionedResult(TypedDict):
+    """`Conditioned`."""
+
+    label: str
+    images: int
+    forgetting: EstimateResult
+    fraction: EstimateResult | None
+    p: float
+
+
 class ProvenanceResult(TypedDict):
     """Where a run comes from, as its ``run.json`` says."""
 
@@ -92,6 +103,11 @@ class RunResult(TypedDict):
     relative_distance_w2_squared: EstimateResult
     concept: SetResult
     reference: SetResult
+    conditionings: list[ConditionedResult]
+    typicality: dict[str, EstimateResult]
+    likelihood: EstimateResult | None
+    reach: EstimateResult | None
+    resolvable: float | None
     inverter: InverterResult
     records: dict[str, int]
     used: dict[str, int]
@@ -200,7 +216,7 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """Dataclasses, mappings and sequences as JSON knows them."""
-    if isinstance(value, Estimate | SetStatistics | InverterStatistics):
+    if isinstance(value, Estimate | SetStatistics | InverterStatistics | Conditioned):
         return {name: _plain(part) for name, part in _items(value)}
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}

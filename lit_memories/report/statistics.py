@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lit_memories.metrics import functional
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
+from lit_memories.metrics.inference import resolvable
 from lit_memories.metrics.null import Null
 from lit_memories.records import SETS, Record, Run, SetName
+from lit_memories.report.conditionings import conditioned
 from lit_memories.report.pairing import Comparison, unreadable
 from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
 
@@ -57,7 +59,7 @@ def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Sum
     control = comparison.control
     return Summary(
         concept_name=info.concept,
-        runs=tuple(_run(comparison, row, null, calibrated, boot) for row in range(len(comparison.runs))),
+        runs=tuple(_run(comparison, row, null, calibrated, boot, draws, seed) for row in range(len(comparison.runs))),
         control=None if control is None else comparison.runs[control].info.name,
         dimension=info.dimension,
         null_mean=null.mean,
@@ -106,7 +108,9 @@ def _calibrated(comparison: Comparison, boot: Bootstrap) -> bool:
     return own.low > 0 or own.high < 0
 
 
-def _run(comparison: Comparison, row: int, null: Null, calibrated: bool, boot: Bootstrap) -> RunStatistics:
+def _run(
+    comparison: Comparison, row: int, null: Null, calibrated: bool, boot: Bootstrap, draws: int, seed: int
+) -> RunStatistics:
     run, paired = comparison.runs[row], _paired(comparison, row)
     retained = _met(run)
     distance = partial(functional.relative_distance, null=null)
@@ -124,6 +128,11 @@ def _run(comparison: Comparison, row: int, null: Null, calibrated: bool, boot: B
         retained=_rate(retained.values()),
         retained_by_factor=_by_factor(run),
         retained_change=_change(retained, _met(comparison.runs[comparison.vanilla]), boot),
+        conditionings=conditioned(comparison, row, boot, draws, seed),
+        typicality=_atypical(comparison.concept[row]),
+        likelihood=_likelihood(comparison, row, boot),
+        reach=_mean(comparison.concept[row], "reach", boot),
+        resolvable=_resolvable(paired),
         inverter=_inverter(run, boot),
         records={name: sum(record.set == name for record in run.records) for name in SETS},
         used={
@@ -150,6 +159,41 @@ def _set(records: Sequence[Record], paired: Tensor, null: Null, boot: Bootstrap)
         shift=boot(lambda x: functional.paired_shift(x[..., OWN], x[..., VANILLA]).mean(-1), [paired]),
         seen=_rate(_present(records, "shows_concept")),
     )
+
+
+def _atypical(records: Sequence[Record], level: float = 0.05) -> dict[str, Estimate]:
+    """Share of seeds that each test of typicality, and all together, tell from the prior's."""
+    tests = [record.typicality for record in records if record.typicality]
+    rates = {
+        name: _rate(float(p < level) for p in (test[name][1] for test in tests) if p is not None)
+        for name in (tests[0] if tests else {})
+    }
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _resolvable(paired: Paired) -> float | None:
+    """What the sets would resolve, from how much the shifts of their images scatter."""
+    shifts = [x[:, OWN] - x[:, VANILLA] for x in (paired.concept, paired.reference)]
+    if min(map(len, shifts)) < 2 or not any(shift.any() for shift in shifts):
+        return None
+    concept, reference = shifts
+    return resolvable(float(concept.std()), len(concept), float(reference.std()), len(reference))
+
+
+def _likelihood(comparison: Comparison, row: int, boot: Bootstrap) -> Estimate | None:
+    """Forgetting in terms of the latents' own likelihood."""
+    shifts = []
+    for sets in (comparison.concept, comparison.reference):
+        pairs = zip(sets[row], sets[comparison.vanilla], strict=True)
+        values = [
+            vanilla.log_likelihood - own.log_likelihood
+            for own, vanilla in pairs
+            if own.log_likelihood is not None and vanilla.log_likelihood is not None
+        ]
+        shifts.append(torch.tensor(values, dtype=torch.float64))
+    if not all(len(shift) for shift in shifts):
+        return None
+    return boot(lambda e, r: e.mean(-1) - r.mean(-1), shifts)
 
 
 def _inverter(run: Run, boot: Bootstrap) -> InverterStatistics:

@@ -107,6 +107,7 @@ HYGIENE = (
     _count("concept_used", "E used", lambda run: run.used["concept"]),
     _count("reference_used", "R used", lambda run: run.used["reference"]),
     _count("known_used", "known seeds", lambda run: run.inverter.known),
+    Column("resolvable", "resolvable, nats", lambda run: run.resolvable, interval=False),
     _count("flagged", "flagged", lambda run: sum(run.flags.values())),
     _count("unreadable", "unreadable", lambda run: sum(map(len, run.unreadable.values()))),
     Column("psnr_ceiling_concept", "VAE ceiling(E), dB", lambda run: run.concept.psnr_ceiling),
@@ -121,12 +122,55 @@ HYGIENE = (
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The tables of a report."""
-    return [
+    """The tables of a report; those of options that no audit was asked for are left out."""
+    found = [
         Table("main", "What was forgotten, and at what price", MAIN, summary.runs),
         Table("measures", "The paper's measures", MEASURES, summary.runs),
         Table("hygiene", "What the measurement can resolve", HYGIENE, summary.runs),
     ]
+    for name, title, columns in (
+        ("conditionings", "Forgetting under other prompts and guidance, nats", _conditionings(summary)),
+        ("seeds", "Beyond the seed's norm", _seeds(summary)),
+    ):
+        if columns:
+            found.append(Table(name, title, (NAME, *columns), summary.runs))
+    return found
+
+
+def _conditionings(summary: Summary) -> list[Column]:
+    """Two columns a conditioning, if there is one besides the own prompt."""
+    labels = [entry.label for entry in summary.vanilla.conditionings]
+    columns = []
+    for number, label in enumerate(labels if len(labels) > 1 else []):
+        key = label.replace("@", "_at_")
+
+        def amount(run: RunStatistics, number: int = number) -> Value:
+            return run.conditionings[number].forgetting
+
+        def chance(run: RunStatistics, number: int = number) -> Value:
+            return run.conditionings[number].p
+
+        columns += [
+            Column(f"forgetting_{key}", label, amount),
+            Column(f"p_{key}", f"p, {label}", chance, digits=4, interval=False),
+        ]
+    return columns
+
+
+def _seeds(summary: Summary) -> list[Column]:
+    """Typicality, likelihood and reach, as far as they were measured."""
+    columns = []
+    for name in summary.vanilla.typicality:
+
+        def share(run: RunStatistics, name: str = name) -> Value:
+            return run.typicality.get(name)
+
+        columns.append(Column(f"atypical_{name}", f"atypical {name.replace('_', ' ')}, %", share, 0, percent=True))
+    if any(run.likelihood is not None for run in summary.runs):
+        columns.append(Column("likelihood", "forgetting of log p(x), nats", lambda run: run.likelihood))
+    if any(run.reach is not None for run in summary.runs):
+        columns.append(Column("reach", "reach, degrees", lambda run: run.reach, digits=0))
+    return columns
 
 
 def to_rich(table: Table) -> RichTable:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lit_memories.audit import base as audit_base
 from lit_memories.audit import concept as concept_audit
 from lit_memories.audit import writer
 from lit_memories.cli import main
@@ -213,7 +214,7 @@ def after_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def before_merging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(concept_audit, "merge", die)
+    monkeypatch.setattr(audit_base, "merge", die)
 
 
 def between_seeds_and_records(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,263 @@
+"""What every audit shares: a run folder that can be taken up again, and a model whose every call has one size."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Generator, Tensor
+
+from lit_memories.audit.writer import RecordWriter, explained, merge
+from lit_memories.classifier import PictogramJudge
+from lit_memories.concept import Concept
+from lit_memories.data.audit import Sample
+from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.erasure import versions
+from lit_memories.inverters.base import Inversion, Inverter
+from lit_memories.metrics.functional import psnr
+from lit_memories.ops.blocks import in_blocks
+from lit_memories.ops.rollout import rollout
+from lit_memories.records import RUN_FILE, Record, Role, RunInfo, differences, read_records
+
+
+class Audit(LightningModule, ABC):
+    """Nothing is trained and nothing is logged: `predict_step` returns and writes `Record`s.
+
+    The run folder is the trainer's ``default_root_dir``.
+
+    Args:
+        diffusion: the model under audit.
+        inverter: how seeds are found.
+        concept: what the model should have forgotten.
+        judge: classifier that says whether a picture shows the concept; None leaves the prompted rate out.
+        name: what tables call the run; the run folder's name if None.
+        role: what the model is in a comparison; if None, ``erased`` with an erasure, ``random`` with random weights,
+            else ``vanilla``. Only a ``control`` has to be named.
+        num_inference_steps: DDIM steps, both ways.
+        guidance_scale: of inversion and regeneration; 1 as in the paper.
+        block_size: rows of every network call. It is part of the settings, as rounding depends on it; the batch size,
+            best a multiple of it, is not.
+        keep_images: how many samples of each set leave pictures for the report.
+        seed: of everything drawn.
+
+    Raises:
+        ValueError: if `block_size` is below 1.
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        inverter: Inverter,
+        concept: Concept,
+        judge: PictogramJudge | None = None,
+        name: str | None = None,
+        role: Role | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        block_size: int = 8,
+        keep_images: int = 8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {block_size}")
+        self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
+        self.name, self.role = name, role or _role(diffusion)
+        self.guidance_scale, self.block_size = guidance_scale, block_size
+        self.keep_images, self.seed = keep_images, seed
+        self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
+        self._embeds: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def predict_step(self, batch: Any, batch_idx: int) -> list[Record]:
+        """Audit a batch and put it on disk."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width the model works at."""
+        return self.diffusion.image_size
+
+    @property
+    def dimension(self) -> int:
+        """Number of elements of a seed."""
+        channels, height, width = self.diffusion.latent_shape
+        return channels * height * width
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.trainer.default_root_dir)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything a record depends on besides the sample and the model."""
+        schedule = self.diffusion.schedule
+        return {
+            "audit": type(self).__name__,
+            "inverter": self.inverter.settings(),
+            "num_inference_steps": len(self.steps),
+            "timestep_spacing": schedule.timestep_spacing,
+            "first_timestep": self.steps[0].timestep,
+            "prediction_type": schedule.prediction_type,
+            "guidance_scale": self.guidance_scale,
+            "image_size": list(self.image_size),
+            "vae": fingerprint(self.diffusion.vae),
+            "judge": None if self.judge is None else fingerprint(self.judge),
+            "block_size": self.block_size,
+            "precision": str(self.trainer.precision),
+            "seed": self.seed,
+        }
+
+    def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
+        """Check that the run folder is new or of this very audit, and read what it holds.
+
+        Args:
+            data: what the data module says of its sets, for ``run.json``.
+            expected: how many records the finished run will have.
+
+        Returns:
+            The records already there, by key.
+
+        Raises:
+            ValueError: if the folder holds records of another audit; names what differs.
+            OSError: if it cannot be written.
+        """
+        self.info = self._describe(data)
+        if (self.folder / RUN_FILE).is_file():
+            there = RunInfo.load(self.folder)
+            if lines := differences(there.comparable(), self.info.comparable()):
+                raise ValueError(
+                    f"{self.folder} holds records of another audit ({'; '.join(lines[:3])}): "
+                    "choose another folder with --trainer.default_root_dir"
+                )
+        recorded = {record.key: record for record in read_records(self.folder)}
+        self.recorded, self.expected = recorded, expected
+        return recorded
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run folder was completed by an earlier run."""
+        return (self.folder / RUN_FILE).is_file() and RunInfo.load(self.folder).complete
+
+    def _describe(self, data: dict[str, Any]) -> RunInfo:
+        settings = json.loads(json.dumps(self.settings()))
+        diffusion = self.diffusion
+        return RunInfo(
+            name=self.name or self.folder.name,
+            role=self.role,
+            concept=self.concept.name,
+            settings=settings,
+            settings_hash=_hash(json.dumps(settings, sort_keys=True)),
+            model={
+                "base": diffusion.base,
+                "revision": diffusion.revision,
+                "base_fingerprint": diffusion.fingerprint,
+                "fingerprint": diffusion.weights_fingerprint(),
+                "erasure": None if diffusion.erasure is None else diffusion.erasure.provenance.to_dict(),
+            },
+            dimension=self.dimension,
+            data=data,
+            versions=versions(),
+            precision=str(self.trainer.precision),
+        )
+
+    def key(self, content: str) -> str:
+        """The key of a sample's record: the same for every model, another for other settings."""
+        return _hash(content + self.info.settings_hash)
+
+    def on_predict_start(self) -> None:
+        """Open the run folder for writing."""
+        self.writer = RecordWriter(self.folder, self.trainer.global_rank)
+        if self.trainer.is_global_zero:
+            with explained(self.folder):
+                self.info.save(self.folder)
+
+    def summary(self, records: Sequence[Record]) -> dict[str, float]:
+        """Numbers for ``run.json`` from all records of the finished run; none here."""
+        return {}
+
+    def on_predict_epoch_end(self) -> None:
+        """Merge what the processes wrote."""
+        self.trainer.strategy.barrier("audit: all records written")
+        if self.trainer.is_global_zero:
+            with explained(self.folder):
+                merge(self.folder)
+        self.trainer.strategy.barrier("audit: merged")
+        records = read_records(self.folder)
+        metrics = self.summary(records)
+        if self.trainer.is_global_zero:
+            complete = len(records) == self.expected
+            with explained(self.folder):
+                RunInfo(**{**vars(self.info), "metrics": metrics, "complete": complete}).save(self.folder)
+
+    def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
+        """Seeds of latents under prompts, and the latents that DDIM makes of the seeds."""
+        embeds = self.embed(prompts)
+
+        def predict_noise(rows_latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
+            return self._blockwise(rows_latents, timestep, embeds[rows], guidance_scale)
+
+        inversion = self.inverter(predict_noise, latents, self.steps)
+        return inversion, self.sample(prompts, inversion.seeds, guidance_scale)
+
+    def sample(self, prompts: Sequence[str], seeds: Tensor, guidance_scale: float) -> Tensor:
+        """Latents that DDIM makes of seeds under prompts."""
+        embeds = self.embed(prompts)
+        return rollout(lambda x, t: self._blockwise(x, t, embeds, guidance_scale), seeds, self.steps)
+
+    def _blockwise(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
+        empty = None if guidance_scale == 1.0 else self._embed_one("").expand(self.block_size, -1, -1)
+        return in_blocks(
+            lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
+            self.block_size,
+            latents,
+            embeds,
+        )
+
+    def _embed_one(self, prompt: str) -> Tensor:
+        if prompt not in self._embeds:
+            self._embeds[prompt] = self.diffusion.encode_prompts([prompt]).float()
+        return self._embeds[prompt]
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of prompts, each encoded once and alone."""
+        return torch.cat([self._embed_one(prompt) for prompt in prompts])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images, each encoded alone."""
+        return in_blocks(self.diffusion.encode_images, 1, images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents, each decoded alone."""
+        return in_blocks(self.diffusion.decode_latents, 1, latents).float()
+
+    def generators(self, samples: Sequence[Sample], purpose: str = "") -> list[Generator]:
+        """The samples' own sources of randomness: functions of the run's seed and the sample, not of the model."""
+        texts = [f"{self.seed}/{sample.set}/{sample.content}{purpose}" for sample in samples]
+        digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+        return [Generator().manual_seed(int.from_bytes(digest[:7], "big")) for digest in digests]
+
+    def judged(self, samples: Sequence[Sample], images: Tensor) -> list[dict[str, Any]]:
+        """What the judge sees in the pictures of samples."""
+        if self.judge is None:
+            return [{} for _ in samples]
+        return self.judge(images.nan_to_num(), [sample.prompt for sample in samples], self.concept.factors)
+
+
+def sound_psnr(images: Tensor, target: Tensor) -> Tensor:
+    """PSNR (n,), NaN where a picture is not finite."""
+    sound = (images + target).flatten(1).isfinite().all(1)
+    return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
+
+
+def _role(diffusion: Diffusion) -> Role:
+    if diffusion.erasure is not None:
+        return "erased"
+    return "random" if diffusion.weights == "random" else "vanilla"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -1,0 +1,287 @@
+"""Tests between sets: is a difference real, which of many are, what could be seen at all, and how well sets part."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from lit_memories.metrics.bootstrap import Estimate, sort_rows
+from lit_memories.metrics.checks import as_float64, as_set
+
+CHUNK = 1000  # relabellings evaluated at once
+TIE = 1e-9  # a relabelling's statistic within this of the data's is the same one, rounded
+
+
+@dataclass(frozen=True)
+class PermutationTest:
+    """Result of `permutation_test`.
+
+    Args:
+        difference: of the means, in the sets' unit.
+        p_value: two-sided, in (0, 1].
+        exact: whether every relabelling was tried; else some were drawn.
+        relabellings: how many were tried.
+    """
+
+    difference: float
+    p_value: float
+    exact: bool
+    relabellings: int
+
+
+def permutation_test(concept: Tensor, reference: Tensor, draws: int = 10_000, seed: int = 0) -> PermutationTest:
+    r"""Whether two sets differ in their mean: forgetting, given the paired shifts of E and of R (`paired_shift`).
+
+    If the labels mean nothing, the data are as likely as any relabelling of them. What is compared between relabellings
+    is not the difference of means but Welch's statistic, the difference over
+    :math:`\sqrt{s_E^2 / n_E + s_R^2 / n_R}`: the test stays exact where the sets have one law, and keeps its level in
+    large samples where they share a mean only (Janssen 1997), as sets of unequal spread and size do. With drawn
+    relabellings the data count as one of them, so that the level is kept exactly (Phipson and Smyth 2010) and
+    p is at least 1 / (draws + 1). All are tried where they are no more than `draws`.
+
+    Args:
+        concept: one number a sample (n,).
+        reference: one number a sample (m,).
+        draws: relabellings to draw.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: if a set is empty, not finite or not (n,), or draws is not positive.
+
+    Example:
+        >>> permutation_test(torch.tensor([80.0, 70.0, 75.0, 71.0]), torch.tensor([1.0, 3.0, -2.0, 0.0]))
+        PermutationTest(difference=73.5, p_value=0.02857142857142857, exact=True, relabellings=70)
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be positive, got {draws}")
+    sets = [as_set(values, name).cpu() for values, name in ((concept, "concept set"), (reference, "reference set"))]
+    if any(values.ndim != 1 for values in sets):
+        raise ValueError(f"sets must be (n,), got {tuple(concept.shape)} and {tuple(reference.shape)}")
+    first, second = (sort_rows(values) for values in sets)
+    pooled = torch.cat([first, second])
+    count = math.comb(len(pooled), len(first))
+    exact = count <= draws
+    labels = _all_labels(len(pooled), len(first)) if exact else _drawn_labels(len(pooled), len(first), draws, seed)
+    welch = _welch(pooled)
+    observed = welch(torch.arange(len(first))[None]).abs()
+    extreme = sum(int((welch(chosen).abs() >= observed * (1 - TIE)).sum()) for chosen in labels)
+    p_value = extreme / count if exact else (extreme + 1) / (draws + 1)
+    return PermutationTest(float(first.mean() - second.mean()), p_value, exact, count if exact else draws)
+
+
+def _all_labels(total: int, size: int) -> Iterator[Tensor]:
+    yield from torch.tensor(list(combinations(range(total), size))).split(CHUNK)
+
+
+def _drawn_labels(total: int, size: int, draws: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, draws, CHUNK):
+        rows = min(CHUNK, draws - start)
+        # Float64: two equal keys, which would make an order likelier than the rest, are out of the question.
+        yield torch.rand(rows, total, generator=generator, dtype=torch.float64).argsort(1)[:, :size]
+
+
+def _welch(pooled: Tensor) -> Callable[[Tensor], Tensor]:
+    """Welch's statistic as a function of which of the values are labelled (draws, n)."""
+    centred = pooled - pooled.mean()
+    total, total_square, count = centred.sum(), centred.square().sum(), len(centred)
+
+    def statistic(labelled: Tensor) -> Tensor:
+        values, n = centred[labelled], labelled.shape[1]
+        sums = torch.stack([values.sum(1), total - values.sum(1)])
+        squares = torch.stack([values.square().sum(1), total_square - values.square().sum(1)])
+        sizes = torch.tensor([[n], [count - n]], dtype=torch.float64)
+        means = sums / sizes
+        # A set of one has no spread of its own; rounding may leave less than none.
+        spread = (squares - sums * means).clamp(min=0) / (sizes - 1).clamp(min=1)
+        difference, error = means[0] - means[1], (spread / sizes).sum(0).sqrt()
+        small = TIE * total_square.sqrt()
+        return torch.where(difference.abs() <= small, 0.0, difference / torch.maximum(error, small))
+
+    return statistic
+
+
+def holm(p_values: Tensor) -> Tensor:
+    """p-values adjusted for their number: reject those at or below the level, and no true null falls more often.
+
+    Holm's step-down (1979) controls the probability of one or more false rejections under any dependence, and never
+    rejects less than Bonferroni's correction.
+
+    Args:
+        p_values: one family along the last dimension (..., m).
+
+    Returns:
+        Adjusted p-values (..., m), float64, at most 1.
+
+    Raises:
+        ValueError: if one is not in [0, 1].
+
+    Example:
+        >>> holm(torch.tensor([0.04, 0.01, 0.03]))
+        tensor([0.0600, 0.0300, 0.0600], dtype=torch.float64)
+    """
+    values = as_float64(p_values)
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError("p-values must be in [0, 1]: leave out those that are not known")
+    ordered, order = values.sort(-1)
+    remaining = torch.arange(values.shape[-1], 0, -1, dtype=torch.float64, device=values.device)
+    adjusted = (ordered * remaining).cummax(-1).values.clamp(max=1)
+    return torch.empty_like(adjusted).scatter(-1, order, adjusted)
+
+
+def resolvable(
+    sd_concept: float, n_concept: int, sd_reference: float, n_reference: int, power: float = 0.8, level: float = 0.05
+) -> float:
+    r"""The smallest forgetting, in nats, that a two-sided test would find: say it where nothing was found.
+
+    .. math:: \left(t_{1 - \alpha/2,\, \nu} + t_{\text{power},\, \nu}\right) \sqrt{s_E^2 / n_E + s_R^2 / n_R}
+
+    with the degrees of freedom of Welch and Satterthwaite. Asked for a power of 0.8 at level 0.05, Welch's test has it
+    to within 0.002 from 5 images a set on.
+
+    Args:
+        sd_concept: standard deviation of the paired shifts of E, nats.
+        n_concept: number of them, 2 or more.
+        sd_reference: standard deviation of the paired shifts of R, nats.
+        n_reference: number of them, 2 or more.
+        power: probability of finding it.
+        level: of the test.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> round(resolvable(15, 24, 10, 24), 1)
+        10.6
+    """
+    if min(n_concept, n_reference) < 2 or min(sd_concept, sd_reference) < 0:
+        raise ValueError("a spread needs two images or more in each set, and is not negative")
+    if not (0 < level < 1 and level / 2 < power < 1):
+        raise ValueError(f"level must be in (0, 1) and power in (level / 2, 1), got {level} and {power}")
+    parts = sd_concept**2 / n_concept, sd_reference**2 / n_reference
+    if sum(parts) == 0:
+        return 0.0
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (n_concept - 1) + parts[1] ** 2 / (n_reference - 1))
+    return (_t_quantile(1 - level / 2, freedom) + _t_quantile(power, freedom)) * math.sqrt(sum(parts))
+
+
+def images_to_resolve(
+    nats: float, sd_concept: float, sd_reference: float, power: float = 0.8, level: float = 0.05
+) -> int:
+    """How many images each of E and R needs for a forgetting to be found: the inverse of `resolvable`.
+
+    Args:
+        nats: the forgetting, above 0.
+        sd_concept: standard deviation of the paired shifts of E, nats.
+        sd_reference: standard deviation of the paired shifts of R, nats.
+        power: probability of finding it.
+        level: of the test.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> images_to_resolve(5, 15, 10)
+        104
+    """
+    if nats <= 0:
+        raise ValueError(f"a forgetting to resolve must be above 0 nats, got {nats}")
+
+    def enough(count: int) -> bool:
+        return resolvable(sd_concept, count, sd_reference, count, power, level) <= nats
+
+    high = 2
+    while not enough(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _t_quantile(p: float, freedom: float) -> float:
+    """Quantile of Student's law, by Fisher and Cornish's expansion (Abramowitz and Stegun, 26.7.5)."""
+    x = NormalDist().inv_cdf(p)
+    terms = (
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    return x + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
+
+
+def auc(positives: Tensor, negatives: Tensor, level: float = 0.95) -> Estimate:
+    r"""Probability that a positive exceeds a negative, ties half: 0.5 cannot tell them, 1 tells them always.
+
+    The interval holds all :math:`\theta` with :math:`\lvert \hat\theta - \theta \rvert \le z \sqrt{r V(\theta)}`, where
+
+    .. math:: V(\theta) = \frac{\theta (1 - \theta)}{mn} \left(1 + \left(\frac{m + n}{2} - 1\right)
+        \left(\frac{1 - \theta}{2 - \theta} + \frac{\theta}{1 + \theta}\right)\right)
+
+    is Hanley and McNeil's variance as Newcombe (2006, part 2, method 5) takes it: unlike a bootstrap or DeLong's
+    interval it keeps a width where the sets part completely, as Wilson's does for rates. It assumes equal spreads;
+    where DeLong's variance (1988), which assumes nothing, is the larger at :math:`\hat\theta`, r is their ratio, else
+    1. Simulated coverage of the 95 % interval for normal sets of 12 to 60, spreads up to 1 : 3 and AUC 0.5 to 0.99 is
+    0.93 to 0.99, where DeLong's own falls to 0.84.
+
+    Args:
+        positives: scores (n,).
+        negatives: scores (m,).
+        level: confidence of the interval.
+
+    Raises:
+        ValueError: if a set is empty, not finite or not (n,), or the level out of range.
+
+    Example:
+        >>> estimate = auc(torch.tensor([3.0, 4.0, 5.0, 6.0]), torch.tensor([1.0, 2.0, 3.0, 0.0]))
+        >>> print(f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]")
+        0.97 [0.55, 1.00]
+    """
+    above, below = as_set(positives, "positive set").cpu(), as_set(negatives, "negative set").cpu()
+    if above.ndim != 1 or below.ndim != 1:
+        raise ValueError(f"sets must be (n,), got {tuple(positives.shape)} and {tuple(negatives.shape)}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    wins, losses = _share_below(above, below), 1 - _share_below(below, above)
+    value = float(wins.mean())
+    z, variance = NormalDist().inv_cdf((1 + level) / 2), _hanley_mcneil(len(above), len(below))
+    ratio = 1.0
+    if 0 < value < 1 and min(len(above), len(below)) > 1:
+        delong = float(wins.var()) / len(above) + float(losses.var()) / len(below)
+        ratio = max(1.0, delong / variance(value))
+
+    def compatible(theta: float) -> bool:
+        return abs(value - theta) <= z * math.sqrt(ratio * variance(theta))
+
+    low, high = (_edge(compatible, value, end) for end in (0.0, 1.0))
+    return Estimate(value, low, high, level, len(above) + len(below))
+
+
+def _share_below(values: Tensor, others: Tensor) -> Tensor:
+    """Which share of `others` each value exceeds, ties half."""
+    ordered = others.sort().values
+    left, right = (torch.searchsorted(ordered, values, right=side) for side in (False, True))
+    return (left + right).double() / (2 * len(others))
+
+
+def _hanley_mcneil(m: int, n: int) -> Callable[[float], float]:
+    def variance(theta: float) -> float:
+        inner = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        return theta * (1 - theta) * (1 + ((m + n) / 2 - 1) * inner) / (m * n)
+
+    return variance
+
+
+def _edge(compatible: Callable[[float], bool], inside: float, end: float) -> float:
+    """Where compatibility ends between a value that has it and an end of the range, by bisection."""
+    outside = end
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if compatible(middle) else (inside, middle)
+    return inside

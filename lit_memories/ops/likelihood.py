@@ -1,0 +1,182 @@
+r"""How likely a model finds latents: log p(latents | prompt), where a seed's likelihood leaves out the map's volume.
+
+DDIM without noise follows an ordinary differential equation, the probability flow, along which a density is known
+(Song et al. 2021, arXiv:2011.13456, eq. 39): that of the seed, plus the divergence on the way. With
+:math:`\cos\phi = \sqrt{\bar\alpha}` and :math:`\sin\phi = \sqrt{1 - \bar\alpha}` the flow is
+
+.. math:: \frac{dx}{d\phi} = v = \frac{\epsilon(x) - \sin\phi\, x}{\cos\phi}, \qquad
+    \log p(x_0) = \log N(x_T; 0, I) + \int \mathrm{tr}\, \frac{\partial v}{\partial x}\, d\phi
+
+with v the velocity of Salimans and Ho (2022): a DDIM step is the rotation :math:`\cos h\, x + \sin h\, v`. In this
+coordinate the range is finite at both ends, and v is 0 for standard normal data, which latents are scaled to resemble:
+of the coordinates tried (also :math:`\sigma / \alpha` and its logarithm) it has the smallest errors.
+
+**Discretisation.** Nodes are the noise levels of DDIM steps. Between nodes latents move by the trapezoidal rule, with
+the value at the new node taken where an Adams-Bashforth step of order two lands; the divergence is integrated by the
+trapezoidal rule over the same values. Both are of order two, and each node costs one evaluation of the network and one
+vector-Jacobian product a probe: nothing is evaluated twice or for one purpose only. From the clean end to the lowest
+level, where the network cannot be asked, there is one step of Euler's; its error is of order two as well, and `ladder`
+makes the step short.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor
+
+from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
+
+RowNoiseFn = Callable[[Tensor, int, Tensor], Tensor]
+"""Noise predicted for latents (n, c, h, w) at one timestep; the third argument names their rows in the batch."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely latents are, a row a sample; numbers in float64 on the CPU.
+
+    Args:
+        seeds: latents at the noisiest level (n, c, h, w), where the probability flow ends.
+        log_det: log-determinant of the map from latents to seeds, nats (n,).
+        log_likelihood: log-density of the latents, nats (n,).
+        standard_error: of both, from the spread between probes, nats (n,); NaN with one probe.
+    """
+
+    seeds: Tensor
+    log_det: Tensor
+    log_likelihood: Tensor
+    standard_error: Tensor
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """Minus the log-likelihood in bits an element (n,); of a density, so it may be negative."""
+        return -self.log_likelihood / (math.log(2) * self.seeds[0].numel())
+
+
+def ladder(schedule: NoiseSchedule, count: int) -> list[DDIMStep]:
+    r"""Levels that suit a likelihood: all the model knows, from the noisiest on, even in :math:`\log(\sigma / \alpha)`.
+
+    What low-variance directions of the data contribute happens at low noise, over a range that is a ratio, not a
+    difference. Of normal data with variance 0.01, 50 levels spaced as for sampling miss 0.025 nats an element, spaced
+    like this 0.002.
+
+    Args:
+        schedule: the model's.
+        count: levels, 2 or more; those that fall on one timestep are one.
+
+    Returns:
+        Steps, noise first, at most `count`; the last ends where the model's clean end is.
+
+    Raises:
+        ValueError: if there are fewer than two levels, or the schedule has one that is pure noise or pure signal.
+
+    Example:
+        >>> schedule = NoiseSchedule(torch.linspace(0.9999, 0.001, 1000, dtype=torch.float64), 1.0)
+        >>> [step.timestep for step in ladder(schedule, 5)]
+        [999, 947, 240, 6, 0]
+    """
+    if count < 2:
+        raise ValueError(f"a ladder has 2 levels or more, got {count}")
+    alphas = schedule.alphas_cumprod.cpu().double()
+    if not bool(((alphas > 0) & (alphas < 1)).all()):
+        raise ValueError("the schedule has a level without signal or without noise: no probability flow crosses it")
+    log_noise = ((1 - alphas) / alphas).log() / 2
+    wanted = torch.linspace(float(log_noise[-1]), float(log_noise[0]), count, dtype=torch.float64)
+    nearest = (log_noise - wanted[:, None]).abs().argmin(1)
+    timesteps = sorted(set(nearest.tolist()), reverse=True)
+    ends = [*(schedule.alpha(timestep) for timestep in timesteps[1:]), schedule.final_alpha_cumprod]
+    return [DDIMStep(t, schedule.alpha(t), end) for t, end in zip(timesteps, ends, strict=True)]
+
+
+def log_likelihood(
+    predict_noise: RowNoiseFn,
+    latents: Tensor,
+    steps: Sequence[DDIMStep],
+    generators: Sequence[Generator],
+    probes: int = 1,
+) -> Likelihood:
+    r"""Log-density of latents under a model, by its probability flow.
+
+    The trace is estimated without bias (Hutchinson 1990): :math:`r^T (\partial\epsilon / \partial x)\, r` for random
+    signs r, new ones at every node, so that their errors average out along the way. They come from the sample's own
+    generator, on the CPU: a sample's result does not depend on its batch (as far as the network's does not), and two
+    models that get equal generators share probes, which a difference of likelihoods gains from.
+
+    It works inside `torch.inference_mode` and `torch.no_grad`, both of which it suspends. Parameters get no gradient.
+
+    Args:
+        predict_noise: the model; differentiable in the latents, each row depending on its own latents only.
+        latents: at the clean end (n, c, h, w).
+        steps: as the sampler takes them, noise first, from `ladder` or `NoiseSchedule.ddim_steps`. Their levels count,
+            and where the last one ends.
+        generators: one a sample.
+        probes: estimates of the trace at each node, 1 or more; 2 or more for a standard error.
+
+    Raises:
+        ValueError: if a count does not fit, or noise does not grow along the steps.
+    """
+    _check(latents, steps, generators, probes)
+    levels = steps[-1].alpha_prev, *(step.alpha for step in reversed(steps))
+    angles = [math.acos(math.sqrt(level)) for level in levels]
+    widths = [end - start for start, end in pairwise(angles)]
+    with torch.inference_mode(False), torch.enable_grad():
+        log_det = torch.zeros(len(latents), probes, dtype=torch.float64)
+        x = here = latents.detach().clone()  # here: where the network is asked, x: where it turned out to be
+        before: Tensor | None = None
+        for node, step in enumerate(reversed(steps)):
+            sine, cosine, width = math.sin(angles[node + 1]), math.cos(angles[node + 1]), widths[node]
+            noise, traces = _ask(predict_noise, here, step.timestep, _signs(generators, probes, latents))
+            velocity = (noise - sine * here) / cosine
+            divergence = (traces - sine * latents[0].numel()) / cosine
+            # Of the interval behind, the trapezoidal rule gives a node half; Euler's step has no other end.
+            x = x + width * (velocity if before is None else (before + velocity) / 2)
+            log_det += width * divergence * (1.0 if before is None else 0.5)
+            if node + 1 < len(steps):
+                ahead = widths[node + 1]
+                log_det += ahead * divergence / 2
+                slope = 0.0 if before is None else (velocity - before) / width
+                here = x + ahead * (velocity + ahead / 2 * slope)
+            before = velocity
+    return _collect(x, log_det)
+
+
+def _check(latents: Tensor, steps: Sequence[DDIMStep], generators: Sequence[Generator], probes: int) -> None:
+    if latents.ndim != 4 or len(latents) == 0:
+        raise ValueError(f"latents must be (n, c, h, w) with n > 0, got {tuple(latents.shape)}")
+    if len(generators) != len(latents) or probes < 1:
+        raise ValueError(f"give {len(latents)} generators and a probe or more, got {len(generators)} and {probes}")
+    levels = [step.alpha for step in steps]
+    if not levels or not all(0 < noisier < cleaner for noisier, cleaner in pairwise([*levels, 1.0])):
+        raise ValueError("steps must be given noise first, with alphas that grow and lie in (0, 1)")
+    if not levels[-1] <= steps[-1].alpha_prev <= 1:
+        raise ValueError(f"the last step must end between its alpha {levels[-1]} and 1, got {steps[-1].alpha_prev}")
+
+
+def _signs(generators: Sequence[Generator], probes: int, like: Tensor) -> Tensor:
+    """Random signs (probes, n, c, h, w)."""
+    shape = probes, *like.shape[1:]
+    drawn = [torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) for generator in generators]
+    return torch.stack(drawn, 1).to(like) * 2 - 1
+
+
+def _ask(predict_noise: RowNoiseFn, latents: Tensor, timestep: int, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """The noise in latents (n, c, h, w), and estimates (n, probes) of the trace of its derivative."""
+    latents = latents.detach().requires_grad_()
+    noise = predict_noise(latents, timestep, torch.arange(len(latents), device=latents.device))
+    if not noise.requires_grad:
+        raise ValueError("predict_noise gave noise without a gradient: it must be differentiable in the latents")
+    traces = []
+    for left, sign in zip(range(len(signs) - 1, -1, -1), signs, strict=True):
+        (product,) = torch.autograd.grad(noise, latents, sign, retain_graph=left > 0)
+        traces.append((product * sign).flatten(1).cpu().double().sum(1))
+    return noise.detach(), torch.stack(traces, 1)
+
+
+def _collect(seeds: Tensor, log_det: Tensor) -> Likelihood:
+    estimate, probes = log_det.mean(1), log_det.shape[1]
+    square = seeds.flatten(1).cpu().double().square().sum(1)
+    prior = -(square + seeds[0].numel() * math.log(2 * math.pi)) / 2
+    error = log_det.std(1) / math.sqrt(probes) if probes > 1 else torch.full_like(estimate, math.nan)
+    return Likelihood(seeds, estimate, prior + estimate, error)
