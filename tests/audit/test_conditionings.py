@@ -1,0 +1,138 @@
+"""Images inverted under other prompts and guidance, and what else an audit can be asked for."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from lit_memories.cli import main
+from lit_memories.concept import Concept
+from lit_memories.data.audit import Conditioning, Sample
+from lit_memories.records import Record, read_run
+
+Arguments = Callable[..., list[str]]
+MORE = ("--data.conditionings=[empty, anchor, own@2]",)
+MEASURES = ("--model.likelihood_probes=1", "--model.reach_directions=1")
+CONCEPT = Concept("umbrella", "object", ["umbrella"], anchor="star", paraphrases=["parasol", "brolly"])
+
+
+@pytest.fixture(scope="module")
+def asked(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an audit under four conditionings."""
+    folder = tmp_path_factory.mktemp("runs") / "asked"
+    main(arguments(folder, *MORE))
+    return folder
+
+
+def test_every_image_has_a_record_under_every_conditioning(asked: Path) -> None:
+    run = read_run(asked)
+    assert run.info.complete
+    assert run.conditionings == ["anchor", "empty", "own@2"]
+    assert {name: len(run.of("concept", name)) for name in run.conditionings} == dict.fromkeys(run.conditionings, 4)
+    assert [len(run.of("reference", name)) for name in run.conditionings] == [0, 5, 5], "anchors change no other prompt"
+    assert {record.prompt for record in run.of("concept", "empty")} == {""}
+    assert all("clover" in record.prompt and "umbrella" not in record.prompt for record in run.of("concept", "anchor"))
+    assert [r.prompt for r in run.of("concept", "own@2")] == [r.prompt for r in run.of("concept")]
+    assert len({record.key for record in run.records}) == len(run.records)
+
+
+def test_the_own_records_are_those_of_a_plain_audit(asked: Path, undisturbed: Path) -> None:
+    own = {record.key: record for record in read_run(asked).records if record.conditioning is None}
+    assert own == {record.key: record for record in read_run(undisturbed).records}
+    assert read_run(asked).info.metrics == pytest.approx(read_run(undisturbed).info.metrics)
+
+
+def test_conditionings_change_what_is_found(asked: Path) -> None:
+    run = read_run(asked)
+    own = [record.nll for record in run.of("concept")]
+    for name in run.conditionings:
+        assert [record.nll for record in run.of("concept", name)] != own, name
+
+
+def test_conditionings_can_be_added_to_a_finished_run(asked: Path, arguments: Arguments, tmp_path: Path) -> None:
+    main(arguments(tmp_path / "run"))
+    main(arguments(tmp_path / "run", *MORE, batch_size=16))
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == (asked / "records.jsonl").read_bytes()
+    assert read_run(tmp_path / "run").info.complete
+
+
+@pytest.fixture(scope="module")
+def measured(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an audit that measures all there is."""
+    folder = tmp_path_factory.mktemp("runs") / "measured"
+    main(arguments(folder, *MEASURES))
+    return folder
+
+
+def test_likelihood_and_reach_are_there_when_asked_for(measured: Path, undisturbed: Path) -> None:
+    run, plain = read_run(measured), read_run(undisturbed)
+    for record in [*run.of("concept"), *run.of("reference")]:
+        assert record.bits_per_dim == pytest.approx(-record.log_likelihood / math.log(2) / run.info.dimension)
+        assert (record.reach is not None) == (record.set == "concept")
+    assert all(0 <= record.reach <= 90 for record in run.of("concept"))
+    assert all(record.log_likelihood is None and record.reach is None for record in plain.records)
+    assert run.info.settings_hash != plain.info.settings_hash
+    assert [record.nll for record in run.of("concept")] == [record.nll for record in plain.of("concept")]
+
+
+def test_measures_do_not_depend_on_the_batch(measured: Path, arguments: Arguments, tmp_path: Path) -> None:
+    main(arguments(tmp_path / "run", *MEASURES, batch_size=1))
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == (measured / "records.jsonl").read_bytes()
+
+
+def test_every_inverted_seed_is_tested_for_typicality(undisturbed: Path) -> None:
+    from lit_memories.metrics.typicality import TESTS, norm_test
+
+    run, seeds = read_run(undisturbed), load_file(undisturbed / "seeds.safetensors")
+    for record in run.records:
+        if record.nll is None:
+            assert record.typicality is None
+            continue
+        assert set(record.typicality) == {*TESTS, "combined"}
+        expected = norm_test(seeds[record.key][None])
+        assert record.typicality["norm"] == pytest.approx([float(expected.value), float(expected.p_value)])
+        assert record.typicality["combined"][1] >= min(p for _, p in record.typicality.values())
+
+
+@pytest.mark.parametrize("text", ["", "own", "word", "empty@", "empty@x", "empty@-1", "own@nan"])
+def test_unknown_conditionings_are_refused(text: str) -> None:
+    if text == "empty@":
+        assert Conditioning.parse(text).guidance_scale is None
+        return
+    with pytest.raises(ValueError, match="unknown conditioning"):
+        Conditioning.parse(text)
+
+
+def test_a_concept_without_paraphrases_says_so() -> None:
+    sample = Sample("concept", 0, "x", "an umbrella")
+    with pytest.raises(ValueError, match="has no paraphrases"):
+        Conditioning.parse("paraphrase").of(sample, Concept("umbrella", "object", ["umbrella"]))
+
+
+def test_prompts_of_conditionings() -> None:
+    concept, reference = Sample("concept", 1, "x", "a red umbrella"), Sample("reference", 0, "y", "a red gear")
+    found = {name: Conditioning.parse(name) for name in ("empty", "anchor", "paraphrase", "phrase", "own@3")}
+    prompts = {name: how.of(concept, CONCEPT).prompt for name, how in found.items()}
+    assert prompts == {
+        "empty": "",
+        "anchor": "a red star",
+        "paraphrase": "a red brolly",
+        "phrase": "umbrella",
+        "own@3": "a red umbrella",
+    }
+    others = {name: how.of(reference, CONCEPT) for name, how in found.items()}
+    assert {name for name, sample in others.items() if sample is None} == {"anchor", "paraphrase", "phrase"}
+    assert others["empty"].prompt == ""
+    assert others["own@3"].guidance_scale == 3
+
+
+def test_reach_needs_a_judge(arguments: Arguments, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(tmp_path, "--model.judge=null", "--model.reach_directions=1"))
+    assert "reach_directions needs a judge" in str(stop.value)
+
+
+def test_old_records_are_still_read() -> None:
+    assert Record.from_json('{"key": "a", "set": "concept", "index": 0, "prompt": "", "nll": 1.0}').conditioning is None
