@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -215,7 +216,7 @@ def _on(diffusion: Diffusion, device: torch.device) -> Iterator[None]:
 def _save(latents: Tensor, file: Path) -> None:
     """Whole or not at all: a killed run leaves no half a file under the name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
+    part = file.with_suffix(f".{os.getpid()}.part")  # two runs may share the cache
     save_file({"latents": latents.contiguous()}, part)
     part.replace(file)
 

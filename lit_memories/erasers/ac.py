@@ -10,6 +10,7 @@ from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser
 from lit_memories.ops.attention import detached_first_token
+from lit_memories.ops.select import Selection
 from lit_memories.ops.targets import match
 
 
@@ -24,12 +25,12 @@ class AC(Eraser):
     Args:
         diffusion: the model to change.
         concept: what to erase; its anchor prompts are the captions.
+        train: ``attn2-kv`` for objects and styles, ``attn`` for nudity, ``full`` for a memorised image.
         target: ``model`` or ``noise``.
         prior_weight: weight of the anchor's own diffusion loss, 0 for none; official 1 for nudity and memorised images.
         weight_decay: of AdamW.
         max_grad_norm: norm to clip gradients to.
-        **options: see `Eraser`; `train` is ``attn2-kv`` for objects and styles, ``attn`` for nudity, ``full`` for a
-            memorised image.
+        **options: see `Eraser`.
 
     Raises:
         ValueError: if the concept cannot be put into the anchor's prompts, or a weight is negative.
@@ -41,13 +42,14 @@ class AC(Eraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
+        train: Selection = "attn2-kv",
         target: Literal["model", "noise"] = "model",
         prior_weight: float = 0.0,
         weight_decay: float = 1e-2,
         max_grad_norm: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(diffusion, concept, **options)
+        super().__init__(diffusion, concept, train=train, **options)
         if prior_weight < 0 or weight_decay < 0 or max_grad_norm <= 0:
             raise ValueError(
                 f"prior_weight ({prior_weight}) and weight_decay ({weight_decay}) cannot be negative, "

@@ -9,6 +9,7 @@ from lit_memories.data.erasure import Batch, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.two_loss import MergingEraser
 from lit_memories.ops.gradients import Gradients, adaptive_weight, add
+from lit_memories.ops.select import Selection
 
 
 class EraseDiff(MergingEraser):
@@ -23,6 +24,7 @@ class EraseDiff(MergingEraser):
     Args:
         diffusion: the model to change.
         concept: what to erase.
+        train: ``full`` for objects, ``not-attn2`` for nudity, as officially.
         eta: least share of the forgetting gradient where the two do not agree.
         lamb: a fixed :math:`\lambda` instead; None for the adaptive one.
         faithful: as the released Stable Diffusion code: ``lamb`` of 1 if none is given, and every step with the same
@@ -37,12 +39,13 @@ class EraseDiff(MergingEraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
+        train: Selection = "full",
         eta: float = 0.1,
         lamb: float | None = None,
         faithful: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(diffusion, concept, **options)
+        super().__init__(diffusion, concept, train=train, **options)
         if eta < 0 or (lamb is not None and lamb < 0):
             raise ValueError(f"eta ({eta}) and lamb ({lamb}) cannot be negative")
         self.eta, self.faithful = eta, faithful

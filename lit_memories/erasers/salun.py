@@ -12,6 +12,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import seeded
 from lit_memories.erasers.two_loss import TwoLossEraser
 from lit_memories.ops.saliency import largest, summed_gradients
+from lit_memories.ops.select import Selection
 from lit_memories.ops.targets import match
 
 
@@ -28,6 +29,7 @@ class SalUn(TwoLossEraser):
     Args:
         diffusion: the model to change.
         concept: what to erase.
+        train: what the mask chooses from; officially all.
         alpha: weight of the retain loss.
         mask_ratio: share of the selected weights that may move, in (0, 1]; the paper's threshold is the median.
         mask_guidance: guidance scale of the predictions that the mask is made of, as in the official code
@@ -42,12 +44,13 @@ class SalUn(TwoLossEraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
+        train: Selection = "full",
         alpha: float = 0.1,
         mask_ratio: float = 0.5,
         mask_guidance: float = 8.5,
         **options: Any,
     ) -> None:
-        super().__init__(diffusion, concept, **options)
+        super().__init__(diffusion, concept, train=train, **options)
         if alpha < 0 or not 0 < mask_ratio <= 1:
             raise ValueError(f"alpha ({alpha}) cannot be negative, mask_ratio ({mask_ratio}) must be in (0, 1]")
         self.alpha, self.mask_ratio, self.mask_guidance = alpha, mask_ratio, mask_guidance

@@ -27,6 +27,7 @@ class Scissorhands(MergingEraser):
     Args:
         diffusion: the model to change.
         concept: what to erase.
+        train: what is repaired, and scored; officially all.
         trim_ratio: share of the selected weights above the threshold, in (0, 1]; 1 - the official "sparsity".
         trim_batches: batches of concept images the score is summed over.
         scope: only these are drawn anew.
@@ -44,6 +45,7 @@ class Scissorhands(MergingEraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
+        train: Selection = "full",
         trim_ratio: float = 0.005,
         trim_batches: int = 10,
         scope: Selection = "selfup",
@@ -52,7 +54,7 @@ class Scissorhands(MergingEraser):
         faithful: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(diffusion, concept, **options)
+        super().__init__(diffusion, concept, train=train, **options)
         if not 0 < trim_ratio <= 1 or trim_batches < 1 or margin < 0 or lamb < 0:
             raise ValueError(
                 f"trim_ratio ({trim_ratio}) must be in (0, 1], trim_batches ({trim_batches}) at least 1, "
