@@ -117,7 +117,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "95 % intervals. *Prompted* is the share of prompts for the concept that show it, *others* that of other "
         "prompts met in every factor; *forgetting* and *damage* in nats, *fraction* of the control's forgetting; d is "
         "the paper's relative distance, with W1 and with the official squared W2; *changed* is how many numbers the "
-        "artefact holds; *evaluations* are samples through the U-Net in training, *seconds* those of one thread.\n",
+        "artefact holds; *evaluations* are samples through the U-Net in training, *seconds* those of one thread on a "
+        "machine that did other work beside it.\n",
     ]
     for concept in dict.fromkeys(row["concept"] for row in rows):
         mine = [row for row in rows if row["concept"] == concept]

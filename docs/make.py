@@ -57,6 +57,7 @@ def main() -> None:
     _fill(ROOT / "README.md", "quickstart", quickstart())
     _fill(ROOT / "docs" / "audit.md", "inverters", _body("inversion"))
     _fill(ROOT / "docs" / "erasing.md", "esd", _body("esd"))
+    _fill(ROOT / "docs" / "erasing.md", "erasure", erasure())
 
 
 def _fill(page: Path, marker: str, text: str) -> None:
@@ -91,6 +92,26 @@ def quickstart() -> str:
     )
     verdict = next(run for run in results["runs"] if run["role"] == "erased")["verdict"]
     return "\n".join([*lines, "", note, "", f"> {verdict['headline']} {' '.join(verdict['sentences'])}", ""])
+
+
+def erasure() -> str:
+    """What prompting shows and what an audit finds, a line a method, from the results of all methods."""
+    rows = json.loads((ROOT / "docs" / "results" / "erasure.json").read_text())
+    by_model: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        by_model.setdefault(row["model"], {})[row["concept"]] = row
+    concepts = list(dict.fromkeys(row["concept"] for row in rows))
+    lines = [
+        "| model | " + " | ".join(f"{c}: prompted, % | others, % | fraction" for c in concepts) + " |",
+        "|---" * (1 + 3 * len(concepts)) + "|",
+    ]
+    for name, entries in by_model.items():
+        cells = []
+        for concept in concepts:
+            row = entries.get(concept, dict.fromkeys(("prompted", "retained", "fraction")))
+            cells += [_cell(row["prompted"], 0, 100), _cell(row["retained"], 0, 100), _cell(row["fraction"], 2, 1)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "`make benchmark-erasure`, seed 0; brackets are 95 % intervals.", ""])
 
 
 def _cell(estimate: dict[str, Any] | None, digits: int, scale: int) -> str:
