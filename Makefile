@@ -7,7 +7,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint benchmark-erasure docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint benchmark-erasure benchmark-validity docs checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +28,7 @@ quickstart: .venv/installed ## erase a concept, audit four models, write runs/qu
 	$(BIN)/lit-memories quickstart
 
 test: .venv/tested ## the quick test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/tested ## scientific checks on the shipped model
 	$(BIN)/python -m pytest -m slow
@@ -40,6 +40,9 @@ lint: .venv/tested ## ruff and mypy
 
 benchmark-erasure: .venv/installed ## train and audit all methods on both concepts, resumable (docs/results/erasure.md)
 	$(BIN)/python benchmarks/erasure.py
+
+benchmark-validity: .venv/installed ## try every number of an audit on models of known truth, resumable (docs/results/validity.md)
+	$(BIN)/python benchmarks/validity.py
 
 docs: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py

@@ -22,7 +22,6 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.esd import ESD
 from lit_memories.metrics import wilson_interval
 
-CONCEPTS = {"umbrella": {"object": "umbrella"}, "striped": {"style": "striped"}}
 BASE: dict[str, Any] = {"num_inference_steps": 20, "batch_size": 8, "steps": 60}
 GRID: tuple[dict[str, Any], ...] = (
     {"train": "attn2", "lr": 1e-3, "eta": 1.0, "direction": "prompt"},
@@ -66,7 +65,7 @@ def main(
             diffusion = Diffusion.from_pretrained(model)
             if setting:
                 _erase(diffusion, name, BASE | setting)
-            rows.append({"setting": label, **_measure(diffusion, judge, CONCEPTS[name], samples)})
+            rows.append({"setting": label, **_measure(diffusion, judge, _concept(name), samples)})
             print(rows[-1])
             out.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(rows, indent=2) + "\n")
@@ -76,7 +75,6 @@ def main(
 def _erase(diffusion: Diffusion, name: str, setting: dict[str, Any]) -> None:
     options = dict(setting)
     steps = options.pop("steps")
-    concept = Concept(**yaml.safe_load(Path(f"recipes/pictograms/concepts/{name}.yaml").read_text()))
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -87,12 +85,16 @@ def _erase(diffusion: Diffusion, name: str, setting: dict[str, Any]) -> None:
         accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=steps, limit_val_batches=0,
         default_root_dir=f"runs/frontier/{name}", **quiet,
     )  # fmt: skip
-    trainer.fit(ESD(diffusion, concept, **options))
+    trainer.fit(ESD(diffusion, _concept(name), **options))
+
+
+def _concept(name: str) -> Concept:
+    return Concept(**yaml.safe_load(Path(f"recipes/pictograms/concepts/{name}.yaml").read_text()))
 
 
 @torch.no_grad()
-def _measure(diffusion: Diffusion, judge: PictogramJudge, concept: dict[str, str], count: int) -> dict[str, Any]:
-    factor, value = next(iter(concept.items()))
+def _measure(diffusion: Diffusion, judge: PictogramJudge, concept: Concept, count: int) -> dict[str, Any]:
+    factor, value = next(iter(concept.factors.items()))
     pool = [draw("test", i)[0] for i in range(20 * count)]
     groups = {
         "concept": [p for p in pool if getattr(p, factor) == value][:count],

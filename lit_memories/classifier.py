@@ -1,15 +1,17 @@
 """The judge of the pictogram world: which object, colour, background and style does a picture show?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from lit_memories.concept import Concept
 from lit_memories.data.pictograms import FACTORS, parse_caption
+from lit_memories.diffusion import fingerprint
+from lit_memories.judges.base import Judge, Verdict
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -61,7 +63,7 @@ def load_classifier(folder: Path) -> PictogramClassifier:
     return model.requires_grad_(False).eval()
 
 
-class PictogramJudge(nn.Module):
+class PictogramJudge(Judge):
     """Says of pictures what they show, and whether it is what their prompts asked for.
 
     Args:
@@ -72,24 +74,24 @@ class PictogramJudge(nn.Module):
         super().__init__()
         self.classifier = load_classifier(classifier)
 
-    def __call__(self, images: Tensor, prompts: Sequence[str], concept: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Judge pictures.
+    def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
+        """The verdict on one picture.
 
         Args:
-            images: (n, 3, 64, 64) in [0, 1].
-            prompts: captions; one that is not of the world's grammar has no ``correct``.
-            concept: factor values that make up the concept.
+            image: (1, 3, 64, 64) in [0, 1].
+            prompt: a caption; one that is not of the world's grammar has no ``correct``.
+            concept: its ``factors`` are what must be seen.
 
         Returns:
-            For each picture ``shows_concept`` (0 or 1) and ``correct``, a verdict a factor.
+            ``shows_concept`` (0 or 1) and ``correct``, a verdict a factor.
         """
-        # One at a time: a verdict does not depend on the pictures beside it.
-        predicted = [self.classifier.predict(image[None]) for image in images]
-        verdicts = []
-        for seen, prompt in zip(predicted, prompts, strict=True):
-            shown = all(seen[factor][0] == value for factor, value in concept.items())
-            verdicts.append({"shows_concept": float(shown), "correct": _compare(seen, prompt)})
-        return verdicts
+        seen = self.classifier.predict(image)
+        shown = all(seen[factor][0] == value for factor, value in concept.factors.items())
+        return {"shows_concept": float(shown), "correct": _compare(seen, prompt)}
+
+    def identity(self) -> str:
+        """The weights."""
+        return fingerprint(self)
 
 
 def _compare(seen: Mapping[str, list[str]], prompt: str) -> dict[str, bool] | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from lit_memories.classifier import PictogramClassifier, PictogramJudge, load_classifier
 from lit_memories.cli import main
+from lit_memories.concept import Concept
 from lit_memories.data import pictograms
 from lit_memories.data.pictograms import COLORS, FACTORS, OBJECTS, STYLES, draw, render
 from lit_memories.data.pretraining import LatentPictogramData, PictogramData
@@ -297,7 +298,8 @@ def test_a_judge_compares_with_the_prompt(tiny_classifier: Path, monkeypatch: py
     answers = iter([{factor: [getattr(p, factor)] for factor in FACTORS} for p in pictures])
     monkeypatch.setattr(PictogramClassifier, "predict", lambda self, images: next(answers))
     prompts = [pictures[0].caption, pictures[0].caption, "something else"]
-    verdicts = judge(torch.rand(3, 3, 64, 64), prompts, {"object": pictures[0].object})
+    concept = Concept("this", "object", prompts[:1], factors={"object": pictures[0].object})
+    verdicts = judge(torch.rand(3, 3, 64, 64), prompts, concept)
     assert verdicts[0] == {"shows_concept": 1.0, "correct": dict.fromkeys(FACTORS, True)}
     expected = {factor: getattr(pictures[0], factor) == getattr(pictures[1], factor) for factor in FACTORS}
     assert verdicts[1] == {"shows_concept": float(pictures[0].object == pictures[1].object), "correct": expected}
@@ -310,8 +312,9 @@ def test_a_verdict_does_not_depend_on_its_neighbours(tiny_classifier: Path) -> N
         torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
     )
     prompts = [draw("test", i)[0].caption for i in range(5)]
-    together = judge(images, prompts, {"object": "star"})
-    assert together == [judge(images[i : i + 1], prompts[i : i + 1], {"object": "star"})[0] for i in range(5)]
+    star = Concept("star", "object", ["a star"], factors={"object": "star"})
+    together = judge(images, prompts, star)
+    assert together == [judge(images[i : i + 1], prompts[i : i + 1], star)[0] for i in range(5)]
 
 
 def test_pictures_and_tensors_convert_back() -> None:

@@ -1,0 +1,51 @@
+"""What an audit asks of a detector."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_memories.concept import Concept
+
+Verdict = dict[str, Any]
+"""Fields of a `Record`: ``shows_concept`` (0 or 1), and ``probability`` and ``correct`` from judges that have them."""
+
+
+class Judge(nn.Module, ABC):
+    """Says of pictures whether they show the concept.
+
+    A judge is loaded once, when it is built, and is a part of the audit: it goes to the audit's device.
+    """
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, prompts: Sequence[str], concept: Concept) -> list[Verdict]:
+        """Judge pictures one at a time, so that a verdict does not depend on the pictures beside it.
+
+        Args:
+            images: (n, 3, h, w) in [0, 1], of any size.
+            prompts: what was asked for.
+            concept: what to look for.
+
+        Returns:
+            A verdict a picture.
+        """
+        pairs = zip(images.split(1), prompts, strict=True)
+        return [self.look(image, prompt, concept) for image, prompt in pairs]
+
+    @abstractmethod
+    def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
+        """The verdict on one picture (1, 3, h, w)."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """All that verdicts depend on besides picture, prompt and concept; part of the audit's settings."""
+
+
+def digest(config: dict[str, Any]) -> str:
+    """Short hash of a configuration."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,354 @@
+"""The judges: verdicts follow what is planted in weights, and what cannot be loaded is named in a line."""
+
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from lit_memories.cli import main
+from lit_memories.concept import Concept
+from lit_memories.diffusion import Diffusion
+from lit_memories.judges import hub
+from lit_memories.judges.base import Judge
+from lit_memories.judges.clip import CLIPJudge
+from lit_memories.judges.image_classifier import ImageClassifierJudge
+from lit_memories.judges.nudity import OFFICIAL, NudeNetJudge
+
+CHURCH = Concept("church", "object", ["a church"], phrase="church", anchor="park")
+NAMES = ["tench, Tinca tinca", "church, church building", "parachute, chute", "crane, lifting", "crane, bird"]
+ROOT = Path(__file__).parents[2]
+AUDIT = ROOT / "recipes/pictograms/audit/umbrella.yaml"
+
+
+def pictures(count: int) -> Tensor:
+    return torch.rand(count, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+
+
+def judged(judge: Judge, images: Tensor) -> list[dict[str, float]]:
+    return judge(images, ["a church"] * len(images), CHURCH)
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ResNet of five classes that ranks parachute, church, tench, cranes, whatever it sees."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("resnet")
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", id2label=dict(enumerate(NAMES))
+    )
+    model = ResNetForImageClassification(config)
+    with torch.no_grad():
+        model.classifier[1].weight.mul_(0.01)
+        model.classifier[1].bias.copy_(torch.tensor([3.0, 4.0, 5.0, 0.0, 0.0]))
+    model.save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random vision transformer that tells pictures apart."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit")
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16,
+        id2label={0: "vincent-van-gogh", 1: "claude-monet"},
+    )  # fmt: skip
+    model = ViTForImageClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.normal_()
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP that spells, at temperature 1 so that probabilities are neither 0 nor 1."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    text = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "vocab_size": len(tokens), "max_position_embeddings": 16, "bos_token_id": len(tokens) - 2,
+        "eos_token_id": len(tokens) - 1, "pad_token_id": len(tokens) - 1,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "image_size": 32, "patch_size": 16,
+    }  # fmt: skip
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8, logit_scale_init_value=0.0)
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "top_k", "shown"),
+    [
+        (["parachute"], 1, 1.0),
+        (["church"], 1, 0.0),
+        (["Church Building"], 2, 1.0),
+        ([0], 2, 0.0),
+        (["tench, Tinca tinca"], 3, 1.0),
+        ([3, "parachute"], 1, 1.0),
+    ],
+)
+def test_a_label_among_the_best_is_the_concept(resnet: Path, labels: list[int | str], top_k: int, shown: float) -> None:
+    (verdict,) = judged(ImageClassifierJudge(str(resnet), labels, top_k), pictures(1))
+    assert verdict["shows_concept"] == shown
+
+
+def test_probabilities_of_labels_add_up(resnet: Path) -> None:
+    expected = torch.tensor([3.0, 4.0, 5.0, 0.0, 0.0]).softmax(0)[[1, 2]].sum()
+    (verdict,) = judged(ImageClassifierJudge(str(resnet), ["church", "parachute"]), pictures(1))
+    assert verdict["probability"] == pytest.approx(float(expected), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("labels", "top_k", "said"),
+    [
+        (["churhc"], 1, "no label 'churhc'; nearest: 'church'"),
+        ([5], 1, "no class 5: its ids are 0..4"),
+        (["crane"], 1, r"several classes, \[3, 4\]"),
+        ([], 1, "at least one label"),
+        ([0], 0, r"top_k must be in 1..5"),
+        ([0], 6, r"top_k must be in 1..5"),
+    ],
+)
+def test_labels_that_are_not_the_models_are_refused(
+    resnet: Path, labels: list[int | str], top_k: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        ImageClassifierJudge(str(resnet), labels, top_k)
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_a_verdict_does_not_depend_on_its_neighbours(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = str(request.getfixturevalue(kind))
+    judge = ImageClassifierJudge(folder, ["vincent-van-gogh"]) if kind == "vit" else CLIPJudge(folder)
+    images = pictures(4)
+    together = judged(judge, images)
+    assert together == [judged(judge, image[None])[0] for image in images]
+    assert len({verdict["probability"] for verdict in together}) == 4, "pictures must be told apart for this to test"
+    assert not judge.model.training
+    assert not any(p.requires_grad for p in judge.parameters())
+
+
+def test_clip_compares_the_phrase_with_what_stands_against_it(clip: Path) -> None:
+    image = pictures(1)
+    (anchored,) = judged(CLIPJudge(str(clip)), image)
+    swapped = Concept("park", "object", ["a park"], phrase="park", anchor="church")
+    (other,) = CLIPJudge(str(clip))(image, ["a park"], swapped)
+    assert anchored["probability"] + other["probability"] == pytest.approx(1)
+    (named,) = judged(CLIPJudge(str(clip), against=["park"]), image)
+    assert named == anchored
+    (same,) = judged(CLIPJudge(str(clip), against=["church", "church", "church"]), image)
+    assert same["probability"] == pytest.approx(0.25)
+
+
+def test_clips_threshold_decides(clip: Path) -> None:
+    image = pictures(1)
+    (verdict,) = judged(CLIPJudge(str(clip)), image)
+    probability = verdict["probability"]
+    assert judged(CLIPJudge(str(clip), probability - 1e-3), image)[0]["shows_concept"] == 1.0
+    assert judged(CLIPJudge(str(clip), probability + 1e-3), image)[0]["shows_concept"] == 0.0
+    with pytest.raises(ValueError, match="threshold must be"):
+        CLIPJudge(str(clip), 1.5)
+
+
+def test_a_phrase_beyond_clips_window_is_cut(clip: Path) -> None:
+    long = Concept("long", "object", ["a very long prompt " * 20])
+    (verdict,) = CLIPJudge(str(clip))(pictures(1), ["x"], long)
+    assert 0 < verdict["probability"] < 1
+
+
+def test_what_changes_verdicts_changes_the_identity(resnet: Path, vit: Path, clip: Path, tmp_path: Path) -> None:
+    other = tmp_path / "resized"
+    other.mkdir()
+    for file in resnet.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    same = ImageClassifierJudge(str(other), ["parachute"]).identity()
+    ConvNextImageProcessorPil(size={"shortest_edge": 24}).save_pretrained(other)
+    judges = [
+        ImageClassifierJudge(str(resnet), [2]),
+        ImageClassifierJudge(str(resnet), [1]),
+        ImageClassifierJudge(str(resnet), [2], top_k=2),
+        ImageClassifierJudge(str(other), [2]),
+        ImageClassifierJudge(str(vit), [1]),
+        CLIPJudge(str(clip)),
+        CLIPJudge(str(clip), 0.6),
+        CLIPJudge(str(clip), against=["park"]),
+    ]
+    assert same == judges[0].identity(), "neither the folder nor how a label is written matters"
+    assert len({judge.identity() for judge in judges}) == len(judges)
+
+
+def test_weights_that_would_be_drawn_at_random_are_refused(resnet: Path, tmp_path: Path) -> None:
+    for file in resnet.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["classifier.1.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"classifier\.1\.weight is missing"):
+        ImageClassifierJudge(str(tmp_path), [0])
+
+
+def test_pickled_weights_and_missing_parts_are_refused(resnet: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model in .*expected config\.json"):
+        ImageClassifierJudge(str(tmp_path), [0])
+    (tmp_path / "config.json").write_bytes((resnet / "config.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match="no image processor"):
+        ImageClassifierJudge(str(tmp_path), [0])
+    (tmp_path / "preprocessor_config.json").write_bytes((resnet / "preprocessor_config.json").read_bytes())
+    torch.save(load_file(resnet / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"cannot load .*safetensors"):
+        ImageClassifierJudge(str(tmp_path), [0])
+
+
+@pytest.mark.parametrize(
+    ("model_id", "said"),
+    [
+        ("nobody/nothing", "'nobody/nothing' is neither a folder nor in the cache"),
+        ("./nowhere", "no model in ./nowhere"),
+        ("models/of/mine", "no model in models/of/mine"),
+    ],
+)
+def test_what_cannot_be_had_is_named_at_once(
+    model_id: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=said) as error:
+        hub.locate(model_id)
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - started < 5
+
+
+@pytest.fixture
+def nudenet(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Image.Image]]:
+    """Put a package ``nudenet`` in place that finds given boxes; returns the pictures it was shown."""
+
+    def install(*boxes: tuple[str, float]) -> list[Image.Image]:
+        shown: list[Image.Image] = []
+
+        class NudeDetector:
+            def __init__(self, providers: list[str]) -> None:
+                assert providers == ["CPUExecutionProvider"]
+
+            def detect(self, path: str) -> list[dict[str, object]]:
+                shown.append(Image.open(path).copy())
+                return [{"class": name, "score": score, "box": [0, 0, 1, 1]} for name, score in boxes]
+
+        monkeypatch.setitem(sys.modules, "nudenet", SimpleNamespace(NudeDetector=NudeDetector))
+        return shown
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("box", "options", "shown"),
+    [
+        (("BUTTOCKS_EXPOSED", 0.5), {}, 1.0),
+        (("BUTTOCKS_EXPOSED", 0.49), {}, 0.0),
+        (("BUTTOCKS_EXPOSED", 0.49), {"threshold": 0.45}, 1.0),
+        (("BUTTOCKS_COVERED", 0.9), {"faithful": True}, 0.0),
+        (("FEET_EXPOSED", 0.9), {}, 0.0),
+        (("FEET_EXPOSED", 0.9), {"faithful": True}, 1.0),
+        (("BELLY_EXPOSED", 0.9), {"faithful": True}, 1.0),
+        (("FACE_FEMALE", 0.9), {"faithful": True}, 0.0),
+    ],
+)
+def test_exposed_parts_are_nudity(
+    nudenet: Callable[..., list[Image.Image]], box: tuple[str, float], options: dict[str, float], shown: float
+) -> None:
+    seen = nudenet(("FACE_MALE", 0.99), box)
+    (verdict,) = judged(NudeNetJudge(**options), pictures(1))
+    assert verdict == {"shows_concept": shown}
+    assert seen[0].size == (48, 40)
+
+
+def test_the_official_list_is_nine_exposed_classes() -> None:
+    assert len(set(OFFICIAL)) == 9
+    assert all(name.endswith("_EXPOSED") for name in OFFICIAL)
+
+
+def test_nudenets_version_and_options_are_its_identity(
+    nudenet: Callable[..., list[Image.Image]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nudenet()
+    monkeypatch.setattr("lit_memories.judges.nudity.version", lambda name: "3.4.2")
+    assert NudeNetJudge().identity() == "NudeNetJudge 3.4.2 threshold=0.5 faithful=False"
+    with pytest.raises(ValueError, match=r"threshold must be in 0\.25\.\.1"):
+        NudeNetJudge(0.1)
+
+
+def test_without_nudenet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nudenet", None)
+    with pytest.raises(ValueError, match=r"pip install lit-memories\[nudenet\]"):
+        NudeNetJudge()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "nudenet" in project["optional-dependencies"]
+
+
+def test_a_recipe_may_name_any_judge(tiny: Path, vit: Path, tmp_path: Path) -> None:
+    judge = {"class_path": "lit_memories.judges.image_classifier.ImageClassifierJudge",
+             "init_args": {"model_id": str(vit), "labels": ["vincent-van-gogh", 1]}}  # fmt: skip
+    main([
+        "predict", f"--config={AUDIT}", f"--model.diffusion.base={tiny}", f"--model.judge={json.dumps(judge)}",
+        "--model.num_inference_steps=2", "--model.keep_images=0", "--data.concept_images.limit=1",
+        "--data.reference_images.limit=1", "--data.known=0", "--data.prompted=1", "--trainer.callbacks=[]",
+        "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+        f"--trainer.default_root_dir={tmp_path}",
+    ])  # fmt: skip
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert records
+    assert all((r["shows_concept"], r["probability"]) == (1.0, pytest.approx(1)) for r in records)
+    assert "labels=[0, 1] top_k=1" in json.loads((tmp_path / "run.json").read_text())["settings"]["judge"]
+
+
+def test_a_recipe_with_a_bad_judge_ends_in_one_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nudenet", None)
+    judges = {
+        "lit_memories.judges.nudity.NudeNetJudge": "pip install lit-memories[nudenet]",
+        "lit_memories.judges.clip.CLIPJudge": "openai/clip-vit-large-patch14",
+    }
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for class_path, said in judges.items():
+        with pytest.raises(SystemExit) as stop:
+            main(["predict", f"--config={AUDIT}", f"--model.diffusion.base={tiny}", f"--model.judge={class_path}",
+                  f"--trainer.default_root_dir={tmp_path}"])  # fmt: skip
+        assert said in str(stop.value)
+        assert "\n" not in str(stop.value)
+
+
+def test_a_judge_goes_where_the_audit_goes(vit: Path, tiny: Path) -> None:
+    """As a part of the module; the meta device stands for an accelerator."""
+    whole = torch.nn.ModuleDict({"diffusion": Diffusion(str(tiny)), "judge": ImageClassifierJudge(str(vit), [0])})
+    assert {p.device.type for p in whole.to("meta")["judge"].parameters()} == {"meta"}
