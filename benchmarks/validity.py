@@ -102,8 +102,17 @@ def _audit(concept: str, options: list[str], place: Path, images: int) -> None:
 def _score(concept: str, folder: Path) -> dict[str, Any]:
     runs = {name: read_run(folder / name.replace(" ", "-")) for name in _models(concept)}
 
+    # By row: a record under another conditioning has another prompt, but shows the same image.
+    seen = {
+        (of, record.index)
+        for of in ("concept", "reference")
+        for record in runs["vanilla"].of(of)
+        if not _shows_other(concept, record)
+    }
+
     def records(name: str, of: SetName, conditioning: str | None = None) -> dict[str, Record]:
-        return {record.key: record for record in runs[name].of(of, conditioning)}
+        found = runs[name].of(of, conditioning)
+        return {record.key: record for record in found if (of, record.index) in seen}
 
     rows = []
     for label, (value, direction) in MEASURES.items():
@@ -123,7 +132,14 @@ def _score(concept: str, folder: Path) -> dict[str, Any]:
         }
         raw = {of: _auc(tables[NEVER, of], tables[KNOWS, of]) for of in paired}
         rows.append({"measure": f"NLL of the seed, {label}", "direction": "up", "raw": raw, "paired": paired})
-    return {"measures": rows, "placebos": _placebos(concept, runs)}
+    counts = {of: sum(name == of for name, _ in seen) for of in ("concept", "reference")}
+    return {"images": counts, "measures": rows, "placebos": _placebos(concept, runs)}
+
+
+def _shows_other(concept: str, record: Record) -> bool:
+    """Whether an image shows what the other control never saw: of it, that one is no model that knows."""
+    factor, value = next(pair for name, pair in WITHHELD.items() if name != concept)
+    return getattr(parse_caption(record.prompt), factor) == value
 
 
 def _values(records: dict[str, Record], value: Callable[[Record], float | None]) -> dict[str, float]:
@@ -152,6 +168,7 @@ def _placebos(concept: str, runs: dict[str, Any]) -> list[dict[str, Any]]:
         name: {
             record.key: (record.nll - vanilla.nll, parse_caption(record.prompt))
             for record, vanilla in _pairs(runs[name], runs["vanilla"])
+            if not _shows_other(concept, record)
         }
         for name in (NEVER, KNOWS)
     }
@@ -182,11 +199,13 @@ def _page(results: dict[str, Any]) -> str:
         "one probe, two directions). For each number of an image the probability (AUC, 95 % interval) that it is "
         "higher in the control that never saw the concept than in the other control, which saw it and was trained "
         "alike. On concept images 0 or 1 tells them apart and 0.5 does not; on reference images, which both have seen, "
-        "0.5 is right. *Paired* takes vanilla's number of the same image off first.\n",
+        "0.5 is right. Images that show what the other control never saw are left out. *Paired* takes vanilla's number "
+        "of the same image off first.\n",
     ]
     for concept, found in results.items():
         lines += [
             f"## {concept}\n",
+            f"{found['images']['concept']} concept and {found['images']['reference']} reference images.\n",
             "| number | concept | reference | concept, paired | reference, paired |",
             "|---|---|---|---|---|",
         ]

@@ -58,6 +58,7 @@ def main() -> None:
     _fill(ROOT / "docs" / "audit.md", "inverters", _body("inversion"))
     _fill(ROOT / "docs" / "erasing.md", "esd", _body("esd"))
     _fill(ROOT / "docs" / "erasing.md", "erasure", erasure())
+    _fill(ROOT / "docs" / "validity.md", "validity", _body("validity").replace("\n## ", "\n### "))
 
 
 def _fill(page: Path, marker: str, text: str) -> None:
