@@ -5,8 +5,8 @@ which fixes the law of every statistic below, exactly or nearly; no sample of th
 norm of one (`gaussian_nll`) and still be smooth, shifted or heavy-tailed, as DDIM's inversions tend to be. The zero
 seed is the most likely one and is never drawn: here it fails all tests but that of the channels' means.
 
-Each test gives a value and a p-value a seed. A p-value is two-sided: deviations of either sign count. A seed that is not
-finite has NaN for both.
+Each test gives a value and a p-value a seed. A p-value is two-sided: deviations of either sign count. A seed that is
+not finite has NaN for both.
 """
 
 import math

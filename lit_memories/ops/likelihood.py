@@ -13,10 +13,10 @@ of the coordinates tried (also :math:`\sigma / \alpha` and its logarithm) it has
 
 **Discretisation.** Nodes are the noise levels of DDIM steps. Between nodes latents move by the trapezoidal rule, with
 the value at the new node taken where an Adams-Bashforth step of order two lands; the divergence is integrated by the
-trapezoidal rule over the same values. Both are of order two, and each node costs one evaluation of the network and one
-vector-Jacobian product a probe: nothing is evaluated twice or for one purpose only. From the clean end to the lowest
-level, where the network cannot be asked, there is one step of Euler's; its error is of order two as well, and `ladder`
-makes the step short.
+trapezoidal rule over the same values. Both are of order two, and in the likelihood of typical data their leading errors
+cancel. Each node costs one evaluation of the network and one vector-Jacobian product a probe: nothing is evaluated
+twice, or for one purpose only. From the clean end to the lowest level, where the network cannot be asked, there is one
+step of Euler's; being one, it keeps the order, and `ladder` makes it short.
 """
 
 import math

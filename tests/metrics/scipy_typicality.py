@@ -61,3 +61,10 @@ def typicality(seeds):
     """Values and p-values (n,) of each test of seeds (n, c, h, w)."""
     rows = [one_seed(seed) for seed in seeds]
     return {name: np.array([row[name] for row in rows]).T for name in rows[0]}
+
+
+def numbers(seeds):
+    """Means of the statistics, and the share of seeds atypical at 0.05."""
+    tests = typicality(seeds.numpy())
+    smallest = np.min([p_values for _, p_values in tests.values()], axis=0)
+    return {name: values.mean() for name, (values, _) in tests.items()} | {"value": (6 * smallest <= 0.05).mean()}

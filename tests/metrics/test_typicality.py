@@ -9,7 +9,7 @@ import scipy_typicality
 import torch
 from scipy_typicality import autocorrelation_tail, pairs
 
-from lit_memories.metrics import TESTS, SeedTest, combined_p_value, gaussian_nll, typicality
+from lit_memories.metrics import TESTS, SeedTest, Typicality, combined_p_value, gaussian_nll, typicality
 from lit_memories.metrics.functional import autocorrelation_test, ks_test, kurtosis_test
 
 SMALL, LARGE = (4, 16, 16), (4, 64, 64)
@@ -84,9 +84,10 @@ def test_the_normal_law_of_the_autocorrelation_is_close(shape, tolerance, deviat
 
 
 def test_the_autocorrelation_has_the_moments_it_is_scaled_by():
-    values = torch.cat([autocorrelation_test(prior(2000, (3, 5, 7), seed)).value for seed in range(5)])
-    size, count = 105, pairs((3, 5, 7))
-    variance = size / count / (size + 2)
+    test = autocorrelation_test(prior(10_000, (3, 5, 7)))
+    values, deviations = test.value, scipy.stats.norm.isf(test.p_value / 2)
+    variance = 105 / pairs((3, 5, 7)) / 107
+    np.testing.assert_allclose(values.abs(), variance**0.5 * deviations, rtol=1e-6, atol=1e-9)
     assert abs(float(values.mean())) < 4 * math.sqrt(variance / 10_000)
     assert float(values.var()) == pytest.approx(variance, rel=4 * math.sqrt(2 / 10_000))
     assert abs(float(scipy.stats.skew(values))) < 4 * math.sqrt(6 / 10_000)
@@ -245,3 +246,27 @@ def test_what_are_no_seeds_is_refused(shape, tests, message):
     for name in tests:
         with pytest.raises(ValueError, match=message):
             TESTS[name](torch.zeros(shape))
+
+
+def test_the_metric_counts_what_the_tests_call_atypical():
+    """At the stated level few seeds from the prior, and all that are smooth."""
+    shares = []
+    for seeds in (prior(200), smooth(prior(200))):
+        metric = Typicality(alpha=0.01, draws=100)
+        metric.update(seeds)
+        result = metric.compute()
+        assert float(result["value"]) == float((p_values(seeds)["combined"] <= 0.01).double().mean())
+        shares.append(float(result["value"]))
+    assert shares[0] < 0.04
+    assert shares[1] > 0.99
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 5, math.nan])
+def test_a_level_that_is_none_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+        Typicality(alpha=alpha)
+
+
+def test_the_metric_refuses_seeds_that_are_not_finite():
+    with pytest.raises(ValueError, match="p_value has 2 non-finite of 2 values"):
+        Typicality().update(torch.full((2, *SMALL), math.nan))
