@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError
 
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
+    "memories": ("lit_memories.report.memories", "how far apart are the seeds of one image? table, figures"),
     "quickstart": ("lit_memories.quickstart", "erase a pictogram concept and audit four models, in minutes"),
     "export": ("lit_memories.export", "write a base model with an erasure as a full diffusers pipeline"),
     "convert": ("lit_memories.convert", "make an erasure of weights that another tool erased: ESD, UCE, AC, SPM …"),
@@ -85,7 +86,7 @@ def _tool(name: str, argv: list[str]) -> None:
     from jsonargparse import auto_cli
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
-    if name == "report":  # any number of folders, which auto_cli cannot express
+    if name in {"report", "memories"}:  # any number of folders, which auto_cli cannot express
         import_module(TOOLS[name][0]).command(argv)
     else:
         auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)

@@ -165,8 +165,11 @@ class Diffusion(nn.Module):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images (n, 3, h, w) in [0, 1] of latents."""
-        images = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-        return (images / 2 + 0.5).clamp(0, 1)
+        return self.decode_unscaled(latents / self.vae.config.scaling_factor).clamp(0, 1)
+
+    def decode_unscaled(self, latents: Tensor) -> Tensor:
+        """Images (n, 3, h, w), not clamped, of latents as the decoder takes them: what an optimiser can climb."""
+        return self.vae.decode(latents.to(self.vae.dtype)).sample / 2 + 0.5
 
     def predict_noise(
         self,

@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-SetName = Literal["concept", "reference", "known", "prompted", "retained"]
+SetName = Literal["concept", "reference", "known", "prompted", "retained", "own", "repeat", "memory"]
 SETS: tuple[SetName, ...] = ("concept", "reference", "known", "prompted", "retained")
+MEMORY_SETS: tuple[SetName, ...] = ("own", "repeat", "memory")
+"""The sets of a concept-level and of an image-level audit."""
 Role = Literal["vanilla", "erased", "control", "random"]
 
 RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES = "run.json", "records.jsonl", "seeds.safetensors", "parts", "images"
@@ -32,8 +34,9 @@ class Record:
     Args:
         key: hash of the sample's content and of the audit's settings; the same for every model.
         set: ``concept`` (E), ``reference`` (R), ``known`` (K), or samples under E's prompts (``prompted``) and under
-            R's (``retained``).
-        index: row in its set.
+            R's (``retained``); of an image-level audit, a query's seed (``own``), the same from another start
+            (``repeat``), and those by way of support images (``memory``).
+        index: row in its set; of an image-level audit, the query's.
         prompt: the conditioning.
         nll: negative log-likelihood of the seed under the prior, in nats.
         psnr: regenerated image against the original, in dB (at most 100).
@@ -45,6 +48,7 @@ class Record:
         seed_error: relative error of the inverted seed, for known seeds.
         nll_bias: NLL of the inverted seed less that of the known one, in nats.
         shows_concept: whether the judge sees the concept in the regenerated or sampled image (0 or 1).
+        probability: what it gives the concept there, if it is a judge that says.
         correct: which factors of the prompt the judge sees in it.
         flag: why the sample must not be counted, or None.
         conditioning: under what an image was inverted, if not under its own prompt at the audit's guidance.
@@ -52,6 +56,13 @@ class Record:
         log_likelihood: log p(latents | prompt) by the probability flow, in nats.
         bits_per_dim: minus the same in bits an element.
         reach: angle in degrees from the seed towards noise at which half of the walks no longer show the concept.
+        support: row of the support image, for memories; their `psnr_round_trip` is to what the decoder inversion found.
+        psnr_support: decoding of the support's latent against the support image, in dB.
+        psnr_decoder: decoding of the latent that was inverted against the query, in dB.
+        decoder_passes: through the decoder that the way to that latent took.
+        latent_cosine_distance: 1 less the cosine of that latent and of the query's own.
+        distance: Euclidean distance of the seed and the query's own.
+        cosine_distance: 1 less their cosine.
     """
 
     key: str
@@ -75,6 +86,14 @@ class Record:
     log_likelihood: float | None = None
     bits_per_dim: float | None = None
     reach: float | None = None
+    probability: float | None = None
+    support: int | None = None
+    psnr_support: float | None = None
+    psnr_decoder: float | None = None
+    decoder_passes: int | None = None
+    latent_cosine_distance: float | None = None
+    distance: float | None = None
+    cosine_distance: float | None = None
 
     def to_json(self) -> str:
         """One line of JSON, keys in order, None left out."""
@@ -93,7 +112,7 @@ class Record:
             if unknown := set(values) - known:
                 raise ValueError(f"unknown fields {sorted(unknown)}")
             record = cls(**values)
-            if record.set not in SETS:
+            if record.set not in SETS + MEMORY_SETS:
                 raise ValueError(f"unknown set {record.set!r}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a record: {line[:80]!r} ({error})") from None
@@ -225,7 +244,11 @@ def order(records: Iterable[Record]) -> list[Record]:
     unique: dict[str, Record] = {}
     for record in records:
         unique.setdefault(record.key, record)
-    return sorted(unique.values(), key=lambda record: (SETS.index(record.set), record.index, record.key))
+    return sorted(unique.values(), key=_place)
+
+
+def _place(record: Record) -> tuple[int, int, int, str]:
+    return (SETS + MEMORY_SETS).index(record.set), record.index, record.support or 0, record.key
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -17,7 +17,8 @@ LEVELS = (
     {"ops"},
     {"concept", "images", "records"},
     {"diffusion", "erasure"},
-    {"inverters", "metrics", "data", "classifier"},
+    {"inverters", "metrics", "data", "judges"},
+    {"classifier"},
     {"audit", "erasers", "training", "report"},
     {"convert", "export", "recipes"},
     {"quickstart"},
@@ -26,7 +27,6 @@ LEVELS = (
 """From the ground up; a part may import parts of its own level only within itself, or where `PEERS` says so."""
 
 PEERS = {
-    ("classifier", "data"),  # the factors it tells apart
     ("diffusion", "erasure"),  # applies it
     ("__main__", "cli"),
 }

@@ -11,13 +11,14 @@ import torch
 from lightning import LightningModule
 from torch import Generator, Tensor
 
+from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.audit.writer import RecordWriter, explained, merge
-from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
 from lit_memories.data.audit import Sample
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.erasure import versions
 from lit_memories.inverters.base import Inversion, Inverter
+from lit_memories.judges.base import Judge
 from lit_memories.metrics.functional import psnr
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.rollout import rollout
@@ -33,7 +34,7 @@ class Audit(LightningModule, ABC):
         diffusion: the model under audit.
         inverter: how seeds are found.
         concept: what the model should have forgotten.
-        judge: classifier that says whether a picture shows the concept; None leaves the prompted rate out.
+        judge: detector that says whether a picture shows the concept; None leaves the prompted rate out.
         name: what tables call the run; the run folder's name if None.
         role: what the model is in a comparison; if None, ``erased`` with an erasure, ``random`` with random weights,
             else ``vanilla``. Only a ``control`` has to be named.
@@ -53,7 +54,7 @@ class Audit(LightningModule, ABC):
         diffusion: Diffusion,
         inverter: Inverter,
         concept: Concept,
-        judge: PictogramJudge | None = None,
+        judge: Judge | None = None,
         name: str | None = None,
         role: Role | None = None,
         num_inference_steps: int = 50,
@@ -105,7 +106,7 @@ class Audit(LightningModule, ABC):
             "guidance_scale": self.guidance_scale,
             "image_size": list(self.image_size),
             "vae": fingerprint(self.diffusion.vae),
-            "judge": None if self.judge is None else fingerprint(self.judge),
+            "judge": None if self.judge is None else self.judge.identity(),
             "block_size": self.block_size,
             "precision": str(self.trainer.precision),
             "seed": self.seed,
@@ -193,29 +194,20 @@ class Audit(LightningModule, ABC):
             with explained(self.folder):
                 RunInfo(**{**vars(self.info), "metrics": metrics, "complete": complete}).save(self.folder)
 
+    def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
+        """The model's predictions under prompts, as inverters and samplers take them."""
+        return BlockwiseNoise(self.diffusion, self.embed(prompts), self._embed_one(""), guidance_scale, self.block_size)
+
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
-        """Seeds of latents under prompts, and the latents that DDIM makes of the seeds."""
-        embeds = self.embed(prompts)
-
-        def predict_noise(rows_latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
-            return self._blockwise(rows_latents, timestep, embeds[rows], guidance_scale)
-
+        """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""
+        predict_noise = self.noise(prompts, guidance_scale)
         inversion = self.inverter(predict_noise, latents, self.steps)
-        return inversion, self.sample(prompts, inversion.seeds, guidance_scale)
+        return inversion, self.inverter.regenerate(predict_noise, inversion, self.steps)
 
     def sample(self, prompts: Sequence[str], seeds: Tensor, guidance_scale: float) -> Tensor:
         """Latents that DDIM makes of seeds under prompts."""
-        embeds = self.embed(prompts)
-        return rollout(lambda x, t: self._blockwise(x, t, embeds, guidance_scale), seeds, self.steps)
-
-    def _blockwise(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
-        empty = None if guidance_scale == 1.0 else self._embed_one("").expand(self.block_size, -1, -1)
-        return in_blocks(
-            lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
-            self.block_size,
-            latents,
-            embeds,
-        )
+        predict_noise, rows = self.noise(prompts, guidance_scale), torch.arange(len(seeds), device=seeds.device)
+        return rollout(lambda latents, timestep: predict_noise(latents, timestep, rows), seeds, self.steps)
 
     def _embed_one(self, prompt: str) -> Tensor:
         if prompt not in self._embeds:
@@ -244,7 +236,7 @@ class Audit(LightningModule, ABC):
         """What the judge sees in the pictures of samples."""
         if self.judge is None:
             return [{} for _ in samples]
-        return self.judge(images.nan_to_num(), [sample.prompt for sample in samples], self.concept.factors)
+        return self.judge(images.nan_to_num(), [sample.prompt for sample in samples], self.concept)
 
 
 def sound_psnr(images: Tensor, target: Tensor) -> Tensor:

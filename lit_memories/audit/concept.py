@@ -129,7 +129,7 @@ class ConceptAudit(Audit):
     def _audit_known(self, samples: Sequence[Sample]) -> list[Record]:
         seeds = self.diffusion.draw_seeds(self.generators(samples))
         prompts, guidance_scale = _prompts(samples), self._guidance(samples)
-        latents = self.sample(prompts, seeds, guidance_scale)
+        latents = self.inverter.sample(self.noise(prompts, guidance_scale), seeds, self.steps)
         inversion, restored = self.invert(prompts, latents, guidance_scale)
         nll = gaussian_nll(inversion.seeds)
         numbers = {
@@ -149,14 +149,9 @@ class ConceptAudit(Audit):
 
     def _likelihood(self, samples: Sequence[Sample], latents: Tensor) -> dict[str, Tensor]:
         """How likely latents are under their prompts; models share the probes, which makes differences more exact."""
-        embeds = self.embed(_prompts(samples))
-
-        def predict_noise(x: Tensor, timestep: int, rows: Tensor) -> Tensor:
-            return self._blockwise(x, timestep, embeds[rows], 1.0)
-
+        predict_noise = self.noise(_prompts(samples), 1.0)
         levels = ladder(self.diffusion.schedule, len(self.steps))
-        with torch.inference_mode(False):
-            embeds = embeds.clone()  # one made in inference mode cannot take part in gradients
+        with torch.inference_mode(False):  # latents made in inference mode cannot take part in gradients
             found = log_likelihood(
                 predict_noise, latents.clone(), levels, self.generators(samples, "/probes"), self.likelihood_probes
             )
@@ -172,7 +167,8 @@ class ConceptAudit(Audit):
             sound = seeds.flatten(1).isfinite().all(1)[:, None, None, None]
             walks = rotate(torch.where(sound, seeds, directions.roll(1, -1)), directions, angles * math.pi / 180)
             many = [sample for sample in samples for _ in ANGLES]
-            images = self.decode(self.sample(_prompts(many), walks.flatten(0, 1), self._guidance(samples)))
+            predict_noise = self.noise(_prompts(many), self._guidance(samples))
+            images = self.decode(self.inverter.sample(predict_noise, walks.flatten(0, 1), self.steps))
             shown = [verdict["shows_concept"] for verdict in self.judged(many, images)]
             seen.append(torch.tensor(shown, dtype=torch.float64).view(len(samples), len(ANGLES)))
         return crossing(angles, torch.stack(seen).mean(0)).angle

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import datasets
 from lightning import LightningDataModule, Trainer
@@ -144,7 +144,7 @@ class AuditData(LightningDataModule):
         left = [s for s in samples if audit.key(s.name) not in recorded]
         if not left and not audit.complete:
             left = samples[:1]  # killed between its last batch and its end: one sample again brings it there
-        self.rows = AuditRows(_fill_up(left, samples, trainer.world_size), images)
+        self.rows = AuditRows(fill_up(left, samples, trainer.world_size), images)
 
     def _promptings(self, images: dict[str, "ImageRows"]) -> list[Sample]:
         concept = [s.prompt for s in images["concept"].samples]
@@ -232,6 +232,10 @@ class ImageRows:
         """The image (3, h, w) of a row."""
         return to_tensor(read_picture(self.rows[index]["image"], self.size))
 
+    def with_pixels(self, sample: Sample) -> Sample:
+        """One of the samples, with its image."""
+        return replace(sample, image=self.pixels(sample.index))
+
 
 class AuditRows(Dataset[Sample]):
     """Samples with their images, decoded when asked for."""
@@ -245,7 +249,7 @@ class AuditRows(Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         sample = self.samples[position]
         if sample.set in self.images:
-            return replace(sample, image=self.images[sample.set].pixels(sample.index))
+            return self.images[sample.set].with_pixels(sample)
         return sample
 
 
@@ -257,7 +261,18 @@ def _cycle(prompts: Sequence[str], count: int) -> list[str]:
     return [prompts[i % len(prompts)] for i in range(count)]
 
 
-def _fill_up(left: list[Sample], samples: list[Sample], world_size: int) -> list[Sample]:
+class Named(Protocol):
+    """A piece of work, and what tells it from others."""
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+
+
+Work = TypeVar("Work", bound=Named)
+
+
+def fill_up(left: list[Work], samples: list[Work], world_size: int) -> list[Work]:
     """Give every process work: Lightning's prediction loop needs a batch on each; repeats are merged away."""
     if len(samples) < world_size:
         raise ValueError(f"{len(samples)} samples cannot be shared by {world_size} processes: use fewer devices")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from typing import Any, Literal, Protocol, TypedDict, cast
 import torch
 from lightning import LightningDataModule, Trainer
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.concept import Concept
+from lit_memories.data.cache import save_whole
 from lit_memories.data.sources import Source, read_picture
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_tensor
@@ -171,7 +171,7 @@ class ErasureData(LightningDataModule):
                 seeds = diffusion.draw_seeds([Generator().manual_seed(self.seed * 1_000_003 + i) for i in numbers])
                 embeds = diffusion.encode_prompts([chosen[i] for i in numbers])
                 parts.append(rollout(diffusion.noise_fn(embeds, self.guidance_scale), seeds, steps).cpu())
-            _save(torch.cat(parts), file)
+            save_whole({"latents": torch.cat(parts)}, file)
         return Latents(load_file(file)["latents"], chosen)
 
     def _encoded(self, diffusion: Diffusion, source: Source, name: str) -> Latents:
@@ -194,7 +194,7 @@ class ErasureData(LightningDataModule):
             for start in track(range(0, len(pictures), self.batch_size), "encoding images", transient=True):
                 images = torch.stack([to_tensor(p) for p in pictures[start : start + self.batch_size]])
                 parts.append(diffusion.encode_images(images.to(diffusion.device)).float().cpu())
-            _save(torch.cat(parts), file)
+            save_whole({"latents": torch.cat(parts)}, file)
         return Latents(load_file(file)["latents"], captions)
 
     def _file(self, content: bytes) -> Path:
@@ -211,14 +211,6 @@ def _on(diffusion: Diffusion, device: torch.device) -> Iterator[None]:
             yield
     finally:
         diffusion.to(before)
-
-
-def _save(latents: Tensor, file: Path) -> None:
-    """Whole or not at all: a killed run leaves no half a file under the name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")  # two runs may share the cache
-    save_file({"latents": latents.contiguous()}, part)
-    part.replace(file)
 
 
 def _warn_of(concept: Concept, retained: Latents | None) -> None:

@@ -1,0 +1,56 @@
+"""What an inverter sees of the model: noise under the prompts of some samples, in calls of one size."""
+
+import torch
+from torch import Tensor
+
+from lit_memories.diffusion import Diffusion
+from lit_memories.ops.blocks import in_blocks
+
+
+class BlockwiseNoise:
+    """Noise predictions for samples by their rows (an `inverters.base.PromptedNoise`); every call has one size.
+
+    Gradients flow where they are asked for: nothing kept here is bound to inference mode, in which Lightning predicts.
+
+    Args:
+        diffusion: the model.
+        prompt_embeds: of the samples (n, tokens, width).
+        empty_embeds: of the empty prompt (1, tokens, width).
+        guidance_scale: of the predictions under the samples' prompts.
+        block_size: rows of every network call.
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        prompt_embeds: Tensor,
+        empty_embeds: Tensor,
+        guidance_scale: float,
+        block_size: int,
+    ) -> None:
+        self.diffusion, self.guidance_scale, self.block_size = diffusion, guidance_scale, block_size
+        with torch.inference_mode(False):
+            self._prompts, self._empty = prompt_embeds.clone(), empty_embeds.clone()
+
+    @property
+    def empty(self) -> Tensor:
+        """Embeddings of the empty prompt (tokens, width), without what a gated adapter adds to them."""
+        return self._empty[0, : self.diffusion.tokenizer.model_max_length]
+
+    def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
+        """Noise predicted for latents (m, c, h, w) under the prompts of their rows, guided."""
+        return self._blocks(latents, timestep, self._prompts[rows], self.guidance_scale)
+
+    def under(self, latents: Tensor, timestep: int, embeds: Tensor) -> Tensor:
+        """Noise predicted, unguided, under embeddings (m, tokens, width); a gate stays that of the empty prompt."""
+        gate = self._empty[:, embeds.shape[1] :].expand(len(embeds), -1, -1)
+        return self._blocks(latents, timestep, torch.cat([embeds, gate], 1), 1.0)
+
+    def _blocks(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
+        empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
+        return in_blocks(
+            lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
+            self.block_size,
+            latents,
+            embeds,
+        )

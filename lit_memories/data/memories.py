@@ -1,0 +1,127 @@
+"""The queries of an image-level audit, each with its support images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader, Dataset
+
+from lit_memories.data.audit import Audit, ImageRows, Sample, fill_up
+from lit_memories.data.sources import Source, describe_rows
+from lit_memories.records import SetName
+
+
+@dataclass
+class Query:
+    """An image of the concept, and the images by way of which memories of it are sought; one piece of work.
+
+    Args:
+        sample: the image.
+        supports: the others.
+    """
+
+    sample: Sample
+    supports: list[Sample]
+
+    @property
+    def name(self) -> str:
+        """What tells it from other queries."""
+        return self.sample.content
+
+    def named(self) -> dict[str, tuple[SetName, Sample | None]]:
+        """Its records: what each is keyed by, its set, and the support it goes by."""
+        content = self.sample.content
+        records: dict[str, tuple[SetName, Sample | None]] = {f"{name}/{content}": (name, None) for name in _ALONE}
+        return records | {f"memory/{content}/{support.content}": ("memory", support) for support in self.supports}
+
+
+_ALONE: tuple[SetName, SetName] = ("own", "repeat")
+
+
+class MemoryData(LightningDataModule):
+    """The queries of an image-level audit: the first images of the concept, each with support images of its own.
+
+    Query k goes by the supports from row `stride` times k on, officially ten of ten. Images that cannot be read, or
+    stand there again, are passed over and not counted. A batch is one query.
+
+    Args:
+        query_images: images of the concept.
+        support_images: images of other things.
+        queries: how many of the former, officially 5.
+        supports: how many of the latter a query, officially 10.
+        stride: rows from one query's first support to the next one's; `supports` if None.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(
+        self,
+        query_images: Source,
+        support_images: Source,
+        queries: int = 5,
+        supports: int = 10,
+        stride: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.sources = query_images, support_images
+        self.queries, self.supports = queries, supports
+        self.stride = supports if stride is None else stride
+        if min(queries, supports, self.stride) < 1:
+            raise ValueError(
+                f"queries ({queries}), supports ({supports}) and stride ({self.stride}) must be at least 1"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Read and check the sets, and leave out the queries that the run has recorded already.
+
+        Raises:
+            ValueError: if a set has too few images, or both share one.
+        """
+        trainer = cast("Trainer", self.trainer)
+        audit = cast("Audit", trainer.lightning_module)
+        query_rows, support_rows = (ImageRows("memory", source.load(), audit.image_size) for source in self.sources)
+        needed = self.stride * (self.queries - 1) + self.supports
+        for name, rows, count in (("query", query_rows, self.queries), ("support", support_rows, needed)):
+            if len(rows.samples) < count:
+                raise ValueError(
+                    f"the {name} set has {len(rows.samples)} different images that can be read, {count} are needed: "
+                    "give more, or lower data.queries or data.supports"
+                )
+        samples, supports = query_rows.samples[: self.queries], support_rows.samples[:needed]
+        if shared := {s.content for s in samples} & {s.content for s in supports}:
+            raise ValueError(f"queries and supports share {len(shared)} images: keep them apart")
+        queries = [
+            Query(sample, supports[k * self.stride : k * self.stride + self.supports])
+            for k, sample in enumerate(samples)
+        ]
+        data: dict[str, Any] = {
+            "memory": describe_rows(self.sources[0], len(samples), query_rows.unreadable, query_rows.repeated),
+            "supports": describe_rows(self.sources[1], len(supports), support_rows.unreadable, support_rows.repeated),
+        }
+        recorded = audit.open_run(data, sum(len(query.named()) for query in queries))
+        left = [query for query in queries if any(audit.key(name) not in recorded for name in query.named())]
+        if not left and not audit.complete:
+            left = queries[:1]  # killed between its last query and its end: one again brings it there
+        self.rows = _Rows(fill_up(left, queries, trainer.world_size), query_rows, support_rows)
+
+    def predict_dataloader(self) -> DataLoader[Query]:
+        """The queries in order, without those recorded."""
+        return DataLoader(self.rows, batch_size=None)
+
+
+class _Rows(Dataset[Query]):
+    """Queries with their images, decoded when asked for."""
+
+    def __init__(self, queries: Sequence[Query], query_rows: ImageRows, support_rows: ImageRows) -> None:
+        self.queries, self.query_rows, self.support_rows = queries, query_rows, support_rows
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, position: int) -> Query:
+        query = self.queries[position]
+        return Query(
+            self.query_rows.with_pixels(query.sample), [self.support_rows.with_pixels(s) for s in query.supports]
+        )
