@@ -3,15 +3,35 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from lit_memories.ops.rollout import rollout
 from lit_memories.ops.schedule import DDIMStep
 
 RowNoiseFn = Callable[[Tensor, int, Tensor], Tensor]
 """Noise predicted for latents (m, c, h, w) at one timestep; the third argument names their rows in the batch."""
+
+
+@runtime_checkable
+class PromptedNoise(Protocol):
+    """A `RowNoiseFn` that can also be asked what the network says under other embeddings than the samples' own."""
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the predictions that a call gives."""
+
+    @property
+    def empty(self) -> Tensor:
+        """Embeddings of the empty prompt (tokens, width)."""
+
+    def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
+        """Noise predicted for latents (m, c, h, w) under the prompts of their rows."""
+
+    def under(self, latents: Tensor, timestep: int, embeds: Tensor) -> Tensor:
+        """Noise predicted, unguided, under embeddings (m, tokens, width); differentiable in them."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +43,18 @@ class Inversion:
         residual: worst relative residual of the implicit steps (n,).
         evaluations: network evaluations spent on each sample (n,).
         converged: whether every step met the inverter's tolerance (n,).
+        state: what `Inverter.regenerate` needs besides the seeds (n, ...); None if the seeds are all.
     """
 
     seeds: Tensor
     residual: Tensor
     evaluations: Tensor
     converged: Tensor
+    state: Tensor | None = None
 
 
 class Inverter(ABC):
-    """Finds the seed from which DDIM makes given latents.
+    """Finds the seed from which a sampler, DDIM unless the class says otherwise, makes given latents.
 
     An inverter treats every sample on its own: no sum, no stopping rule and no batch statistic mixes samples.
     """
@@ -41,13 +63,23 @@ class Inverter(ABC):
     def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents (n, c, h, w) through `steps`, which are given as the sampler takes them, noise first."""
 
+    def sample(self, predict_noise: RowNoiseFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+        """Latents that the sampler makes of seeds from the prior; known seeds are made by it."""
+        rows = torch.arange(len(seeds), device=seeds.device)
+        return rollout(lambda latents, timestep: predict_noise(latents, timestep, rows), seeds, steps)
+
+    def regenerate(self, predict_noise: RowNoiseFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
+        """Latents that the sampler makes of what an inversion found."""
+        return self.sample(predict_noise, inversion.seeds, steps)
+
     def settings(self) -> dict[str, Any]:
         """Name and hyper-parameters, as far as a record depends on them."""
-        return {"name": type(self).__name__, **vars(self)}
+        options = {name: x.settings() if isinstance(x, Inverter) else x for name, x in vars(self).items()}
+        return {"name": type(self).__name__, **options}
 
 
 def relative_norm(residual: Tensor, reference: Tensor) -> Tensor:
-    """Norm of a residual (n, ...) relative to that of `reference`, a value a sample (n,)."""
-    return residual.flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1).clamp_min(
-        torch.finfo(residual.dtype).tiny
-    )
+    """Norm of a residual (n, ...) relative to that of `reference`, a value a sample (n,); NaN where that overflows."""
+    size = reference.flatten(1).norm(dim=1)
+    size = size.where(size.isfinite(), torch.nan).clamp_min(torch.finfo(residual.dtype).tiny)
+    return residual.flatten(1).norm(dim=1) / size

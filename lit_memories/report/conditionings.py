@@ -109,4 +109,3 @@ def _fraction(boot: Callable[..., Estimate], concept: Tensor, reference: Tensor)
         return difference[..., 0] / difference[..., 1]
 
     return boot(ratio, [concept.T, reference.T])
-

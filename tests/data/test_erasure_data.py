@@ -15,7 +15,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from lit_memories.concept import Concept
-from lit_memories.data import erasure as module
 from lit_memories.data import pictograms
 from lit_memories.data.erasure import ErasureData
 from lit_memories.data.sources import ImageSource, PictogramSource, Source, save_images
@@ -283,7 +282,7 @@ def test_a_crash_leaves_no_half_a_file_that_is_taken_for_a_whole_one(
 
     with monkeypatch.context() as patch:
         if moment == "writing":
-            patch.setattr(module, "save_file", write_half)
+            patch.setattr("lit_memories.data.cache.save_file", write_half)
         else:
             patch.setattr(Path, "replace", fail)
         with pytest.raises(KeyboardInterrupt):

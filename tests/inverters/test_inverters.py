@@ -1,47 +1,37 @@
 """Inverters against closed forms, float64 references, and their own claims."""
 
+import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
+from small_models import STEPS, Counted, Prompted, curved, latents
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
+from lit_memories.inverters.belm import BELM
 from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
+from lit_memories.inverters.null_text import NullText
+from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import gaussian_nll
-from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep, NoiseSchedule, ddim_coefficients
+from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_inverse_coefficients
 
-BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-SCHEDULE = NoiseSchedule((1 - BETAS).cumprod(0), float(1 - BETAS[0]))
-STEPS = SCHEDULE.ddim_steps(10)
-INVERTERS = [DDIMInversion(), FixedPoint(4, 1e-4)]
-
-
-def latents(count: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
-
-
-class Counted:
-    """A model that keeps count of the evaluations each row cost."""
-
-    def __init__(self, function: Callable[[Tensor, int], Tensor], rows: int) -> None:
-        self.function, self.calls = function, torch.zeros(rows, dtype=torch.long)
-
-    def __call__(self, x: Tensor, timestep: int, rows: Tensor) -> Tensor:
-        assert len(x) == len(rows)
-        self.calls[rows] += 1
-        return self.function(x, timestep)
-
-
-def curved(x: Tensor, timestep: int) -> Tensor:
-    """A smooth nonlinear model, different at every timestep; in blocks, as the audit calls its network."""
-    return in_blocks(lambda y: torch.tanh(0.8 * y + 0.3 * y.roll(1, -1)) * (0.5 + timestep / 2000), 4, x)
+INVERTERS = [
+    DDIMInversion(),
+    FixedPoint(4, 1e-4),
+    ReNoise(),
+    ReNoise(faithful=True),
+    NullText(guidance_scale=3, inner_steps=3, pivot=FixedPoint(4, 1e-4)),
+    NullText(faithful=True),
+    BELM(8),
+]
+NAMES = [f"{type(i).__name__}{', faithful' if getattr(i, 'faithful', False) else ''}" for i in INVERTERS]
+each_inverter = pytest.mark.parametrize("inverter", INVERTERS, ids=NAMES)
 
 
 def linear(c: float) -> Callable[[Tensor, int], Tensor]:
@@ -130,12 +120,14 @@ def test_start_and_acceleration_beat_as_many_plain_iterations() -> None:
     assert 3 * relative_norm(found.seeds - exact, exact).max() < relative_norm(plain - exact, exact).min()
 
 
-@pytest.mark.parametrize("inverter", [*INVERTERS, DDIMInversion(measure_residual=False), FixedPoint(7, 1e-6)])
+@pytest.mark.parametrize("inverter", [*INVERTERS, DDIMInversion(False), ReNoise(measure_residual=False)])
 def test_evaluations_are_counted_truly(inverter: Inverter) -> None:
-    z = torch.cat([latents(4), torch.zeros(1, 4, 8, 8)])
-    model = Counted(curved, len(z))
+    z = latents() * torch.tensor([1, 1, 3, 0.1, 0])[:, None, None, None]
+    model = Prompted(len(z))
     found = inverter(model, z, STEPS)
-    assert found.evaluations.tolist() == model.calls.tolist()
+    assert int(found.evaluations.sum()) == model.total
+    if not isinstance(inverter, NullText):
+        assert found.evaluations.tolist() == model.calls.tolist()
     if isinstance(inverter, FixedPoint):
         assert found.evaluations.max() <= inverter.max_evaluations * len(STEPS)
         assert len(set(found.evaluations.tolist())) > 1, "samples stop on their own"
@@ -150,38 +142,34 @@ def test_residual_is_that_of_the_worst_step() -> None:
     assert not whole.converged.any()
 
 
-@pytest.mark.parametrize("inverter", INVERTERS)
+@each_inverter
 def test_neighbours_change_no_bit(inverter: Inverter) -> None:
     """Alone, in company, or in another order: a row's result is the same."""
     z = latents(6) * torch.tensor([0.01, 1, 3, 1, 10, 0.3])[:, None, None, None]
-    together = inverter(Counted(curved, len(z)), z, STEPS)
-    order = torch.tensor([4, 0, 5, 3, 1, 2])
-    shuffled = inverter(Counted(curved, len(z)), z[order], STEPS)
+    model, order = Prompted(len(z)), torch.tensor([4, 0, 5, 3, 1, 2])
+
+    def results(rows: Tensor) -> list[Tensor]:
+        found = inverter(model.of(rows), z[rows], STEPS)
+        again = inverter.regenerate(model.of(rows), found, STEPS)
+        state = [] if found.state is None else [found.state]
+        return [found.seeds, found.residual, found.evaluations, found.converged, again, *state]
+
+    together, shuffled = results(torch.arange(len(z))), results(order)
     for row in range(len(z)):
-        alone = inverter(Counted(curved, 1), z[row : row + 1], STEPS)
         place = int((order == row).nonzero())
-        for name in ("seeds", "residual", "evaluations", "converged"):
-            value = getattr(together, name)[row]
-            assert torch.equal(getattr(alone, name)[0], value), name
-            assert torch.equal(getattr(shuffled, name)[place], value), name
+        for whole, other, alone in zip(together, shuffled, results(torch.tensor([row])), strict=True):
+            assert torch.equal(alone[0], whole[row])
+            assert torch.equal(other[place], whole[row])
 
 
-@pytest.mark.parametrize("inverter", INVERTERS)
+@each_inverter
 @pytest.mark.parametrize("broken", ["latent", "model"])
 def test_a_row_of_nan_infects_no_other(inverter: Inverter, broken: str) -> None:
     z = latents(3)
-    clean = inverter(Counted(curved, 3), z, STEPS)
-
-    def sick(x: Tensor, timestep: int, rows: Tensor) -> Tensor:
-        ill = (rows == 1) & (timestep > 500)
-        return torch.where(ill[:, None, None, None], torch.nan, curved(x, timestep))
-
+    clean = inverter(Prompted(3), z, STEPS)
     if broken == "latent":
-        z = z.clone()
         z[1, 0, 0, 0] = torch.nan
-        found = inverter(Counted(curved, 3), z, STEPS)
-    else:
-        found = inverter(sick, z, STEPS)
+    found = inverter(Prompted(3, sick=None if broken == "latent" else 1), z, STEPS)
     for row in (0, 2):
         assert torch.equal(found.seeds[row], clean.seeds[row])
         assert found.evaluations[row] == clean.evaluations[row]
@@ -206,6 +194,44 @@ def test_no_convergence_is_flagged_and_finite() -> None:
     assert contraction(latents(), slope=0.5).converged.all(), "the control"
 
 
+@pytest.mark.parametrize("gain", [1e3, 1e12, 1e25, 1e38, math.inf, math.nan])
+@pytest.mark.parametrize("below", [1001, 500])
+def test_of_a_network_that_explodes_the_seeds_are_finite(gain: float, below: int) -> None:
+    """Weights as if training had diverged, at every timestep or at the end of the inversion only."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(64, 64, generator=generator)
+
+    def exploding(x: Tensor, timestep: int, rows: Tensor) -> Tensor:
+        strength = gain if timestep >= 1001 - below else 0.1
+        return strength * (x.flatten(2) @ mix).view_as(x)
+
+    for tolerance in (1e-4, 0.5):
+        found = FixedPoint(8, tolerance)(exploding, latents(), STEPS)
+        assert found.seeds.isfinite().all()
+        assert not found.converged.any()
+        assert not (found.residual <= 0.1).any(), "the audit flags what is above 0.1 or unknown"
+    calm = FixedPoint(8, 1e-4)(lambda x, t, rows: 0.001 * (x.flatten(2) @ mix).view_as(x), latents(), STEPS)
+    assert calm.converged.all(), "the control"
+
+
+@pytest.mark.parametrize("slope", [1.1, 1.3, 1.6])
+def test_damping_helps_where_iterates_overshoot(slope: float) -> None:
+    """Slopes below minus one: plain iteration goes to and fro, and does not come nearer."""
+    z, step = latents(), STEPS[0]
+    a, b = ddim_inverse_coefficients(step)
+
+    def model(x: Tensor, timestep: int) -> Tensor:
+        return torch.tanh(-slope / b * x) + 0.1 * x.roll(1, -1)
+
+    x = z
+    for _ in range(30):
+        x = a * z + b * model(x, step.timestep)
+    plain = relative_norm(a * z + b * model(x, step.timestep) - x, x)
+    found = FixedPoint(30, 1e-4)(Counted(model, len(z)), z, [step])
+    assert plain.min() > 0.05
+    assert found.residual.max() < 2e-3
+
+
 def test_more_evaluations_never_make_the_residual_worse() -> None:
     z, step = latents(), STEPS[:1]
     model = Counted(lambda x, timestep: torch.sin(9 * x), len(z))
@@ -223,6 +249,14 @@ def test_impossible_options_are_refused(options: dict[str, float]) -> None:
 def test_settings_name_everything_a_record_depends_on() -> None:
     assert FixedPoint(5, 1e-3).settings() == {"name": "FixedPoint", "max_evaluations": 5, "tolerance": 1e-3}
     assert DDIMInversion().settings() == {"name": "DDIMInversion", "measure_residual": True, "tolerance": 1e-3}
+    assert NullText(pivot=FixedPoint(5, 1e-3)).settings()["pivot"] == FixedPoint(5, 1e-3).settings()
+
+
+@each_inverter
+def test_settings_go_into_json_and_name_a_sampler_that_is_not_ddim(inverter: Inverter) -> None:
+    settings = inverter.settings()
+    assert json.loads(json.dumps(settings))["name"] == type(inverter).__name__
+    assert settings.get("sampler", "ddim") == ("belm" if isinstance(inverter, BELM) else "ddim")
 
 
 @torch.no_grad()

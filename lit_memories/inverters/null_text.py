@@ -1,0 +1,199 @@
+"""Null-text inversion: the empty prompt is tuned until guided sampling follows an unguided inversion."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise, RowNoiseFn, relative_norm
+from lit_memories.inverters.ddim import DDIMInversion
+from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_step
+
+BETAS = 0.9, 0.999
+"""Adam's decay rates, torch's defaults."""
+TOLERANCE = 1e-3
+"""Relative residual below which a step of the faithful form counts as converged."""
+
+
+class NullText(Inverter):
+    r"""Null-text inversion (Mokady et al. 2023, arXiv:2211.09794, alg. 1).
+
+    A pivot inverter without guidance finds :math:`z^*_0 \dots z^*_T`. From :math:`\bar z_T = z^*_T` on, each step
+    tunes the embeddings :math:`\varnothing_t` of the empty prompt by Adam so that the guided step meets the pivot,
+
+    .. math:: \min_{\varnothing_t} \lVert z^*_{t-1} - z_{t-1}(\bar z_t, \varnothing_t, c)\rVert_2^2,
+
+    and passes them on to the next. The seeds are the pivot's; they and the tuned embeddings, `Inversion.state`
+    (n, steps, tokens, width), give the image back under guidance. As in the paper's code the learning rate falls to
+    half over the steps. Unlike there, a sample stops by itself, and keeps the embeddings of its smallest loss.
+
+    The audit must not guide on top: noise is asked for at guidance 1 and, through `PromptedNoise`, under the tuned
+    embeddings. Evaluations count forward passes; all but the last of a step's tuning also go backward.
+
+    Args:
+        guidance_scale: of the tuned steps and of the regeneration.
+        inner_steps: updates of the embeddings a step at most.
+        lr: Adam's, at the first step.
+        early_stop: mean squared error of a step's latents at which a sample is done.
+        pivot: finds the seeds; plain DDIM inversion if None.
+        faithful: what the audit's official code amounts to. It tunes at guidance 7.5 and regenerates at 1, where the
+            empty prompt cancels: the tuning has no effect and is left out, and so is every option above. Its inversion
+            takes the noise at the lower level of a step, with the lower level's timestep, and an image's latents count
+            as being at the last timestep, so that there is one step less, both ways.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        guidance_scale: float = 7.5,
+        inner_steps: int = 10,
+        lr: float = 0.01,
+        early_stop: float = 1e-5,
+        pivot: Inverter | None = None,
+        faithful: bool = False,
+    ) -> None:
+        if inner_steps < 0 or lr <= 0 or early_stop < 0:
+            raise ValueError(
+                f"inner_steps ({inner_steps}) and early_stop ({early_stop}) cannot be negative, lr ({lr}) not 0"
+            )
+        self.guidance_scale, self.inner_steps, self.lr, self.early_stop = guidance_scale, inner_steps, lr, early_stop
+        self.pivot, self.faithful = pivot or DDIMInversion(), faithful
+        if "sampler" in self.pivot.settings():
+            raise ValueError(f"the pivot must invert plain DDIM, {type(self.pivot).__name__} inverts another sampler")
+
+    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+        """Invert latents through `steps`.
+
+        Raises:
+            TypeError: if `predict_noise` cannot predict under other embeddings.
+            ValueError: if its own predictions are guided.
+        """
+        if self.faithful:
+            return _explicit(predict_noise, latents, steps)
+        noise = _prompted(predict_noise)
+        # An audit predicts in inference mode, where nothing can be differentiated, and its tensors stay marked by it.
+        with torch.inference_mode(False), torch.no_grad():
+            pivots, inversion = self._follow(noise, latents.clone(), steps)
+            found, null = pivots[0], noise.empty.clone().expand(len(latents), -1, -1)
+            evaluations, converged, tuned = inversion.evaluations, inversion.converged, []
+            for number, (step, target) in enumerate(zip(steps, pivots[1:], strict=True)):
+                lr = self.lr * (1 - number / (2 * len(steps)))
+                found, null, loss, used = self._tune(noise, found, target, null, step, lr)
+                evaluations, converged = evaluations + used, converged & (loss < self.early_stop)
+                tuned.append(null)
+        return replace(inversion, evaluations=evaluations, converged=converged, state=torch.stack(tuned, 1))
+
+    def regenerate(self, predict_noise: RowNoiseFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
+        """Latents that guided DDIM makes of the seeds with the tuned embeddings."""
+        if self.faithful:
+            return self.sample(predict_noise, inversion.seeds, steps[:-1])
+        if inversion.state is None:
+            raise ValueError("the inversion has no tuned embeddings: it is not one of NullText")
+        noise, latents = _prompted(predict_noise), inversion.seeds
+        rows = torch.arange(len(latents), device=latents.device)
+        for step, null in zip(steps, inversion.state.unbind(1), strict=True):
+            own = noise(latents, step.timestep, rows)
+            latents = self._guided(noise.under(latents, step.timestep, null), own, latents, step)
+        return latents
+
+    def _follow(
+        self, noise: PromptedNoise, latents: Tensor, steps: Sequence[DDIMStep]
+    ) -> tuple[list[Tensor], Inversion]:
+        """The pivot's latents at every level, seeds first, and its inversion; it is asked step by step to have them."""
+        pivots, parts = [latents], []
+        for step in reversed(steps):
+            parts.append(self.pivot(noise, pivots[0], [step]))
+            pivots.insert(0, parts[-1].seeds)
+        inversion = Inversion(
+            seeds=pivots[0],
+            residual=torch.stack([part.residual for part in parts]).amax(0),
+            evaluations=torch.stack([part.evaluations for part in parts]).sum(0),
+            converged=torch.stack([part.converged for part in parts]).all(0),
+        )
+        return pivots, inversion
+
+    def _guided(self, null_noise: Tensor, own_noise: Tensor, latents: Tensor, step: DDIMStep) -> Tensor:
+        return ddim_step(latents, null_noise + self.guidance_scale * (own_noise - null_noise), step)
+
+    def _tune(
+        self, noise: PromptedNoise, latents: Tensor, target: Tensor, null: Tensor, step: DDIMStep, lr: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step: latents it leads to, embeddings, loss and evaluations a sample."""
+        rows = torch.arange(len(latents), device=latents.device)
+        own, used = noise(latents, step.timestep, rows), torch.ones_like(rows)
+        moved, best = latents.clone(), null.clone()
+        least = torch.full((len(latents),), torch.inf, device=latents.device, dtype=latents.dtype)
+        embeds, adam = null, _Adam(null, lr)
+        for count in range(self.inner_steps + 1):
+            embeds = embeds.detach().requires_grad_()
+            with torch.enable_grad():
+                other = noise.under(latents[rows], step.timestep, embeds)
+                reached = self._guided(other, own[rows], latents[rows], step)
+                loss = (reached - target[rows]).square().flatten(1).mean(1)
+            used[rows] += 1
+            better = (loss < least[rows]) | (count == 0)  # the first even if it is NaN
+            chosen = rows[better]
+            moved[chosen], best[chosen], least[chosen] = (
+                reached[better].detach(),
+                embeds[better].detach(),
+                loss[better].detach(),
+            )
+            active = ~(loss < self.early_stop)
+            if count == self.inner_steps or not active.any():
+                break
+            # Of the losses' sum, so that each sample's gradient is its own.
+            (gradient,) = torch.autograd.grad(loss, embeds, torch.ones_like(loss))
+            embeds = adam.step(embeds.detach(), gradient)[active]
+            rows, adam = rows[active], adam.keep(active)
+        return moved, best, least, used
+
+
+class _Adam:
+    """Adam with torch's defaults, of which samples can leave."""
+
+    def __init__(self, values: Tensor, lr: float) -> None:
+        self.lr, self.count = lr, 0
+        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
+
+    def step(self, values: Tensor, gradient: Tensor) -> Tensor:
+        """The values after one step down the gradient."""
+        self.count += 1
+        self.first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
+        self.second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient.square()
+        size = (self.second / (1 - BETAS[1] ** self.count)).sqrt() + 1e-8
+        return values - self.lr / (1 - BETAS[0] ** self.count) * self.first / size
+
+    def keep(self, rows: Tensor) -> "_Adam":
+        """The same for some of the samples."""
+        self.first, self.second = self.first[rows], self.second[rows]
+        return self
+
+
+def _prompted(predict_noise: RowNoiseFn) -> PromptedNoise:
+    if not isinstance(predict_noise, PromptedNoise):
+        raise TypeError(
+            f"NullText predicts under other embeddings than the prompt's and {type(predict_noise).__name__} cannot: "
+            "pass a PromptedNoise, as audits do"
+        )
+    if predict_noise.guidance_scale != 1:
+        raise ValueError(
+            f"NullText guides by itself and the predictions are guided already, by {predict_noise.guidance_scale:g}: "
+            "set the audit's guidance_scale to 1"
+        )
+    return predict_noise
+
+
+def _explicit(predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    """Inversion through the transitions between timesteps alone, each with noise from where it starts."""
+    rows = torch.arange(len(latents), device=latents.device)
+    residual = torch.zeros(len(latents), device=latents.device)
+    for low, high in pairwise(reversed(steps)):
+        a, b = ddim_coefficients(low.alpha, high.alpha)
+        moved = a * latents + b * predict_noise(latents, low.timestep, rows)
+        again = a * latents + b * predict_noise(moved, high.timestep, rows)
+        residual, latents = torch.maximum(residual, relative_norm(again - moved, again)), moved
+    return Inversion(latents, residual, torch.full_like(rows, 2 * (len(steps) - 1)), residual < TOLERANCE)
