@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
+from lit_memories.ops.schedule import NoiseSchedule
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 PACKAGES = ("lit-memories", "torch", "lightning", "diffusers", "transformers")
@@ -44,6 +45,7 @@ class Provenance:
         seed: the run's seed.
         versions: of the packages involved.
         gate: for an adapter, the prompts near which it acts; None if it always does, or there is none.
+        prediction_type: what the base model's network predicts; None if not known.
     """
 
     method: str
@@ -56,6 +58,7 @@ class Provenance:
     seed: int | None
     versions: dict[str, str]
     gate: list[str] | None = None
+    prediction_type: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -68,6 +71,7 @@ class Erasable(Protocol):
     base: str
     fingerprint: str
     unet: Any
+    schedule: NoiseSchedule
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors by name, sharing memory with the model."""
@@ -139,12 +143,7 @@ class Erasure:
             ValueError: if the base differs, a tensor does not fit or is not finite, or nothing changes; the model is
                 untouched then.
         """
-        wanted, got = self.provenance.base_fingerprint, diffusion.fingerprint
-        if wanted != got:
-            raise ValueError(
-                f"the erasure was made for {self.provenance.base} ({wanted}), this is {diffusion.base} ({got}): "
-                "pass the base model it was made for"
-            )
+        self._check_base(diffusion)
         for name, tensor in self.tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"erasure holds NaN or infinity in {name}: training diverged, or the file is damaged")
@@ -167,6 +166,21 @@ class Erasure:
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
         return replaced
+
+    def _check_base(self, diffusion: Erasable) -> None:
+        """Refuse another base than the one it was made for."""
+        wanted, got = self.provenance.base_fingerprint, diffusion.fingerprint
+        if wanted != got:
+            raise ValueError(
+                f"the erasure was made for {self.provenance.base} ({wanted}), this is {diffusion.base} ({got}): "
+                "pass the base model it was made for"
+            )
+        predicts, expected = diffusion.schedule.prediction_type, self.provenance.prediction_type
+        if expected is not None and predicts != expected:
+            raise ValueError(
+                f"the erasure was made for a model that predicts {expected}, the scheduler of {diffusion.base} says "
+                f"{predicts}: pass the base model it was made for, with its own scheduler"
+            )
 
     def card(self) -> str:
         """A model card: front matter of the Hugging Face hub, then what, from what, and how to use it."""

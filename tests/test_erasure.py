@@ -16,6 +16,7 @@ from torch import Generator
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.training.text_to_image import build_pipeline
 
 NAMES = (
     "unet.conv_out.weight",
@@ -111,6 +112,24 @@ def test_another_base_is_refused(erasure: Erasure, folder: Path, tiny_control: P
     for words in (diffusion.fingerprint, erasure.provenance.base, str(tiny_control)):
         assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_another_prediction_type_is_refused(erasure: Erasure, diffusion: Diffusion) -> None:
+    """The weights are the base's, its scheduler says something else of them."""
+    provenance = replace(erasure.provenance, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match=r"predicts v_prediction, the scheduler of .* says epsilon"):
+        replace(erasure, provenance=provenance).apply(diffusion)
+    assert untouched(diffusion)
+    replace(erasure, provenance=replace(provenance, prediction_type="epsilon")).apply(diffusion)
+
+
+def test_a_base_of_another_width_is_refused(erasure: Erasure, tiny_autoencoder: Path) -> None:
+    wider = Diffusion.from_pipeline(build_pipeline(tiny_autoencoder, (8, 16), 64), "wider")
+    with pytest.raises(ValueError, match="this is wider"):
+        erasure.apply(wider)
+    same = replace(erasure, provenance=replace(erasure.provenance, base_fingerprint=wider.fingerprint))
+    with pytest.raises(ValueError, match=r"does not fit: unet\.\S+ is \(16, 32\), the model has \(16, 64\)"):
+        same.apply(wider)
 
 
 def first(erasure: Erasure, change: Callable[[torch.Tensor], torch.Tensor]) -> Erasure:

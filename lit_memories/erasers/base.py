@@ -269,6 +269,7 @@ class Eraser(LightningModule, ABC):
                 seed=self.seed,
                 versions=versions(),
                 gate=self.gate_prompts(),
+                prediction_type=self.diffusion.schedule.prediction_type,
             ),
         )
 
