@@ -1,0 +1,52 @@
+"""Every inverter in an audit by recipe: batches change nothing, and the run says whose seeds it holds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from lit_memories.cli import main
+from lit_memories.metrics import gaussian_nll
+from lit_memories.records import read_run
+
+Arguments = Callable[..., list[str]]
+INVERTERS = {
+    "ddim.DDIMInversion": {},
+    "renoise.ReNoise": {"lambda_ac": 0.1, "lambda_kl": 0.001},
+    "null_text.NullText": {"guidance_scale": 3, "inner_steps": 1, "pivot": {"class_path": "FixedPoint"}},
+    "belm.BELM": {},
+}
+
+
+def few(arguments: Arguments, folder: Path, name: str, options: dict[str, object], **more: int) -> list[str]:
+    """The command line of an audit of a handful of samples with an inverter."""
+    inverter = {"class_path": f"lit_memories.inverters.{name}", "init_args": options}
+    limits = ("--data.concept_images.limit=2", "--data.reference_images.limit=1", "--data.known=1", "--data.prompted=0")
+    return arguments(folder, f"--model.inverter={json.dumps(inverter)}", *limits, **more)
+
+
+@pytest.mark.parametrize("name", INVERTERS)
+def test_batch_size_changes_no_byte(name: str, arguments: Arguments, tmp_path: Path) -> None:
+    for batch_size in (1, 3):
+        main(few(arguments, tmp_path / str(batch_size), name, INVERTERS[name], batch_size=batch_size))
+    for file in ("records.jsonl", "seeds.safetensors"):
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
+    run = read_run(tmp_path / "1")
+    assert run.info.complete
+    settings = run.info.settings["inverter"]
+    assert settings["name"] == name.split(".")[1]
+    assert settings.get("sampler") == ("belm" if name == "belm.BELM" else None)
+    seeds = load_file(tmp_path / "1" / "seeds.safetensors")
+    for record in run.records:
+        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+        assert record.evaluations > 0
+        if name == "belm.BELM":
+            assert record.psnr_round_trip == 100, "an exact sampler returns the very latents"
+    assert all(abs(record.nll_bias) < 50 for record in run.of("known"))
+
+
+def test_null_text_refuses_an_audit_that_guides(arguments: Arguments, tmp_path: Path) -> None:
+    with pytest.raises((SystemExit, ValueError), match="set the audit's guidance_scale to 1"):
+        main([*few(arguments, tmp_path / "run", "null_text.NullText", {}), "--model.guidance_scale=3"])
