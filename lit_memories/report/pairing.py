@@ -159,6 +159,10 @@ def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:
         names = [name for name, number in lost.items() if number == files]
         who = "every run" if len(names) == len(runs) else ", ".join(names)
         notes.append(f"{who}: {files} image files could not be read.")
+    sources = [[source for source in run.info.data.values() if isinstance(source, dict)] for run in runs]
+    twice = max(sum(int(source.get("repeated", 0)) for source in of) for of in sources)
+    if twice:
+        notes.append(f"{twice} images stood in a set more than once with the same caption, and count once.")
     if len({run.info.precision for run in runs}) > 1:
         found = ", ".join(f"{run.info.name} {run.info.precision}" for run in runs)
         notes.append(f"The runs were made in different precisions ({found}).")

@@ -122,3 +122,12 @@ def test_precision_and_unreadable_files_are_said(tmp_path, pair):
     notes = " ".join(compare([*pair, third]).notes)
     assert "UCE: 2 image files could not be read." in notes
     assert "different precisions (vanilla 32-true, ESD 32-true, UCE 16-true)" in notes
+
+
+def test_repeated_images_are_said(tmp_path):
+    data = {name: {"source": "x", "rows": 24, "unreadable": [], "repeated": 2} for name in ("concept", "reference")}
+    runs = [write(tmp_path, Model("v", "vanilla", info={"data": data})), write(tmp_path, Model("e"))]
+    (note,) = (note for note in compare(runs).notes if "more than once" in note)
+    assert note.startswith("4 images")
+    plain = [write(tmp_path, Model(name, role)) for name, role in (("w", "vanilla"), ("f", "erased"))]
+    assert not any("more than once" in note for note in compare(plain).notes)
