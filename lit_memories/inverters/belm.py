@@ -25,11 +25,10 @@ class BELM(Inverter):
 
     Run backwards the recursion has a second, alternating solution that grows by :math:`(k/h)^2` a step, about 200 times
     from end to end on the pictogram model's schedule, and whatever the first two states lack in accuracy excites it.
-    The official code begins with an explicit step across the last, ten times shorter interval. Here that interval is a
-    DDIM step, solved by `FixedPoint` to rounding, so that it stays invertible, and the next is a trapezoidal one;
-    `sample` begins with one, too. Even so its seeds' NLL is only an estimate: docs/audit.md has the figures. EDICT
-    (Wallace et al. 2022, arXiv:2211.12446, p = 0.93) was tried instead; it costs twice as much, and its two states
-    ended up 13 and 31 % apart, at 20 and 50 steps.
+    Here the last, ten times shorter interval is a DDIM step, solved by `FixedPoint` to rounding, so that it stays
+    invertible, and the one before is a trapezoidal step; `sample` begins with one, too. Even so the seeds' NLL is only
+    an estimate: docs/audit.md has the figures. EDICT (Wallace et al. 2022, arXiv:2211.12446) costs twice as much, and
+    in a trial that is not kept its two states drifted apart.
 
     Args:
         max_evaluations: network evaluations that each of the two steps of the start may take.

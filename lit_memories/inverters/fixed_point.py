@@ -20,8 +20,9 @@ class FixedPoint(Inverter):
     A sample leaves the batch as soon as it has converged; what is kept is the iterate of smallest residual, and of
     latents that are finite the seeds are finite, whatever the network gives.
 
-    Under guidance the slopes grow with its scale. On the pictogram model every sample converges at guidance 3; at 7.5
-    and 20 steps most do not, and seeds are then far from unique (docs/audit.md has the figures).
+    Under guidance the slopes grow with its scale. On the pictogram model every sample converges at guidance 3. At 7.5
+    and 20 steps most do not, and at 50 they do, to other seeds than those the latents were made of: there are several
+    (docs/audit.md has the figures).
 
     Args:
         max_evaluations: network evaluations a step may take, at least 1.

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from lit_memories.cli import main
@@ -50,3 +52,22 @@ def test_batch_size_changes_no_byte(name: str, arguments: Arguments, tmp_path: P
 def test_null_text_refuses_an_audit_that_guides(arguments: Arguments, tmp_path: Path) -> None:
     with pytest.raises((SystemExit, ValueError), match="set the audit's guidance_scale to 1"):
         main([*few(arguments, tmp_path / "run", "null_text.NullText", {}), "--model.guidance_scale=3"])
+
+
+@pytest.mark.parametrize("strength", [30.0, 1e6])
+def test_what_does_not_converge_is_flagged_and_finite(
+    strength: float, arguments: Arguments, calm: Path, tmp_path: Path
+) -> None:
+    """A network whose weights have run away: seeds are numbers, and none of them counts."""
+    pipeline = StableDiffusionPipeline.from_pretrained(calm, safety_checker=None, requires_safety_checker=False)
+    with torch.no_grad():
+        pipeline.unet.conv_out.weight.mul_(strength / 0.05)
+    pipeline.save_pretrained(tmp_path / "wild")
+    options = few(arguments, tmp_path / "run", "fixed_point.FixedPoint", {})
+    main([*options, f"--model.diffusion.base={tmp_path / 'wild'}"])
+    records = read_run(tmp_path / "run").records
+    assert len(records) == 4
+    for record in records:
+        assert record.flag == "diverged"
+        assert record.nll is not None
+        assert record.converged is False
