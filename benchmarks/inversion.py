@@ -21,13 +21,14 @@ from torch import Generator, Tensor
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.data.pictograms import draw
 from lit_memories.diffusion import Diffusion
-from lit_memories.inverters.base import Inversion, Inverter, RowNoiseFn, relative_norm
+from lit_memories.inverters.base import Inversion, Inverter, relative_norm
 from lit_memories.inverters.belm import BELM
 from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import bootstrap, gaussian_nll, psnr
+from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep
 from lit_memories.records import finite
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
-from lit_memories.ops.adapters import DOWN, UP
+from lit_memories.ops.adapters import DOWN, UP, factor_shapes
 
 KNOWN = (
     "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
@@ -259,7 +259,7 @@ def _adapter(file: _File, unet: nn.Module) -> dict[str, Tensor]:
 def _factors(file: _File, name: str, down: Tensor, up: Tensor, weight: torch.Size) -> tuple[Tensor, Tensor]:
     """Both factors in float32, in the shapes that the layer's kind asks for."""
     rank = down.shape[0] if down.ndim else 0
-    shapes = (rank, *weight[1:]), (weight[0], rank, *[1] * (len(weight) - 2))
+    shapes = factor_shapes(weight, rank)
     if any(_core(factor.shape) != _core(shape) for factor, shape in zip((down, up), shapes, strict=True)):
         raise ValueError(
             f"{file.path} does not fit: factors of {name} are {tuple(down.shape)} and {tuple(up.shape)}, "

@@ -21,8 +21,12 @@ from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.judges.base import Judge
 from lit_memories.metrics.functional import psnr
 from lit_memories.ops.blocks import in_blocks
-from lit_memories.ops.rollout import rollout
-from lit_memories.records import RUN_FILE, Record, Role, RunInfo, differences, read_records
+from lit_memories.ops.generators import seeded
+from lit_memories.ops.rollout import rollout_rows
+from lit_memories.records import RUN_FILE, Record, Role, RunInfo, differences, finite, read_records
+
+DIVERGED = 0.1
+"""Relative residual above which an inversion is not counted: its seed does not belong to its image."""
 
 
 class Audit(LightningModule, ABC):
@@ -206,8 +210,7 @@ class Audit(LightningModule, ABC):
 
     def sample(self, prompts: Sequence[str], seeds: Tensor, guidance_scale: float) -> Tensor:
         """Latents that DDIM makes of seeds under prompts."""
-        predict_noise, rows = self.noise(prompts, guidance_scale), torch.arange(len(seeds), device=seeds.device)
-        return rollout(lambda latents, timestep: predict_noise(latents, timestep, rows), seeds, self.steps)
+        return rollout_rows(self.noise(prompts, guidance_scale), seeds, self.steps)
 
     def _embed_one(self, prompt: str) -> Tensor:
         if prompt not in self._embeds:
@@ -228,9 +231,7 @@ class Audit(LightningModule, ABC):
 
     def generators(self, samples: Sequence[Sample], purpose: str = "") -> list[Generator]:
         """The samples' own sources of randomness: functions of the run's seed and the sample, not of the model."""
-        texts = [f"{self.seed}/{sample.set}/{sample.content}{purpose}" for sample in samples]
-        digests = [hashlib.sha256(text.encode()).digest() for text in texts]
-        return [Generator().manual_seed(int.from_bytes(digest[:7], "big")) for digest in digests]
+        return [seeded(f"{self.seed}/{sample.set}/{sample.content}{purpose}") for sample in samples]
 
     def judged(self, samples: Sequence[Sample], images: Tensor) -> list[dict[str, Any]]:
         """What the judge sees in the pictures of samples."""
@@ -243,6 +244,17 @@ def sound_psnr(images: Tensor, target: Tensor) -> Tensor:
     """PSNR (n,), NaN where a picture is not finite."""
     sound = (images + target).flatten(1).isfinite().all(1)
     return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
+
+
+def quality(inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
+    """How well a row was inverted, and why its record must not be counted, if so; `sound` if all else is finite."""
+    residual = float(inversion.residual[row])
+    return {
+        "residual": finite(residual),
+        "evaluations": int(inversion.evaluations[row]),
+        "converged": bool(inversion.converged[row]),
+        "flag": "not finite" if not sound else None if residual <= DIVERGED else "diverged",
+    }
 
 
 def _role(diffusion: Diffusion) -> Role:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_memories.audit.base import Audit, sound_psnr
+from lit_memories.audit.base import Audit, quality, sound_psnr
 from lit_memories.audit.collection import AuditMetrics, from_records
 from lit_memories.concept import Concept
 from lit_memories.data.audit import Sample
@@ -23,8 +23,6 @@ from lit_memories.ops.likelihood import ladder, log_likelihood
 from lit_memories.ops.sphere import crossing, rotate
 from lit_memories.records import Record, finite, image_path
 
-DIVERGED = 0.1
-"""Relative residual above which an inversion is not counted: its seed does not belong to its image."""
 ANGLES = tuple(range(0, 91, 15))
 """Degrees at which reach looks at the way from a seed to noise."""
 
@@ -184,19 +182,17 @@ class ConceptAudit(Audit):
         records = []
         for row, (sample, verdict) in enumerate(zip(samples, verdicts, strict=True)):
             values: dict[str, Any] = {name: finite(float(column[row])) for name, column in numbers.items()}
-            flag = "not finite" if None in values.values() or (sound is not None and not sound[row]) else None
+            whole = None not in values.values() and (sound is None or bool(sound[row]))
             values |= verdict
             key = self.key(sample.name)
-            if inversion is not None:
-                residual = float(inversion.residual[row])
-                flag = flag or ("diverged" if not residual <= DIVERGED else None)
-                values["residual"] = finite(residual)
-                values["evaluations"] = int(inversion.evaluations[row])
-                values["converged"] = bool(inversion.converged[row])
+            if inversion is None:
+                values["flag"] = None if whole else "not finite"
+            else:
+                values |= quality(inversion, row, whole)
                 values["typicality"] = _typicality(inversion.seeds[row : row + 1])
                 self._seeds[key] = inversion.seeds[row].cpu()
-            values |= {"flag": flag, "conditioning": sample.conditioning}
-            records.append(Record(key, sample.set, sample.index, sample.prompt, **values))
+            place = (key, sample.set, sample.index, sample.prompt)
+            records.append(Record(*place, conditioning=sample.conditioning, **values))
         return records
 
     def _guidance(self, samples: Sequence[Sample]) -> float:

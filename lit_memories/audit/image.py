@@ -12,14 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
-from lit_memories.audit.base import Audit, sound_psnr
-from lit_memories.audit.concept import DIVERGED
+from lit_memories.audit.base import Audit, quality, sound_psnr
 from lit_memories.concept import Concept
 from lit_memories.data.cache import save_whole
 from lit_memories.data.memories import Query
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_pil
-from lit_memories.inverters.base import Inversion, Inverter
+from lit_memories.inverters.base import Inverter
 from lit_memories.inverters.decoder import Decoded, DecoderInversion
 from lit_memories.metrics.functional import gaussian_nll
 from lit_memories.records import Record, SetName, finite, image_path
@@ -100,7 +99,8 @@ class ImageAudit(Audit):
             if support is not None:
                 values["psnr_support"] = finite(float(supported[row - 2].psnr))
                 values["support"] = support.index
-            values |= {"decoder_passes": self._passes(row, found, supported)} | _quality(values, inversion, row)
+            values |= quality(inversion, row, None not in values.values())
+            values["decoder_passes"] = self._passes(row, found, supported)
             record = Record(
                 self.key(name), set_name, batch.sample.index, batch.sample.prompt, **values, **verdicts[row]
             )
@@ -172,15 +172,3 @@ def _distances(seed: Tensor, own: Tensor) -> dict[str, float | None]:
     a, b = seed.double().flatten(), own.double().flatten()
     cosine = (a @ b) / (a.norm() * b.norm())
     return {"distance": finite(float((a - b).norm())), "cosine_distance": finite(float(1 - cosine))}
-
-
-def _quality(values: dict[str, Any], inversion: Inversion, row: int) -> dict[str, Any]:
-    """How well a row was inverted, and why it must not be counted, if so."""
-    residual = float(inversion.residual[row])
-    flag = "not finite" if None in values.values() else None if residual <= DIVERGED else "diverged"
-    return {
-        "residual": finite(residual),
-        "evaluations": int(inversion.evaluations[row]),
-        "converged": bool(inversion.converged[row]),
-        "flag": flag,
-    }

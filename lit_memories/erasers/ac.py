@@ -81,6 +81,5 @@ class AC(Eraser):
         with detached_first_token(self.diffusion.unet):
             loss = match(self.predict(noisy, timesteps, renamed), target)
             if self.prior_weight:
-                noisy, timesteps, noise = self.noised(latents, generator)
-                loss = loss + self.prior_weight * match(self.predict(noisy, timesteps, captions), noise)
+                loss = loss + self.prior_weight * self.diffusion_loss(latents, captions, generator)
         return loss

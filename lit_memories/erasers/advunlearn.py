@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import draw, seeded
+from lit_memories.erasers.base import draw
 from lit_memories.erasers.rollout import RolloutEraser
 from lit_memories.ops.attack import minimise
+from lit_memories.ops.generators import seeded
 from lit_memories.ops.select import Selection
 from lit_memories.ops.targets import match
 from lit_memories.ops.tokens import prefixed

@@ -1,6 +1,5 @@
 """Everything an erasure method does not say in its paper: selection, teacher, optimiser, probe, artefact."""
 
-import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,10 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.select import Selection, select
+from lit_memories.ops.targets import match
 
 _NOT_SETTINGS = {"self", "diffusion", "concept", "options", "probe_size", "seed"}
 
@@ -156,6 +157,11 @@ class Eraser(LightningModule, ABC):
         timesteps = torch.randint(schedule.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         return schedule.add_noise(latents, noise, timesteps), timesteps, noise
+
+    def diffusion_loss(self, latents: Tensor, prompts: Sequence[str], generator: Generator) -> Tensor:
+        """The ordinary training loss of images (n, c, h, w) under prompts, at random timesteps."""
+        noisy, timesteps, noise = self.noised(latents, generator)
+        return match(self.predict(noisy, timesteps, prompts), noise)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches that name all prompts; the loss draws from them."""
@@ -299,8 +305,3 @@ class Eraser(LightningModule, ABC):
 def draw(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
     """`count` prompts at random, with replacement."""
     return [prompts[i] for i in torch.randint(len(prompts), (count,), generator=generator).tolist()]
-
-
-def seeded(source: str) -> Generator:
-    """A generator that is a function of a text."""
-    return Generator().manual_seed(int.from_bytes(hashlib.sha256(source.encode()).digest()[:7], "big"))

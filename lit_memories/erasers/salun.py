@@ -9,8 +9,8 @@ from torch import Tensor
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import seeded
 from lit_memories.erasers.two_loss import TwoLossEraser
+from lit_memories.ops.generators import seeded
 from lit_memories.ops.saliency import largest, summed_gradients
 from lit_memories.ops.select import Selection
 from lit_memories.ops.targets import match

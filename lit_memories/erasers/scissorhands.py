@@ -13,7 +13,6 @@ from lit_memories.erasers.two_loss import MergingEraser
 from lit_memories.ops.gradients import Gradients, add, project
 from lit_memories.ops.saliency import largest, summed_gradients
 from lit_memories.ops.select import Selection, select
-from lit_memories.ops.targets import match
 
 
 class Scissorhands(MergingEraser):
@@ -84,16 +83,15 @@ class Scissorhands(MergingEraser):
         images = batch["forget_set"]
         for number in range(self.trim_batches):
             latents, captions = images.rows(number * self.batch_size, self.batch_size, self.seed)
-            noisy, timesteps, noise = self.noised(latents.to(self.device), self.generator(f"trim/{number}"))
-            yield match(self.predict(noisy, timesteps, self.concept_prompts(captions)), noise)
+            prompts, generator = self.concept_prompts(captions), self.generator(f"trim/{number}")
+            yield self.diffusion_loss(latents.to(self.device), prompts, generator)
 
     def forget_loss(self, batch: Batch) -> Tensor:
         """The relabelling loss; in the faithful form the concept's own diffusion loss, to be climbed."""
         if not self.faithful:
             return super().forget_loss(batch)
         latents, captions = self.rows(batch["forget_set"], self.batch_size)
-        noisy, timesteps, noise = self.noised(latents, self.generator("forget"))
-        return match(self.predict(noisy, timesteps, self.concept_prompts(captions)), noise)
+        return self.diffusion_loss(latents, self.concept_prompts(captions), self.generator("forget"))
 
     def merge(self, retain: Gradients, forget: Gradients) -> list[Tensor]:
         """Equation 5."""

@@ -31,8 +31,7 @@ class TwoLossEraser(Eraser):
     def retain_loss(self, batch: Batch) -> Tensor:
         """The ordinary diffusion loss on images of other things."""
         latents, captions = self.rows(batch["retain_set"], self.batch_size)
-        noisy, timesteps, noise = self.noised(latents, self.generator("retain"))
-        return match(self.predict(noisy, timesteps, captions), noise)
+        return self.diffusion_loss(latents, captions, self.generator("retain"))
 
     def concept_prompts(self, captions: list[str]) -> list[str]:
         """Captions that name the concept as they are, the concept's phrase for the others."""

@@ -1,18 +1,15 @@
 """What every inverter takes and gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from lit_memories.ops.rollout import rollout
+from lit_memories.ops.rollout import RowNoiseFn, rollout_rows
 from lit_memories.ops.schedule import DDIMStep
-
-RowNoiseFn = Callable[[Tensor, int, Tensor], Tensor]
-"""Noise predicted for latents (m, c, h, w) at one timestep; the third argument names their rows in the batch."""
 
 
 @runtime_checkable
@@ -65,8 +62,7 @@ class Inverter(ABC):
 
     def sample(self, predict_noise: RowNoiseFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the sampler makes of seeds from the prior; known seeds are made by it."""
-        rows = torch.arange(len(seeds), device=seeds.device)
-        return rollout(lambda latents, timestep: predict_noise(latents, timestep, rows), seeds, steps)
+        return rollout_rows(predict_noise, seeds, steps)
 
     def regenerate(self, predict_noise: RowNoiseFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the sampler makes of what an inversion found."""

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, RowNoiseFn
+from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.inverters.fixed_point import FixedPoint
+from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, RowNoiseFn, relative_norm
+from lit_memories.inverters.base import Inversion, Inverter, relative_norm
+from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep, ddim_inverse_coefficients
 
 

@@ -7,8 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise, RowNoiseFn, relative_norm
+from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise, relative_norm
 from lit_memories.inverters.ddim import DDIMInversion
+from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_step
 
 BETAS = 0.9, 0.999

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, RowNoiseFn, relative_norm
+from lit_memories.inverters.base import Inversion, Inverter, relative_norm
+from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep, ddim_inverse_coefficients
 
 FIRST_TIMESTEPS = 250

@@ -90,24 +90,32 @@ def _check(name: str, layer: nn.Module | None, factors: Mapping[str, Tensor]) ->
     down, up = factors.get(f"{name}.{DOWN}"), factors.get(f"{name}.{UP}")
     if down is None or up is None:
         raise ValueError(f"the adapter has only one of the two factors of {name}")
-    weight, ones = layer.weight, (1,) * (layer.weight.ndim - 2)
-    wanted = (down.shape[0], *weight.shape[1:]), (weight.shape[0], down.shape[0], *ones)
+    wanted = factor_shapes(layer.weight.shape, down.shape[0])
     if (tuple(down.shape), tuple(up.shape)) != wanted:
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise ValueError(f"adapter factors {shapes} do not fit {name}: expected {wanted}")
 
 
+def factor_shapes(weight: Sequence[int], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of D and U beside a weight of that shape.
+
+    Example:
+        >>> factor_shapes((8, 4, 3, 3), 2)
+        ((2, 4, 3, 3), (8, 2, 1, 1))
+    """
+    return (rank, *weight[1:]), (weight[0], rank, *[1] * (len(weight) - 2))
+
+
 def initial_factors(layers: Mapping[str, nn.Module], rank: int, generator: Generator) -> dict[str, Tensor]:
     """Factors of an adapter that does nothing yet: D uniform as in a fresh layer (He et al. 2015), U zero."""
-    factors = {}
+    factors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         weight = layer.weight
         if not isinstance(weight, Tensor):
             raise TypeError(f"{name} has no weight")
-        bound = 1 / math.sqrt(weight[0].numel())
-        down = (torch.rand(rank, *weight.shape[1:], generator=generator) * 2 - 1) * bound
-        factors[f"{name}.{DOWN}"] = down.to(weight.device)
-        factors[f"{name}.{UP}"] = weight.new_zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2))
+        bound, (down, up) = 1 / math.sqrt(weight[0].numel()), factor_shapes(weight.shape, rank)
+        drawn = (torch.rand(down, generator=generator) * 2 - 1) * bound
+        factors |= {f"{name}.{DOWN}": drawn.to(weight.device), f"{name}.{UP}": weight.new_zeros(up)}
     return factors
 
 

@@ -20,17 +20,15 @@ step of Euler's; being one, it keeps the order, and `ladder` makes it short.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
 
+from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
-
-RowNoiseFn = Callable[[Tensor, int, Tensor], Tensor]
-"""Noise predicted for latents (n, c, h, w) at one timestep; the third argument names their rows in the batch."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate, bootstrap
-from lit_memories.records import SEEDS_FILE, Record, Run, finite, read_run
+from lit_memories.records import SEEDS_FILE, Record, Run, SetName, finite, read_run
 from lit_memories.report.figures import blank, png, shorten, style
 
 SIZE = 2.4  # inches of a panel
@@ -175,8 +175,11 @@ def _row(drawn: Figure, run: Run, row: int, query: QueryMemories, rows: int) -> 
     plane.set_aspect("equal", "datalim")
     plane.legend(fontsize=7)
     pictures.set_axis_off()
-    kinds = [("own", "regenerated"), *(("memory", f"regenerated-{support:04d}") for support in query.supports)]
-    files = [run.folder / "images" / f"{name}-{query.index:04d}-{kind}.png" for name, kind in kinds]
+    kinds: list[tuple[SetName, str]] = [
+        ("own", "regenerated"),
+        *(("memory", f"regenerated-{support:04d}") for support in query.supports),
+    ]
+    files = [run.image(name, query.index, kind) for name, kind in kinds]
     images = [Image.open(io.BytesIO(file.read_bytes())).convert("RGB") for file in files if file.is_file()]
     if images:
         pictures.imshow(_sheet(images))

@@ -16,7 +16,7 @@ from lit_memories.data.erasure import ErasureData, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.ac import AC
 from lit_memories.erasers.advunlearn import AdvUnlearn
-from lit_memories.erasers.base import Eraser, draw, seeded
+from lit_memories.erasers.base import Eraser, draw
 from lit_memories.erasers.cost import Cost
 from lit_memories.erasers.erasediff import EraseDiff
 from lit_memories.erasers.esd import ESD
@@ -27,6 +27,7 @@ from lit_memories.erasers.scissorhands import Scissorhands
 from lit_memories.erasers.spm import SPM
 from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
+from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout
 
 COMMON = {"steps": 7, "lr": 0.25, "batch_size": 3}

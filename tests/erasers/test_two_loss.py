@@ -22,11 +22,12 @@ from small_runs import (
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import Eraser, seeded
+from lit_memories.erasers.base import Eraser
 from lit_memories.erasers.erasediff import EraseDiff
 from lit_memories.erasers.salun import SalUn
 from lit_memories.erasers.scissorhands import Scissorhands, _fresh
 from lit_memories.erasers.two_loss import TwoLossEraser
+from lit_memories.ops.generators import seeded
 from lit_memories.ops.gradients import adaptive_weight, project
 from lit_memories.ops.select import select
 
