@@ -34,11 +34,10 @@ class Latents:
 
     def rows(self, start: int, count: int, seed: int) -> tuple[Tensor, list[str]]:
         """Rows `start` to `start + count` of an endless stream of passes, each shuffled by `seed` and its number."""
-        chosen = []
-        for position in range(start, start + count):
-            epoch, offset = divmod(position, len(self))
-            order = torch.randperm(len(self), generator=Generator().manual_seed(seed * 1_000_003 + epoch))
-            chosen.append(int(order[offset]))
+        epochs = range(start // len(self), (start + count - 1) // len(self) + 1)
+        orders = [torch.randperm(len(self), generator=Generator().manual_seed(seed * 1_000_003 + e)) for e in epochs]
+        first = start - epochs.start * len(self)
+        chosen = torch.cat(orders)[first : first + count].tolist()
         return self.latents[chosen], [self.captions[i] for i in chosen]
 
 
@@ -111,6 +110,7 @@ class ErasureData(LightningDataModule):
         self.sources = {"forget": forget, "retain": retain}
         self.count, self.batch_size, self.cache, self.seed = count, batch_size, cache, seed
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self._made: Batch | None = None
 
     @property
     def _eraser(self) -> _Eraser:
@@ -119,7 +119,7 @@ class ErasureData(LightningDataModule):
     def prepare_data(self) -> None:
         """Encode or draw what the method needs, on one process, before the others read it from the cache."""
         if cast("Trainer", self.trainer).state.fn == "fit":
-            self._sets()
+            self._made = self._sets()
 
     def setup(self, stage: str) -> None:
         """Read the sets.
@@ -129,7 +129,9 @@ class ErasureData(LightningDataModule):
         """
         self.batch: Batch = {"prompts": self._eraser.concept.prompts, "retain": self._eraser.concept.retain}
         if stage == "fit":
-            self.batch |= self._sets()
+            # What this process made itself is not read again; it serves one fit only, as the next may have other needs.
+            made, self._made = self._made, None
+            self.batch |= self._sets() if made is None else made
             _warn_of(self._eraser.concept, self.batch.get("retain_set"))
 
     def train_dataloader(self) -> DataLoader[Any]:

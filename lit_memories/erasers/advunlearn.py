@@ -101,8 +101,9 @@ class AdvUnlearn(RolloutEraser):
         generator = self.generator()
         chosen = torch.randint(self.pool_size, (self.batch_size,), generator=generator).tolist()
         concept, target = self._concept.rows(chosen), self._negated[chosen]
-        embeds = self.diffusion.encode_prompts(concept.prompts)
-        if self.global_step >= self.warmup_steps:
+        if self.global_step < self.warmup_steps:
+            embeds = self.diffusion.encode_prompts(concept.prompts)
+        else:
             embeds = self.attacked(concept.prompts, self.attack(generator))
         erase = match(self.diffusion.predict_noise(concept.latents, concept.timesteps, embeds), target)
         kept = self._retain.rows(torch.randint(self.pool_size, (self.retain_batch_size,), generator=generator).tolist())

@@ -1,6 +1,6 @@
 """Forgetting under other prompts and other guidance: a method may forget under one and remember under another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.inference import holm, permutation_test
-from lit_memories.records import Record, SetName
-from lit_memories.report.pairing import Comparison
+from lit_memories.report.pairing import Comparison, common
 
 OWN = "own"
 """Label of what every audit does: each image under its own prompt, at the audit's guidance."""
@@ -36,35 +35,41 @@ class Conditioned:
 
 
 def conditioned(
-    comparison: Comparison, row: int, boot: Callable[..., Estimate], draws: int, seed: int
-) -> tuple[Conditioned, ...]:
-    """Forgetting of one run under every conditioning that all runs have, the own prompt first.
+    comparison: Comparison, boot: Callable[..., Estimate], draws: int, seed: int
+) -> list[tuple[Conditioned, ...]]:
+    """Forgetting of each run under every conditioning that all runs have, the own prompt first.
 
     Args:
         comparison: paired runs.
-        row: of the run.
         boot: the report's bootstrap.
         draws: permutations of the test.
         seed: of the permutations.
     """
     found = []
     for label in labels(comparison):
-        shifts = _shifts(comparison, label)
-        if shifts is None:
+        if (shifts := _shifts(comparison, label)) is None:
             continue
         concept, reference = shifts
-        both = None if comparison.control is None else [row, comparison.control]
+        control = _usable_control(comparison, boot, concept, reference)
         found.append(
-            Conditioned(
-                label=label,
-                images=concept.shape[1],
-                forgetting=_forgetting(boot, concept[row], reference[row]),
-                fraction=None if both is None else _fraction(boot, concept[both], reference[both]),
-                p=permutation_test(concept[row], reference[row], draws, seed).p_value,
-            )
+            [
+                Conditioned(
+                    label=label,
+                    images=concept.shape[1],
+                    forgetting=_forgetting(boot, concept[row], reference[row]),
+                    fraction=None if control is None else _fraction(boot, concept, reference, row, control),
+                    p=permutation_test(concept[row], reference[row], draws, seed).p_value,
+                )
+                for row in range(len(comparison.runs))
+            ]
         )
-    corrected = holm(torch.tensor([entry.p for entry in found])).tolist()
-    return tuple(replace(entry, p=p) for entry, p in zip(found, corrected, strict=True))
+    return [_corrected(entries) for entries in zip(*found, strict=True)]
+
+
+def _corrected(entries: Sequence[Conditioned]) -> tuple[Conditioned, ...]:
+    """A run's entries with p-values that hold for all of them together."""
+    corrected = holm(torch.tensor([entry.p for entry in entries])).tolist()
+    return tuple(replace(entry, p=p) for entry, p in zip(entries, corrected, strict=True))
 
 
 def labels(comparison: Comparison) -> list[str]:
@@ -75,10 +80,13 @@ def labels(comparison: Comparison) -> list[str]:
 
 def _shifts(comparison: Comparison, label: str) -> tuple[Tensor, Tensor] | None:
     """NLL less vanilla's of E and R, each (runs, images); None if no image is usable in every run."""
-    concept = _paired(comparison, "concept", label)
+    conditioning = None if label == OWN else label
+    concept = common(comparison.runs, "concept", conditioning)
     # Where a conditioning changes nothing for reference images they have no records of it: it is their own.
-    reference = _paired(comparison, "reference", label) or _paired(comparison, "reference", OWN)
-    if not concept or not reference:
+    reference = common(comparison.runs, "reference", conditioning)
+    if not reference[0]:
+        reference = common(comparison.runs, "reference")
+    if not concept[0] or not reference[0]:
         return None
     tables = [
         torch.tensor([[record.nll for record in records] for records in rows], dtype=torch.float64)
@@ -87,25 +95,24 @@ def _shifts(comparison: Comparison, label: str) -> tuple[Tensor, Tensor] | None:
     return tables[0] - tables[0][comparison.vanilla], tables[1] - tables[1][comparison.vanilla]
 
 
-def _paired(comparison: Comparison, name: SetName, label: str) -> list[list[Record]]:
-    """The records of a set under a conditioning, a list for each run, image by image; empty if none is in all."""
-    wanted = None if label == OWN else label
-    tables = [{r.key: r for r in run.of(name, wanted) if r.nll is not None} for run in comparison.runs]
-    keys = [key for key in tables[0] if all(key in table for table in tables)]
-    return [[table[key] for key in keys] for table in tables] if keys else []
-
-
 def _forgetting(boot: Callable[..., Estimate], concept: Tensor, reference: Tensor) -> Estimate:
     return boot(lambda e, r: e.mean(-1) - r.mean(-1), [concept, reference])
 
 
-def _fraction(boot: Callable[..., Estimate], concept: Tensor, reference: Tensor) -> Estimate | None:
-    own = _forgetting(boot, concept[1], reference[1])
-    if own.low <= 0 <= own.high:
+def _usable_control(
+    comparison: Comparison, boot: Callable[..., Estimate], concept: Tensor, reference: Tensor
+) -> int | None:
+    """Row of the control, if its own forgetting is distinguishable from none under this conditioning."""
+    row = comparison.control
+    if row is None:
         return None
+    own = _forgetting(boot, concept[row], reference[row])
+    return None if own.low <= 0 <= own.high else row
 
+
+def _fraction(boot: Callable[..., Estimate], concept: Tensor, reference: Tensor, row: int, control: int) -> Estimate:
     def ratio(e: Tensor, r: Tensor) -> Tensor:
         difference = e.mean(-2) - r.mean(-2)
         return difference[..., 0] / difference[..., 1]
 
-    return boot(ratio, [concept.T, reference.T])
+    return boot(ratio, [concept[[row, control]].T, reference[[row, control]].T])

@@ -129,15 +129,22 @@ def _shared(info: RunInfo) -> dict[str, Any]:
 
 
 def _pair(runs: Sequence[Run], name: SetName) -> tuple[tuple[tuple[Record, ...], ...], Pairing]:
-    tables = [{r.key: r for r in run.of(name) if r.nll is not None} for run in runs]
+    paired = common(runs, name)
     every = {record.key for run in runs for record in run.records if record.set == name}
-    keys = [key for key in tables[0] if all(key in table for table in tables)]
-    if not keys:
+    used = len(paired[0])
+    if not used:
         raise ValueError(
             f"no sample of the {name} set is common to all {len(runs)} runs and usable in each: "
             "audit the same images in every run"
         )
-    return tuple(tuple(table[key] for key in keys) for table in tables), Pairing(len(keys), len(every) - len(keys))
+    return paired, Pairing(used, len(every) - used)
+
+
+def common(runs: Sequence[Run], name: SetName, conditioning: str | None = None) -> tuple[tuple[Record, ...], ...]:
+    """The records of a set that every run holds, measured and unflagged: a tuple for each run, image by image."""
+    tables = [{r.key: r for r in run.of(name, conditioning) if r.nll is not None} for run in runs]
+    keys = [key for key in tables[0] if all(key in table for table in tables)]
+    return tuple(tuple(table[key] for key in keys) for table in tables)
 
 
 def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:

@@ -14,7 +14,7 @@ from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.inference import resolvable
 from lit_memories.metrics.null import Null
 from lit_memories.records import SETS, Record, Run, SetName
-from lit_memories.report.conditionings import conditioned
+from lit_memories.report.conditionings import Conditioned, conditioned
 from lit_memories.report.pairing import Comparison, unreadable
 from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
 
@@ -59,7 +59,10 @@ def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Sum
     control = comparison.control
     return Summary(
         concept_name=info.concept,
-        runs=tuple(_run(comparison, row, null, calibrated, boot, draws, seed) for row in range(len(comparison.runs))),
+        runs=tuple(
+            _run(comparison, row, null, calibrated, conditionings, boot)
+            for row, conditionings in enumerate(conditioned(comparison, boot, draws, seed))
+        ),
         control=None if control is None else comparison.runs[control].info.name,
         dimension=info.dimension,
         null_mean=null.mean,
@@ -109,7 +112,12 @@ def _calibrated(comparison: Comparison, boot: Bootstrap) -> bool:
 
 
 def _run(
-    comparison: Comparison, row: int, null: Null, calibrated: bool, boot: Bootstrap, draws: int, seed: int
+    comparison: Comparison,
+    row: int,
+    null: Null,
+    calibrated: bool,
+    conditionings: tuple[Conditioned, ...],
+    boot: Bootstrap,
 ) -> RunStatistics:
     run, paired = comparison.runs[row], _paired(comparison, row)
     retained = _met(run)
@@ -128,7 +136,7 @@ def _run(
         retained=_rate(retained.values()),
         retained_by_factor=_by_factor(run),
         retained_change=_change(retained, _met(comparison.runs[comparison.vanilla]), boot),
-        conditionings=conditioned(comparison, row, boot, draws, seed),
+        conditionings=conditionings,
         typicality=_atypical(comparison.concept[row]),
         likelihood=_likelihood(comparison, row, boot),
         reach=_mean(comparison.concept[row], "reach", boot),
