@@ -130,7 +130,7 @@ def _shared(info: RunInfo) -> dict[str, Any]:
 
 def _pair(runs: Sequence[Run], name: SetName) -> tuple[tuple[tuple[Record, ...], ...], Pairing]:
     paired = common(runs, name)
-    every = {record.key for run in runs for record in run.records if record.set == name}
+    every = {r.key for run in runs for r in run.records if r.set == name and r.conditioning is None}
     used = len(paired[0])
     if not used:
         raise ValueError(
