@@ -1,4 +1,4 @@
-"""The model under study: base weights, and an optional erasure on top. The only file that knows pipeline classes."""
+"""The model under study: base weights, and an optional erasure on top."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from lit_memories.ops.adapters import Adapter, gate
 from lit_memories.ops.rollout import NoiseFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.ops.tokens import content
+from lit_memories.pipelines import check_finite, load_pipeline, noise_schedule, randomise
 
 Weights = Literal["pretrained", "random"]
 
@@ -64,10 +65,10 @@ class Diffusion(nn.Module):
     ) -> None:
         super().__init__()
         dtype = getattr(torch, torch_dtype)
-        self._adopt(_load_pipeline(base, revision, dtype), str(base), revision)
+        self._adopt(load_pipeline(base, revision, dtype), str(base), revision)
         self.weights = weights
         if weights == "random":
-            _randomise(self.unet)
+            randomise(self.unet)
         if erasure is not None:
             self.erasure = Erasure.load(erasure)
             self.replaced = self.erasure.apply(self, gated)
@@ -92,10 +93,10 @@ class Diffusion(nn.Module):
         self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
         self.tokenizer = pipeline.tokenizer
         self.scheduler_config = dict(pipeline.scheduler.config)
-        self.schedule = _noise_schedule(pipeline.scheduler.config)
+        self.schedule = noise_schedule(pipeline.scheduler.config)
         self.requires_grad_(False).eval()
         for component in ("unet", "text_encoder", "vae"):
-            _check_finite(getattr(self, component), f"{component} of {name}")
+            check_finite(getattr(self, component), f"{component} of {name}")
         self.fingerprint = fingerprint(self.unet, self.text_encoder)
 
     @property
@@ -257,50 +258,3 @@ def fingerprint(*modules: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
-    ddim = DDIMScheduler.from_config(config)
-    return NoiseSchedule(
-        alphas_cumprod=ddim.alphas_cumprod.double(),
-        final_alpha_cumprod=float(ddim.final_alpha_cumprod),
-        timestep_spacing=ddim.config.timestep_spacing,
-        steps_offset=ddim.config.steps_offset,
-        prediction_type=ddim.config.prediction_type,
-    )
-
-
-def _load_pipeline(base: str, revision: str | None, dtype: torch.dtype) -> StableDiffusionPipeline:
-    if Path(base).exists() and not (Path(base) / "model_index.json").is_file():
-        kind = "a pickle or single file" if Path(base).is_file() else "a folder without model_index.json"
-        raise FileNotFoundError(
-            f"{base} is {kind}, not a diffusers pipeline: pass the folder that `save_pretrained` wrote"
-        )
-    try:
-        return StableDiffusionPipeline.from_pretrained(
-            base,
-            revision=revision,
-            low_cpu_mem_usage=False,
-            dtype=dtype,
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"cannot load a pipeline from {base!r}: {first}") from error
-
-
-def _check_finite(module: nn.Module, where: str) -> None:
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"weights of the {where} are not finite: {name} holds NaN or infinity; the file is damaged"
-            )
-
-
-def _randomise(unet: Any) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = type(unet).from_config(unet.config)
-    unet.load_state_dict(fresh.state_dict())

@@ -58,7 +58,7 @@ def original(base: str) -> Iterator[Diffusion]:
 @pytest.fixture(autouse=True)
 def _read_once(base: str, original: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base is read once: `convert` gets the original, which it must leave alone, models of tests are copies."""
-    load, pipeline = diffusion._load_pipeline, original.pipeline()
+    load, pipeline = diffusion.load_pipeline, original.pipeline()
     frozen = {id(part): part for part in (pipeline.vae, pipeline.tokenizer)}
 
     def cached(folder: str, *rest: Any) -> Any:
@@ -67,7 +67,7 @@ def _read_once(base: str, original: Diffusion, monkeypatch: pytest.MonkeyPatch) 
     def same(folder: str, **options: Any) -> Diffusion:
         return original if folder == base else Diffusion(folder, **options)
 
-    monkeypatch.setattr(diffusion, "_load_pipeline", cached)
+    monkeypatch.setattr(diffusion, "load_pipeline", cached)
     monkeypatch.setattr("lit_memories.convert.Diffusion", same)
 
 

@@ -16,6 +16,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVELS = (
     {"ops"},
     {"concept", "images", "records"},
+    {"pipelines"},
     {"diffusion", "erasure"},
     {"inverters", "metrics", "data", "judges"},
     {"classifier"},

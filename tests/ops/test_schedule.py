@@ -4,7 +4,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from lit_memories.diffusion import _noise_schedule
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.schedule import (
     NoiseSchedule,
@@ -13,6 +12,7 @@ from lit_memories.ops.schedule import (
     ddim_step,
     ddim_timesteps,
 )
+from lit_memories.pipelines import noise_schedule
 
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -56,7 +56,7 @@ def test_steps_are_the_schedulers(count: int, spacing: str, to_one: bool, predic
     theirs = scheduler(spacing, to_one, prediction)
     theirs.alphas_cumprod = theirs.alphas_cumprod.double()
     theirs.set_timesteps(count)
-    schedule = _noise_schedule(theirs.config)
+    schedule = noise_schedule(theirs.config)
     for number, step in enumerate(schedule.ddim_steps(count)):
         latents, output = pair(number)
         assert step.timestep == int(theirs.timesteps[number])
@@ -69,14 +69,14 @@ def test_noise_is_added_as_by_the_scheduler() -> None:
     theirs = scheduler()
     latents, noise = (x.float() for x in pair())
     timesteps = torch.tensor([3, 871])
-    ours = _noise_schedule(theirs.config).add_noise(latents, noise, timesteps)
+    ours = noise_schedule(theirs.config).add_noise(latents, noise, timesteps)
     torch.testing.assert_close(ours, theirs.add_noise(latents, noise, timesteps))
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_predictions_become_the_noise_that_was_added(prediction: str) -> None:
     theirs = scheduler(prediction=prediction)
-    schedule = _noise_schedule(theirs.config)
+    schedule = noise_schedule(theirs.config)
     clean, noise = pair()
     timesteps = torch.tensor([3, 871])
     noisy = schedule.add_noise(clean, noise, timesteps)
@@ -87,7 +87,7 @@ def test_predictions_become_the_noise_that_was_added(prediction: str) -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_the_inverse_undoes_a_step_for_constant_noise(spacing: str) -> None:
     latents, noise = pair()
-    for step in _noise_schedule(scheduler(spacing, to_one=True).config).ddim_steps(20):
+    for step in noise_schedule(scheduler(spacing, to_one=True).config).ddim_steps(20):
         a, b = ddim_inverse_coefficients(step)
         torch.testing.assert_close(a * ddim_step(latents, noise, step) + b * noise, latents, rtol=1e-10, atol=1e-10)
 
@@ -101,7 +101,7 @@ def test_two_moves_are_one() -> None:
 
 def test_a_perfect_model_brings_back_the_image() -> None:
     """With the noise that was added as its prediction, a run ends at the clean latents, whatever the steps."""
-    schedule = _noise_schedule(scheduler(to_one=True).config)
+    schedule = noise_schedule(scheduler(to_one=True).config)
     clean, noise = pair()
     for count in (1, 5, 50):
         steps = schedule.ddim_steps(count)
