@@ -9,10 +9,15 @@ from jsonargparse import ArgumentError
 
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
-    "memories": ("lit_memories.report.memories", "how far apart are the seeds of one image? table, figures"),
-    "quickstart": ("lit_memories.quickstart", "erase a pictogram concept and audit four models, in minutes"),
-    "export": ("lit_memories.export", "write a base model with an erasure as a full diffusers pipeline"),
-    "convert": ("lit_memories.convert", "make an erasure of weights that another tool erased: ESD, UCE, AC, SPM …"),
+    "status": ("lit_memories.tools.status", "how far are these audits? for running and stopped ones"),
+    "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
+    "export": ("lit_memories.tools.export", "write a base model with an erasure as a full diffusers pipeline"),
+    "push": ("lit_memories.tools.export", "send an erasure with its model card to the hub"),
+    "convert": (
+        "lit_memories.tools.convert",
+        "make an erasure of weights that another tool erased: ESD, UCE, AC, SPM …",
+    ),
+    "generate": ("lit_memories.tools.generate", "draw a list of prompts by a base model, with the paper's settings"),
     "draw": ("lit_memories.data.export", "write pictures of the pictogram world as parquet or an image folder"),
     "measure": ("lit_memories.training.measure", "measure a pictogram model's quality on held-out prompts and images"),
 }
@@ -65,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"lit-memories {command}: {condense(str(error))}") from error
 
 
+_SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")
+"""Tokens of the hub, and names and passwords in addresses."""
 _BOILERPLATE = re.compile(r"Does not validate|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value")
 
 
@@ -77,7 +84,8 @@ def condense(message: str) -> str:
     """
     lines = [line.strip() for line in message.splitlines()]
     kept = [line.removeprefix("- ") for line in lines if line and not _BOILERPLATE.match(line)]
-    return " ".join(kept) or message
+    line = _SECRET.sub("…", " ".join(kept) or message)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)  # terminals obey some
 
 
 def _tool(name: str, argv: list[str]) -> None:
@@ -86,7 +94,7 @@ def _tool(name: str, argv: list[str]) -> None:
     from jsonargparse import auto_cli
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
-    if name in {"report", "memories"}:  # any number of folders, which auto_cli cannot express
+    if name in {"report", "status"}:  # any number of folders, which auto_cli cannot express
         import_module(TOOLS[name][0]).command(argv)
     else:
         auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)

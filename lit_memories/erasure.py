@@ -5,17 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.storage.files import parse, read_tensors, whole
+from lit_memories.storage.hub import fetch, push, redact
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of weights."""
 PACKAGES = ("lit-memories", "torch", "lightning", "diffusers", "transformers")
 
 
@@ -97,37 +101,78 @@ class Erasure:
         return any(name.endswith((f".{DOWN}", f".{UP}")) for name in self.tensors)
 
     def save(self, folder: Path) -> None:
-        """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`."""
+        """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`; no token is in any of them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, folder / WEIGHTS_FILE)
-        (folder / PROVENANCE_FILE).write_text(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True) + "\n")
+        (folder / PROVENANCE_FILE).unlink(missing_ok=True)  # of another erasure: must never stand beside these weights
+        with whole(folder / WEIGHTS_FILE) as part:
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, part)
+        with whole(folder / PROVENANCE_FILE) as part:
+            part.write_text(redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True)) + "\n")
         (folder / CARD_FILE).write_text(self.card())
 
     @classmethod
-    def load(cls, folder: Path) -> "Erasure":
-        """Read an erasure folder.
+    def load(cls, folder: str | Path, revision: str | None = None) -> "Erasure":
+        """Read an erasure.
+
+        Args:
+            folder: where it is, or its hub id: ``user/name``, or ``user/name@revision``.
+            revision: git revision of a hub id.
 
         Raises:
-            FileNotFoundError: if a file is missing.
+            FileNotFoundError: if a file is missing, or the hub does not give it.
             ValueError: if the weights are a pickle or damaged, or the provenance is.
         """
-        folder = Path(folder)
-        if folder.suffix in {".pt", ".pth", ".ckpt", ".bin", ".pkl"}:
+        if Path(folder).suffix in {".pt", ".pth", ".ckpt", ".bin", ".pkl"}:
             raise ValueError(
                 f"{folder} may be a pickle, which can run code when it is opened: pass an erasure folder with "
                 f"{WEIGHTS_FILE}; lit-memories convert makes one of official files without unpickling code"
             )
-        weights, provenance = folder / WEIGHTS_FILE, folder / PROVENANCE_FILE
-        for file in (weights, provenance):
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"{folder} is not an erasure: it has no {file.name}; make one with lit-memories fit"
-                )
+        folder = fetch(str(folder), _wanted, revision).folder
         try:
-            return cls(load_file(weights), Provenance(**json.loads(provenance.read_text())))
-        except (SafetensorError, TypeError, ValueError) as error:
+            origin = parse(Provenance, (folder / PROVENANCE_FILE).read_text())
+            labels = (origin.method, origin.base, origin.concept.get("name"))
+            if not all(isinstance(label, str) and label.isprintable() for label in labels):
+                raise ValueError(f"method, base and name of the concept must be one line of text each, got {labels}")
+            return cls(read_tensors(folder / WEIGHTS_FILE), origin)
+        except ValueError as error:
             raise ValueError(f"{folder} is damaged or no erasure: {error}") from None
+
+    @classmethod
+    def from_hub(cls, repo_id: str, revision: str | None = None) -> "Erasure":
+        """Read an erasure from the hub, or from the cache if it was read before; see `load`."""
+        return cls.load(repo_id, revision)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        license_id: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Send the erasure, with its card, to a repository on the hub, which is made if there is none.
+
+        Args:
+            repo_id: ``user/name``.
+            private: whether a new repository is for its owner only.
+            token: with write access; if None, the one that ``hf auth login`` stored. It is written nowhere.
+            license_id: the hub's name of a license, such as ``"creativeml-openrail-m"``.
+            commit_message: of the commit.
+
+        Returns:
+            The commit.
+
+        Raises:
+            PermissionError: if there is no token, or it may not write there.
+            OSError: if the hub cannot be reached.
+        """
+        message = commit_message or f"{self.provenance.method}: {self.provenance.concept['name']}"
+        with TemporaryDirectory() as made:
+            self.save(Path(made))
+            (Path(made) / CARD_FILE).write_text(self.card(repo_id, license_id))
+            return push(Path(made), repo_id, (WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE), private, token, message)
 
     def apply(self, diffusion: Erasable, gated: bool = True) -> dict[str, Tensor]:
         """Put the erasure into the model.
@@ -145,6 +190,8 @@ class Erasure:
         """
         self._check_base(diffusion)
         for name, tensor in self.tensors.items():
+            if tensor.dtype not in FLOATS:
+                raise ValueError(f"erasure holds no weight in {name} but {str(tensor.dtype).removeprefix('torch.')}")
             if not tensor.isfinite().all():
                 raise ValueError(f"erasure holds NaN or infinity in {name}: training diverged, or the file is damaged")
         if self.is_adapter and gated and self.provenance.gate is not None:
@@ -182,15 +229,24 @@ class Erasure:
                 f"{predicts}: pass the base model it was made for, with its own scheduler"
             )
 
-    def card(self) -> str:
-        """A model card: front matter of the Hugging Face hub, then what, from what, and how to use it."""
+    def card(self, repo_id: str = "path/to/this/folder", license_id: str | None = None) -> str:
+        """A model card: front matter of the Hugging Face hub, then what, from what, and how to use it.
+
+        Args:
+            repo_id: where it can be loaded from.
+            license_id: the hub's name of a license.
+        """
         p = self.provenance
         count = sum(tensor.numel() for tensor in self.tensors.values())
         settings = "\n".join(f"| `{name}` | {value} |" for name, value in sorted(p.settings.items()))
-        return f"""---
-library_name: lit-memories
-base_model: {p.base}
-tags: [concept-erasure, text-to-image]
+        matter = {"library_name": "lit-memories", "pipeline_tag": "text-to-image", "license": license_id}
+        if p.base_revision is not None:  # else the base is a folder of its owner's, which the hub would take for an id
+            matter |= {"base_model": p.base, "base_model_relation": "adapter" if self.is_adapter else "finetune"}
+        lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in matter.items() if value is not None)
+        revision = "" if p.base_revision is None else f', revision="{p.base_revision}"'
+        return redact(f"""---
+{lines}
+tags: [concept-erasure, text-to-image, lit-memories]
 ---
 
 # {p.method}: {p.concept["name"]} erased from {p.base}
@@ -200,7 +256,7 @@ fingerprint `{p.base_fingerprint}` and no other.
 
 ```python
 from lit_memories import Diffusion
-diffusion = Diffusion.from_pretrained("{p.base}", erasure="path/to/this/folder")
+diffusion = Diffusion.from_pretrained({json.dumps(p.base)}{revision}, erasure={json.dumps(repo_id)})
 ```
 
 Whether the model forgot, or only refuses the prompt, is not said here: audit it with `lit-memories predict`.
@@ -210,7 +266,15 @@ Whether the model forgot, or only refuses the prompt, is not said here: audit it
 | steps | {p.steps} |
 | seed | {p.seed} |
 {settings}
-"""
+""")
+
+
+def _wanted(files: Sequence[str]) -> list[str]:
+    """Of a folder's files the erasure's."""
+    for name in (WEIGHTS_FILE, PROVENANCE_FILE):
+        if name not in files:
+            raise FileNotFoundError(f"it is not an erasure: it has no {name}; make one with lit-memories fit")
+    return [WEIGHTS_FILE, PROVENANCE_FILE]
 
 
 def _merge(factors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,17 +13,23 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-SetName = Literal["concept", "reference", "known", "prompted", "retained", "own", "repeat", "memory"]
-SETS: tuple[SetName, ...] = ("concept", "reference", "known", "prompted", "retained")
+from lit_memories.storage.files import check_inside, parse, whole
+
+SetName = Literal["concept", "reference", "known", "prompted", "retained", "unprompted", "own", "repeat", "memory"]
+SETS: tuple[SetName, ...] = ("concept", "reference", "known", "prompted", "retained", "unprompted")
 MEMORY_SETS: tuple[SetName, ...] = ("own", "repeat", "memory")
 """The sets of a concept-level and of an image-level audit."""
+ADDED = "conditioned", "unprompted"
+"""Parts of the data that a run may ask for later."""
 Role = Literal["vanilla", "erased", "control", "random"]
 
 RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES = "run.json", "records.jsonl", "seeds.safetensors", "parts", "images"
+OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES)
+"""All that an audit writes to its folder."""
 SCHEMA_VERSION = 1
 
 
@@ -33,9 +39,9 @@ class Record:
 
     Args:
         key: hash of the sample's content and of the audit's settings; the same for every model.
-        set: ``concept`` (E), ``reference`` (R), ``known`` (K), or samples under E's prompts (``prompted``) and under
-            R's (``retained``); of an image-level audit, a query's seed (``own``), the same from another start
-            (``repeat``), and those by way of support images (``memory``).
+        set: ``concept`` (E), ``reference`` (R), ``known`` (K), or samples under E's prompts (``prompted``), under R's
+            (``retained``) and without a prompt (``unprompted``); of an image-level audit, a query's seed (``own``), the
+            same from another start (``repeat``), and those by way of support images (``memory``).
         index: row in its set; of an image-level audit, the query's.
         prompt: the conditioning.
         nll: negative log-likelihood of the seed under the prior, in nats.
@@ -107,14 +113,16 @@ class Record:
             ValueError: if the line is no record.
         """
         try:
-            values = json.loads(line)
-            known = {f.name for f in fields(cls)}
-            if unknown := set(values) - known:
-                raise ValueError(f"unknown fields {sorted(unknown)}")
-            record = cls(**values)
-            if record.set not in SETS + MEMORY_SETS:
-                raise ValueError(f"unknown set {record.set!r}")
-        except (TypeError, ValueError) as error:
+            record = parse(cls, line)
+            for name in ("index", "support", "evaluations", "decoder_passes"):
+                if (getattr(record, name) or 0) < 0:
+                    raise ValueError(f"{name} is negative")
+            labels = (record.key, record.flag, record.conditioning, *(record.correct or ()), *(record.typicality or ()))
+            if not all(label is None or label.isprintable() for label in labels):
+                raise ValueError("a label holds control characters")
+            if any(len(test) != 2 for test in (record.typicality or {}).values()):
+                raise ValueError("a test of typicality is not a value and a p-value")
+        except ValueError as error:
             raise ValueError(f"not a record: {line[:80]!r} ({error})") from None
         return record
 
@@ -141,6 +149,9 @@ class RunInfo:
         precision: the trainer's.
         metrics: the torchmetrics collection's values at the end of the run.
         complete: whether every sample has its record.
+
+    Raises:
+        ValueError: if name or concept would not print as one line, or the dimension is not positive.
     """
 
     name: str
@@ -157,17 +168,23 @@ class RunInfo:
     complete: bool = False
     schema: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        for label in (self.name, self.concept):
+            if not label.isprintable():  # they are shown in terminals, tables and titles
+                raise ValueError(f"{label!r} holds line breaks or control characters: choose another name")
+        if self.dimension < 1:
+            raise ValueError(f"dimension must be positive, got {self.dimension}")
+
     def comparable(self) -> dict[str, Any]:
         """What runs must share for their records to stand in one folder; images and conditionings may be added."""
-        sources = {name: entry["source"] for name, entry in self.data.items() if name != "conditioned"}
+        sources = {name: entry["source"] for name, entry in self.data.items() if name not in ADDED}
         return {name: getattr(self, name) for name in ("role", "concept", "settings", "model")} | {"data": sources}
 
     def save(self, folder: Path) -> None:
         """Write ``run.json``, replacing an older one at once or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / (RUN_FILE + ".part")
-        part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
-        part.replace(folder / RUN_FILE)
+        with whole(folder / RUN_FILE) as part:
+            part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "RunInfo":
@@ -175,19 +192,20 @@ class RunInfo:
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is damaged or of another schema.
+            ValueError: if it is damaged or of another schema, or a link leads out of the folder.
         """
         file = Path(folder) / RUN_FILE
+        check_inside(Path(folder), OWN)
         if not file.is_file():
             raise FileNotFoundError(
                 f"{folder} is not an audit run: it has no {RUN_FILE}; make one with lit-memories predict"
             )
         try:
-            values = json.loads(file.read_text())
-            if values.get("schema") != SCHEMA_VERSION:
-                raise ValueError(f"schema {values.get('schema')}, this version reads {SCHEMA_VERSION}")
-            return cls(**values)
-        except (TypeError, ValueError, AttributeError) as error:
+            info = parse(cls, file.read_text())
+            if info.schema != SCHEMA_VERSION:
+                raise ValueError(f"schema {info.schema}, this version reads {SCHEMA_VERSION}")
+            return info
+        except ValueError as error:
             raise ValueError(f"{file} is damaged or of another version: {error}") from None
 
 
@@ -222,6 +240,8 @@ def image_path(folder: Path, name: SetName, index: int, kind: str) -> Path:
 def read_lines(file: Path) -> list[Record]:
     """Records of a JSONL file; a last line cut short by a killed process is left out.
 
+    A file of others may hold anything: every value has its field's type, is finite and not absurd for it.
+
     Raises:
         ValueError: if any other line is damaged; names file and line.
     """
@@ -252,7 +272,12 @@ def _place(record: Record) -> tuple[int, int, int, str]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records of a run folder: the merged ones and those still in parts."""
+    """All records of a run folder: the merged ones and those still in parts.
+
+    Raises:
+        ValueError: if a file is damaged, or a link leads out of the folder.
+    """
+    check_inside(Path(folder), OWN)
     files = [Path(folder) / RECORDS_FILE, *sorted((Path(folder) / PARTS).glob("records-*.jsonl"))]
     return order(record for file in files if file.is_file() for record in read_lines(file))
 
@@ -262,7 +287,7 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         FileNotFoundError: if it is none.
-        ValueError: if a file in it is damaged.
+        ValueError: if a file in it is damaged, or a link leads out of it.
     """
     return Run(Path(folder), RunInfo.load(folder), tuple(read_records(folder)))
 

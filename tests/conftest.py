@@ -1,6 +1,7 @@
 """A pipeline of Stable Diffusion's classes, small enough that a whole audit of it takes seconds."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from fake_hub import FakeHub
 
 from lit_memories.classifier import PictogramClassifier
 from lit_memories.diffusion import Diffusion
@@ -74,3 +76,15 @@ def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def diffusion(tiny: Path) -> Diffusion:
     """The tiny pipeline, fresh for every test."""
     return Diffusion.from_pretrained(tiny)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """An empty hub on loopback, which the libraries in this process take for the real one; caches are empty too."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    fake = FakeHub(tmp_path / "hf")
+    try:
+        with fake.serving():
+            yield fake
+    finally:
+        fake.stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_memories import recipes
 from lit_memories.cli import TOOLS, main
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +98,21 @@ def test_a_missing_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "concept" in said
 
 
+@pytest.mark.parametrize(("logger", "extra"), [("TensorBoardLogger", "tensorboard"), ("WandbLogger", "wandb")])
+def test_a_missing_extra_is_named(
+    logger: str, extra: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a model is loaded, alone or among others."""
+    monkeypatch.setattr(recipes, "find_spec", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    one = f"{{class_path: lightning.pytorch.loggers.{logger}, init_args: {{save_dir: logs}}}}"
+    for option in (f"--trainer.logger=lightning.pytorch.loggers.{logger}", f"--trainer.logger=[{one}]"):
+        code, said = ends(capsys, "fit", f"--config={RECIPES / 'erase/esd.yaml'}", option)
+        assert code == 1
+        assert f"{logger} needs a package that is not installed: pip install 'lit-memories[{extra}]'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = ends(capsys, "fit", "--config=recipes/nowhere.yaml")
     assert code in (1, 2)
@@ -123,7 +139,7 @@ def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--data.concept_images.keep={object: unicorn}", "object='unicorn'"),
         ("--data.concept_images.limit=0", "no rows left"),
         ("--model.diffusion.erasure=nowhere.pt", "may be a pickle"),
-        ("--model.diffusion.erasure=nowhere", "is not an erasure"),
+        ("--model.diffusion.erasure=nowhere", "'nowhere' is neither a folder nor in the cache"),
         ("--model.judge.classifier=nowhere", "no classifier in nowhere"),
     ],
 )
@@ -143,6 +159,7 @@ def test_bad_values_are_named(
     [
         (["export", "nowhere", "nothing", "out"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
+        (["status", "nowhere"], "nowhere is not an audit run"),
         (["quickstart", "--concept=unicorn"], "unicorn"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Generator
@@ -88,7 +89,14 @@ def test_the_card_says_what_it_is(erasure: Erasure, folder: Path) -> None:
         "| `lr` | 0.1 |",
     ):
         assert words in card
-    assert card.startswith("---\nlibrary_name: lit-memories\n")
+    matter = yaml.safe_load(card.split("---")[1])
+    assert (matter["library_name"], matter["pipeline_tag"]) == ("lit-memories", "text-to-image")
+    assert "concept-erasure" in matter["tags"]
+    assert "base_model" not in matter, "a folder is no model of the hub's"
+    pushed = replace(erasure, provenance=replace(erasure.provenance, base="me/base", base_revision="c0ffee"))
+    matter = yaml.safe_load(pushed.card("me/erasure", "mit").split("---")[1])
+    assert (matter["base_model"], matter["base_model_relation"], matter["license"]) == ("me/base", "finetune", "mit")
+    assert 'from_pretrained("me/base", revision="c0ffee", erasure="me/erasure")' in pushed.card("me/erasure")
 
 
 def test_an_export_is_a_plain_pipeline(tiny: Path, folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every recipe parses, and says in full what it would run with."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.trainer.connectors.logger_connector import logger_connector
 
 from lit_memories.cli import main
 
@@ -81,6 +83,37 @@ def test_options_reach_into_a_recipe(capsys: pytest.CaptureFixture[str]) -> None
     assert data["concept_images"]["init_args"]["limit"] == 5
     assert data["concept_images"]["init_args"]["keep"] == {"object": "umbrella"}
     assert data["reference_images"]["init_args"]["path"] == "some/folder"
+
+
+LOGGERS = "lightning.pytorch.loggers"
+
+
+def test_another_logger_takes_no_more_than_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    options = (f"--trainer.logger={LOGGERS}.WandbLogger", "--trainer.logger.project=memories")
+    logger = configuration(ROOT / "recipes/pictograms/erase/esd.yaml", capsys, *options)["trainer"]["logger"]
+    assert logger["class_path"] == f"{LOGGERS}.WandbLogger"
+    assert (logger["init_args"]["project"], logger["init_args"]["name"]) == ("memories", None)
+
+
+def test_training_is_logged_as_csv(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the run folder, and also where Lightning itself would choose TensorBoard."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logger_connector, "_TENSORBOARD_AVAILABLE", True)
+    small = ("steps=2", "batch_size=2", "probe_size=2", "num_inference_steps=2")
+    main(
+        [
+            "fit",
+            f"--config={ROOT / 'recipes/pictograms/erase/esd.yaml'}",
+            f"--model.diffusion.base={tiny}",
+            *(f"--model.{option}" for option in small),
+            "--trainer.log_every_n_steps=1",
+            "--trainer.default_root_dir=here",
+        ]
+    )
+    with (tmp_path / "here/lightning_logs/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 @pytest.mark.parametrize("file", SD14, ids=lambda file: file.stem)

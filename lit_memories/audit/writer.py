@@ -7,10 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_memories.records import PARTS, RECORDS_FILE, SEEDS_FILE, Record, read_lines, read_records
+from lit_memories.records import OWN, PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record, read_lines, read_records
+from lit_memories.storage.files import PART, check_inside, read_tensors, sync, whole
 
 
 @contextmanager
@@ -34,7 +35,8 @@ class RecordWriter:
     """One process's hand in a run folder.
 
     Every batch is on disk before the next begins: first its seeds, as a file of their own, then its records, as
-    appended lines. What a killed process leaves is at most a cut line or a seed file nobody refers to.
+    appended lines. What a killed process leaves is at most a cut line or a seed file nobody refers to. Both are flushed
+    to the disk in this order, so that a machine without power leaves no more.
 
     Args:
         folder: the run folder.
@@ -42,15 +44,20 @@ class RecordWriter:
 
     Raises:
         OSError: if the folder cannot be written; one line that says what is safe.
+        ValueError: if a link leads out of the folder.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder, self.rank = Path(folder), rank
         self.parts = self.folder / PARTS
         self.file = self.parts / f"records-{rank}.jsonl"
+        check_inside(self.folder, OWN)
         with explained(self.folder):
             self.parts.mkdir(parents=True, exist_ok=True)
             self._mend_cut_line()
+            self.file.touch()
+            for path in (self.parts, self.folder):  # the names of both, too, are on the disk
+                sync(path)
 
     def write(self, records: Sequence[Record], seeds: Mapping[str, Tensor], images: Mapping[Path, Image.Image]) -> None:
         """Put one batch on disk.
@@ -67,18 +74,17 @@ class RecordWriter:
             if seeds:
                 # Named by all its keys: a sample audited again must not replace a file that holds others too.
                 name = f"seeds-{hashlib.sha256(''.join(sorted(seeds)).encode()).hexdigest()[:20]}.safetensors"
-                part = self.parts / (name + ".part")
-                save_file({key: seed.contiguous() for key, seed in seeds.items()}, part)
-                part.replace(self.parts / name)
+                with whole(self.parts / name) as part:
+                    save_file({key: seed.contiguous() for key, seed in seeds.items()}, part)
             with self.file.open("a") as lines:
                 lines.write("".join(record.to_json() + "\n" for record in records))
+            sync(self.file)
 
     def _mend_cut_line(self) -> None:
         """Keep exactly the records `read_lines` finds: a line of which only the end is missing is one of them."""
         if self.file.is_file() and not self.file.read_bytes().endswith(b"\n"):
-            part = self.file.with_suffix(".part")
-            part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)))
-            part.replace(self.file)
+            with whole(self.file) as part:
+                part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)))
 
 
 def merge(folder: Path) -> list[Record]:
@@ -89,6 +95,9 @@ def merge(folder: Path) -> list[Record]:
 
     Returns:
         The records, in order.
+
+    Raises:
+        ValueError: if a file is damaged; names it.
     """
     records = read_records(folder)
     keys = {record.key for record in records}
@@ -96,14 +105,15 @@ def merge(folder: Path) -> list[Record]:
     seeds: dict[str, Tensor] = {}
     for file in (folder / SEEDS_FILE, *parts):
         if file.is_file():
-            seeds |= {key: seed for key, seed in load_file(file).items() if key in keys}
-    part = folder / (SEEDS_FILE + ".part")
-    save_file({key: seeds[key] for key in sorted(seeds)}, part)
-    part.replace(folder / SEEDS_FILE)
-    part = folder / (RECORDS_FILE + ".part")
-    part.write_text("".join(record.to_json() + "\n" for record in records))
-    part.replace(folder / RECORDS_FILE)
+            seeds |= {key: seed for key, seed in read_tensors(file).items() if key in keys}
+    with whole(folder / SEEDS_FILE) as part:
+        save_file({key: seeds[key] for key in sorted(seeds)}, part)
+    with whole(folder / RECORDS_FILE) as part:
+        part.write_text("".join(record.to_json() + "\n" for record in records))
     _clear(folder / PARTS)
+    for name in (RUN_FILE, RECORDS_FILE, SEEDS_FILE):
+        for left in folder.glob(f"{name}.*{PART}"):  # by a process that was killed while it wrote
+            left.unlink()
     return records
 
 

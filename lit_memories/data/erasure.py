@@ -11,12 +11,11 @@ from typing import Any, Literal, Protocol, TypedDict, cast
 import torch
 from lightning import LightningDataModule, Trainer
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.concept import Concept
-from lit_memories.data.cache import save_whole
+from lit_memories.data.cache import load_whole, save_whole
 from lit_memories.data.sources import Source, read_picture
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_tensor
@@ -166,15 +165,17 @@ class ErasureData(LightningDataModule):
         model = [diffusion.fingerprint, diffusion.weights]
         settings = [*model, chosen, self.num_inference_steps, self.guidance_scale, self.seed]
         file = self._file(json.dumps(settings).encode())
-        if not file.is_file():
+        kept = load_whole(file, ["latents"])
+        if kept is None:
             steps, parts = diffusion.schedule.ddim_steps(self.num_inference_steps), []
             for start in track(range(0, self.count, self.batch_size), "drawing images", transient=True):
                 numbers = range(start, min(start + self.batch_size, self.count))
                 seeds = diffusion.draw_seeds([Generator().manual_seed(self.seed * 1_000_003 + i) for i in numbers])
                 embeds = diffusion.encode_prompts([chosen[i] for i in numbers])
                 parts.append(rollout(diffusion.noise_fn(embeds, self.guidance_scale), seeds, steps).cpu())
-            save_whole({"latents": torch.cat(parts)}, file)
-        return Latents(load_file(file)["latents"], chosen)
+            kept = {"latents": torch.cat(parts)}
+            save_whole(kept, file)
+        return Latents(kept["latents"], chosen)
 
     def _encoded(self, diffusion: Diffusion, source: Source, name: str) -> Latents:
         rows, pictures, captions = source.load(), [], []
@@ -191,13 +192,15 @@ class ErasureData(LightningDataModule):
         if not pictures:
             raise ValueError(f"the {name} set is empty: no image of {source.describe()} can be read")
         file = self._file(digest.digest())
-        if not file.is_file():
+        kept = load_whole(file, ["latents"])
+        if kept is None:
             parts = []
             for start in track(range(0, len(pictures), self.batch_size), "encoding images", transient=True):
                 images = torch.stack([to_tensor(p) for p in pictures[start : start + self.batch_size]])
                 parts.append(diffusion.encode_images(images.to(diffusion.device)).float().cpu())
-            save_whole({"latents": torch.cat(parts)}, file)
-        return Latents(load_file(file)["latents"], captions)
+            kept = {"latents": torch.cat(parts)}
+            save_whole(kept, file)
+        return Latents(kept["latents"], captions)
 
     def _file(self, content: bytes) -> Path:
         return Path(self.cache) / f"{hashlib.sha256(content).hexdigest()[:20]}.safetensors"

@@ -1,13 +1,22 @@
 """The writer and the merge: nothing of a finished batch is ever lost."""
 
+import builtins
 import errno
+import io
+import itertools
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from lit_memories import records
+from lit_memories.audit import writer as writing
 from lit_memories.audit.writer import RecordWriter, explained, merge
 from lit_memories.records import PARTS, Record, read_records
 
@@ -115,3 +124,158 @@ def test_errors_are_explained_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to .*file"):
         RecordWriter(tmp_path / "file")
+
+
+class FailingDisk:
+    """From the given operation on, all that changes the disk fails with an error; writes fail half done.
+
+    Operations are counted wherever Python or safetensors carry them out: files opened for writing, their content,
+    renames, removals, folders made, and the wait for the disk.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, operation: int, error: int) -> None:
+        self.left, self.error = operation, OSError(error, os.strerror(error))
+        opened, save = io.open, writing.save_file
+
+        def open_file(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+            if set(mode) & set("wax+"):
+                self.spend()
+                stream = opened(file, mode, *rest, **options)
+                return HalfWritten(stream, self)
+            return opened(file, mode, *rest, **options)
+
+        def save_file(tensors: dict[str, torch.Tensor], file: Path) -> None:
+            save(tensors, file)
+            try:
+                self.spend()
+            except OSError:
+                os.truncate(file, file.stat().st_size // 2)
+                raise SafetensorError(f"I/O error: {self.error}") from None
+
+        patch.setattr(io, "open", open_file)
+        patch.setattr(builtins, "open", open_file)
+        patch.setattr(writing, "save_file", save_file)
+        patch.setattr(os, "fsync", self.counted(lambda descriptor: None))  # the slowest, and without a trace here
+        for name in ("replace", "unlink", "rmdir", "touch"):
+            patch.setattr(Path, name, self.counted(getattr(Path, name)))
+
+    def spend(self) -> None:
+        """One operation more."""
+        self.left -= 1
+        if self.left < 1:
+            raise self.error
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **options: Any) -> Any:
+            self.spend()
+            return function(*arguments, **options)
+
+        return operation
+
+
+class HalfWritten:
+    """A file of which half of what is written arrives if the disk fails."""
+
+    def __init__(self, stream: Any, disk: FailingDisk) -> None:
+        self.stream, self.disk = stream, disk
+
+    def write(self, content: Any) -> int:
+        try:
+            self.disk.spend()
+        except OSError:
+            self.stream.write(content[: len(content) // 2])
+            raise
+        return self.stream.write(content)
+
+    def __enter__(self) -> "HalfWritten":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def session(folder: Path, done: list[int]) -> None:
+    """An audit of three batches by two processes, and one of another batch later on."""
+    for rank, numbers in ((0, (2, 0)), (1, (1,)), (0, (3, 4))):
+        picture = {folder / "images" / f"concept-{numbers[0]:04d}-original.png": Image.new("RGB", (8, 8), "red")}
+        seeds = {f"key{i}": seed(i) for i in numbers}
+        RecordWriter(folder, rank).write([record(i) for i in numbers], seeds, picture)
+        done.extend(numbers)
+    with explained(folder):
+        merge(folder)
+    write(RecordWriter(folder), 5)
+    done.append(5)
+    with explained(folder):
+        merge(folder)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_disk_that_fails_at_any_operation_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operation in turn is the first that fails; then the disk is well again and the session is repeated."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    session(tmp_path / "undisturbed", [])
+    expected = everything(tmp_path / "undisturbed")
+    for operation in itertools.count(1):
+        folder, done, failed = tmp_path / str(operation), list[int](), False
+        error = (errno.ENOSPC, errno.EROFS, errno.EIO)[operation % 3]
+        with pytest.MonkeyPatch.context() as patch:
+            FailingDisk(patch, operation, error)
+            try:
+                session(folder, done)
+            except OSError as stop:
+                failed = True
+                message = str(stop)
+        if not failed:
+            break
+        assert message.startswith(f"cannot write to {folder}: ")
+        assert os.strerror(error) in message
+        kept = {record.key for record in read_records(folder)}
+        assert {f"key{number}" for number in done} <= kept, f"operation {operation} lost a finished batch"
+        whole_seeds = set()
+        for file in (folder / records.SEEDS_FILE, *(folder / PARTS).glob("seeds-*.safetensors")):
+            whole_seeds |= set(load_file(file)) if file.is_file() else set()
+        assert kept <= whole_seeds, f"operation {operation} left a record without its seed"
+        session(folder, [])
+        assert everything(folder) == expected, f"after operation {operation}"
+    assert operation > 50, "the sweep saw every kind of operation"
+
+
+def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("mine")
+    for name, target in ((PARTS, outside), ("images", outside), ("records.jsonl", outside / "precious")):
+        folder = tmp_path / f"run-{name}"
+        folder.mkdir()
+        (folder / name).symlink_to(target)
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            RecordWriter(folder)
+    folder = tmp_path / "inner"
+    (folder / PARTS).mkdir(parents=True)
+    (folder / PARTS / "records-0.jsonl").symlink_to(tmp_path / "not-there-yet")
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        RecordWriter(folder)
+    assert [file.name for file in outside.iterdir()] == ["precious"]
+    assert not (tmp_path / "not-there-yet").exists()
+
+
+def test_a_damaged_seed_file_is_named(tmp_path: Path) -> None:
+    write(RecordWriter(tmp_path), 0)
+    (part,) = (tmp_path / PARTS).glob("seeds-*")
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{part.name} is a damaged safetensors file"):
+        merge(tmp_path)
+
+
+def test_what_killed_processes_left_half_written_is_cleared(tmp_path: Path) -> None:
+    write(RecordWriter(tmp_path), 0)
+    for name in ("seeds.safetensors.0a1b2c3d.part", "records.jsonl.0a1b2c3d.part", "run.json.0a1b2c3d.part"):
+        (tmp_path / name).write_text("half")
+    merge(tmp_path)
+    assert sorted(files(tmp_path)) == ["records.jsonl", "seeds.safetensors"]

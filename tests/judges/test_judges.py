@@ -219,14 +219,16 @@ def test_weights_that_would_be_drawn_at_random_are_refused(resnet: Path, tmp_pat
 
 
 def test_pickled_weights_and_missing_parts_are_refused(resnet: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model in .*expected config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"it has no model: expected are config\.json"):
         ImageClassifierJudge(str(tmp_path), [0])
-    (tmp_path / "config.json").write_bytes((resnet / "config.json").read_bytes())
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((resnet / name).read_bytes())
     with pytest.raises(FileNotFoundError, match="no image processor"):
         ImageClassifierJudge(str(tmp_path), [0])
     (tmp_path / "preprocessor_config.json").write_bytes((resnet / "preprocessor_config.json").read_bytes())
+    (tmp_path / "model.safetensors").unlink()
     torch.save(load_file(resnet / "model.safetensors"), tmp_path / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"cannot load .*safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"expected are config\.json and safetensors weights"):
         ImageClassifierJudge(str(tmp_path), [0])
 
 
@@ -234,8 +236,8 @@ def test_pickled_weights_and_missing_parts_are_refused(resnet: Path, tmp_path: P
     ("model_id", "said"),
     [
         ("nobody/nothing", "'nobody/nothing' is neither a folder nor in the cache"),
-        ("./nowhere", "no model in ./nowhere"),
-        ("models/of/mine", "no model in models/of/mine"),
+        ("./nowhere", "./nowhere: there is no such"),
+        ("models/of/mine", "models/of/mine: there is no such"),
     ],
 )
 def test_what_cannot_be_had_is_named_at_once(

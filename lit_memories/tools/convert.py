@@ -1,20 +1,20 @@
 """Erased weights in the formats that methods' own code leaves behind, made into an `Erasure`."""
 
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.erasure import FLOATS, Erasure, Provenance, versions
 from lit_memories.ops.adapters import DOWN, UP, factor_shapes
+from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
+from lit_memories.storage.weights import WeightFile, read_weights
 
 KNOWN = (
     "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
@@ -27,76 +27,67 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 COMPVIS_UNET, COMPVIS_TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
 ADAPTER = re.compile(rf"lora_unet_(\w+)\.(?:({DOWN}|{UP})\.weight|(alpha))")
 WRAPPERS = re.compile(r"(?:(?:module|model|unet)\.)*")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class _File:
-    """The named tensors of a file.
-
-    Args:
-        path: where it is, for messages.
-        tensors: by name; names of nested dicts are joined with dots.
-        groups: names of the dicts that were nested.
-        metadata: of a safetensors file.
-        whole: a folder of a text encoder, which has to have all of it.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
-    groups: tuple[str, ...] = ()
-    metadata: Mapping[str, str] | None = None
-    whole: bool = False
 
 
 def convert(
-    source: Path,
+    source: str | Path,
     base: str,
     out: Path,
     concept: str | None = None,
     method: str | None = None,
     gate: list[str] | None = None,
     revision: str | None = None,
+    subfolder: str | None = None,
+    file: str | None = None,
 ) -> None:
     """Make an erasure folder of erased weights in a method's own format; what is in the file says which it is.
 
     Args:
-        source: file of weights, or folder of a CLIPTextModel. Pickles are read as plain tensors or refused.
+        source: file of weights, or folder or hub id (``user/name`` or ``user/name@revision``) of a CLIPTextModel.
+            Pickles are read as plain tensors or refused.
         base: hub id or folder of the model that was erased.
         out: folder to write the erasure to.
         concept: name of what was erased; of an adapter its gate's prompts if not given.
         method: name of the method; the format's if not given.
         gate: prompts near which an adapter acts, as a list, instead of those the file names; an empty list for
             an adapter that always acts. The file's own are joined by commas, which tears prompts with commas apart.
-        revision: git revision of a hub id.
+        revision: git revision of `base`, if that is a hub id.
+        subfolder: folder in `source` that is the CLIPTextModel's.
+        file: name of the file of weights in `source`.
 
     Raises:
         FileNotFoundError: if there is no such file or base.
         ValueError: if the file cannot be read without running code, has none of the known formats, does not fit the
             base, holds NaN or infinity, or changes nothing; nothing is written then.
     """
-    file = _read(Path(source))
+    inside = "/".join(part for part in (subfolder, file) if part)
+    folder, commit = fetch(str(source), lambda files: _wanted(str(source), files, inside))
+    weights = _read(folder / inside)
     diffusion = Diffusion(base, revision=revision)
     state = {k: v for k, v in diffusion.state_dict().items() if k.startswith(("unet.", "text_encoder."))}
-    if any(key.startswith("lora_unet_") for key in file.tensors):
-        form, tensors = "adapter", _adapter(file, diffusion.unet)
-        gate = _gate(file) if gate is None else gate
+    if any(key.startswith("lora_unet_") for key in weights.tensors):
+        form, tensors = "adapter", _adapter(weights, diffusion.unet)
+        gate = _gate(weights) if gate is None else gate
     elif gate is not None:
         raise ValueError(f"{source} is no adapter, so that nothing can be gated: leave out gate")
-    elif any(key.startswith(COMPVIS_UNET) for key in file.tensors):
-        form, tensors = "compvis", _changed(file, _compvis(file, state, dict(diffusion.unet.config)), state)
+    elif any(key.startswith(COMPVIS_UNET) for key in weights.tensors):
+        form, tensors = "compvis", _changed(weights, _compvis(weights, state, dict(diffusion.unet.config)), state)
     else:
-        named = _named(file, file.tensors, state)
-        form, tensors = _form(file, set(named), set(state)), _changed(file, named, state)
+        named = _named(weights, weights.tensors, state)
+        form, tensors = _form(weights, set(named), set(state)), _changed(weights, named, state)
     if not tensors:
         raise ValueError(f"{source} changes nothing: its tensors equal those of {base}, or its adapter is zero")
     provenance = Provenance(
         method=method or form,
         concept={"name": concept or ", ".join(gate or []) or "unknown"},
         base=diffusion.base,
-        base_revision=revision,
+        base_revision=diffusion.revision,
         base_fingerprint=diffusion.fingerprint,
-        settings={"source": Path(source).resolve().name, "format": form},
+        settings={
+            "source": (str(source).partition("@")[0] if commit else folder.resolve().name) + (inside and f"/{inside}"),
+            "source_revision": commit,
+            "format": form,
+        },
         steps=0,
         seed=None,
         versions=versions(),
@@ -105,64 +96,28 @@ def convert(
     Erasure(tensors, provenance).save(out)
 
 
-def _read(source: Path) -> _File:
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist: pass a file of weights or a CLIPTextModel's folder")
-    path, whole = source, source.is_dir()
-    if whole:
-        if (source / "model_index.json").is_file():
-            raise ValueError(f"{source} is a whole pipeline, which needs no conversion: pass it as a model's base")
-        inside = [source / name for name in FOLDER_FILES if (source / name).is_file()]
-        if not inside:
-            raise FileNotFoundError(f"{source} is no CLIPTextModel's folder: it has no {' or '.join(FOLDER_FILES)}")
-        path = inside[0]
-    with path.open("rb") as stream:
-        start = stream.read(9)
-    if start[8:] == b"{":  # after the header's length, a safetensors file goes on as JSON; a pickle cannot
-        tensors, metadata = _read_safetensors(path)
-        return _File(path, tensors, (), metadata, whole)
-    content = _unpickle(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]  # beside it stand epochs and optimisers
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name; known are {KNOWN}")
-    groups = tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
-    return _File(path, dict(_flatten(content)), groups, None, whole)
+def _wanted(source: str, files: Sequence[str], inside: str) -> list[str]:
+    """Of a folder's files the one that is meant, or a text encoder's weights."""
+    if "model_index.json" in files and not inside:
+        raise ValueError(f"{source} is a whole pipeline, which needs no conversion: pass it as a model's base")
+    prefix = f"{inside}/" if inside else ""
+    wanted = [name for name in (inside, *(prefix + name for name in FOLDER_FILES)) if name in files]
+    if not wanted:
+        there = [name for name in files if name.endswith(WEIGHT_SUFFIXES)]
+        raise FileNotFoundError(
+            f"{inside or 'it'} is no file of weights, nor a folder with {' or '.join(FOLDER_FILES)}; "
+            f"files of weights are {', '.join(there[:8]) or 'not there'}: choose with subfolder or file"
+        )
+    return wanted[:1]
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is a damaged safetensors file: {error}") from None
+def _read(source: Path) -> WeightFile:
+    whole = source.is_dir()
+    path = next(file for name in FOLDER_FILES if (file := source / name).is_file()) if whole else source
+    return replace(read_weights(path), whole=whole)
 
 
-def _unpickle(path: Path) -> Any:
-    """What a pickle holds; only tensors, containers and plain values are ever made of it."""
-    try:
-        with path.open("rb") as stream, warnings.catch_warnings():  # of a path, torch would believe the suffix
-            warnings.simplefilter("ignore")  # about old protocols and archives of code: they are read or refused
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that anybody may have made up can fail in any way
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f" (it asks for {wanted[1]})" if wanted else ""
-        raise ValueError(
-            f"{path} is refused: it is damaged, or no file of weights, or a pickle that needs code to be run{reason}, "
-            "which nobody should do with a file of others'; ask its author for a state dict or safetensors"
-        ) from None
-
-
-def _flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 3) -> Iterator[tuple[str, Tensor]]:
-    """Tensors with dotted names. No format nests deeper than `depth`, but a pickle may contain itself."""
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value.detach()
-        elif isinstance(value, Mapping) and depth > 1:
-            yield from _flatten(value, f"{prefix}{key}.", depth - 1)
-
-
-def _named(file: _File, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _named(file: WeightFile, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under the model's names.
 
     Prefixes of wrappers are cut off: a few known ones for the U-Net, whose short names (``conv_in``) a VAE has too; any
@@ -198,7 +153,7 @@ def _name(key: str, state: Mapping[str, Tensor], text: Mapping[str, str]) -> str
     return next((text[ending] for ending in endings if ending in text), None)
 
 
-def _form(file: _File, named: set[str], state: set[str]) -> str:
+def _form(file: WeightFile, named: set[str], state: set[str]) -> str:
     """The name of a format without a mark of its own: how it is nested, and how much of the model is there."""
     if file.groups:
         return "delta" if {"unet", "text_encoder"} & set(file.groups) else "modules"
@@ -208,7 +163,7 @@ def _form(file: _File, named: set[str], state: set[str]) -> str:
     return "unet" if named >= unet else "partial"
 
 
-def _compvis(file: _File, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def _compvis(file: WeightFile, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The U-Net and the CLIP text encoder of a CompVis checkpoint; VAE, averages and schedule are left."""
     theirs = {key: tensor for key, tensor in file.tensors.items() if key.startswith(COMPVIS_UNET)}
     try:
@@ -223,7 +178,7 @@ def _compvis(file: _File, state: Mapping[str, Tensor], config: dict[str, Any]) -
     return found | (_named(file, text, state) if text else {})
 
 
-def _changed(file: _File, named: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _changed(file: WeightFile, named: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that differ from the base's; for those of a lower precision, from the base's in that precision."""
     for name, tensor in named.items():
         if tensor.shape != state[name].shape:
@@ -235,7 +190,7 @@ def _changed(file: _File, named: Mapping[str, Tensor], state: Mapping[str, Tenso
     }
 
 
-def _adapter(file: _File, unet: nn.Module) -> dict[str, Tensor]:
+def _adapter(file: WeightFile, unet: nn.Module) -> dict[str, Tensor]:
     """The factors of an adapter, with alpha / rank worked into ``lora_up``, for the layers that it changes."""
     layers = {n.replace(".", "_"): (n, m) for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     matches = {key: ADAPTER.fullmatch(key) for key in file.tensors}
@@ -256,7 +211,7 @@ def _adapter(file: _File, unet: nn.Module) -> dict[str, Tensor]:
     return factors
 
 
-def _factors(file: _File, name: str, down: Tensor, up: Tensor, weight: torch.Size) -> tuple[Tensor, Tensor]:
+def _factors(file: WeightFile, name: str, down: Tensor, up: Tensor, weight: torch.Size) -> tuple[Tensor, Tensor]:
     """Both factors in float32, in the shapes that the layer's kind asks for."""
     rank = down.shape[0] if down.ndim else 0
     shapes = factor_shapes(weight, rank)
@@ -278,7 +233,7 @@ def _core(shape: Sequence[int]) -> list[int]:
     return core
 
 
-def _scale(file: _File, name: str, part: Mapping[str, Tensor], rank: int) -> float:
+def _scale(file: WeightFile, name: str, part: Mapping[str, Tensor], rank: int) -> float:
     """Alpha / rank of a layer; without an alpha 1, as kohya has it."""
     if "alpha" not in part:
         return 1.0
@@ -288,12 +243,12 @@ def _scale(file: _File, name: str, part: Mapping[str, Tensor], rank: int) -> flo
     return float(alpha) / max(rank, 1)
 
 
-def _gate(file: _File) -> list[str]:
+def _gate(file: WeightFile) -> list[str]:
     prompts = (file.metadata or {}).get("prompts", "").split(",")
     return [prompt.strip() for prompt in prompts if prompt.strip()]
 
 
-def _check_sound(file: _File, name: str, tensor: Tensor) -> None:
+def _check_sound(file: WeightFile, name: str, tensor: Tensor) -> None:
     if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ValueError(f"{file.path} holds no weight for {name} but {kind}, {tensor.layout}, on {tensor.device}")
@@ -301,13 +256,13 @@ def _check_sound(file: _File, name: str, tensor: Tensor) -> None:
         raise ValueError(f"{file.path} holds NaN or infinity in {name}: training diverged, or the file is damaged")
 
 
-def _require(file: _File, found: Mapping[str, Tensor], names: Iterable[str]) -> None:
+def _require(file: WeightFile, found: Mapping[str, Tensor], names: Iterable[str]) -> None:
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{file.path} is for another base, or incomplete: it lacks {_some(missing)}")
 
 
-def _refuse(file: _File, strange: Sequence[str]) -> None:
+def _refuse(file: WeightFile, strange: Sequence[str]) -> None:
     if strange:
         raise ValueError(f"{file.path} does not fit: the base has nothing for {_some(strange)}")
 

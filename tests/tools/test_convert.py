@@ -3,23 +3,23 @@
 import copy
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from compvis_names import compvis_name
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from lit_memories import diffusion
 from lit_memories.cli import main
-from lit_memories.convert import convert
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import attention_layers
+from lit_memories.tools.convert import convert
 from lit_memories.training.text_to_image import build_pipeline
 
 PROMPTS = ["umbrella", "a red castle on a blue background"]
@@ -62,13 +62,13 @@ def _read_once(base: str, original: Diffusion, monkeypatch: pytest.MonkeyPatch) 
     frozen = {id(part): part for part in (pipeline.vae, pipeline.tokenizer)}
 
     def cached(folder: str, *rest: Any) -> Any:
-        return copy.deepcopy(pipeline, dict(frozen)) if folder == base else load(folder, *rest)
+        return (copy.deepcopy(pipeline, dict(frozen)), None) if folder == base else load(folder, *rest)
 
     def same(folder: str, **options: Any) -> Diffusion:
         return original if folder == base else Diffusion(folder, **options)
 
     monkeypatch.setattr(diffusion, "load_pipeline", cached)
-    monkeypatch.setattr("lit_memories.convert.Diffusion", same)
+    monkeypatch.setattr("lit_memories.tools.convert.Diffusion", same)
 
 
 @pytest.fixture
@@ -275,46 +275,6 @@ def test_two_tensors_for_one_name_are_refused(base: str, tmp_path: Path, out: Pa
 
 
 # --- CompVis ---------------------------------------------------------------------------------------------------------
-
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-ENDS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-
-
-def compvis_name(name: str) -> str:
-    """What CompVis calls a tensor of diffusers' U-Net: written out here, so that the library's map is tested."""
-    module, leaf = name.rsplit(".", 1)
-    if module in ENDS:
-        return f"{ENDS[module]}.{leaf}"
-    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", name):
-        kind, layer, rest = match[1], int(match[2]), match[3]
-        block = "middle_block." + ("1" if kind == "attentions" else str(2 * layer))
-    else:
-        match = re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", name)
-        assert match, name
-        side, level, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-        if kind == "downsamplers":
-            return f"input_blocks.{3 * level + 3}.0.op.{leaf}"
-        if kind == "upsamplers":  # after the attention, where there is one
-            return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{leaf}"
-        place = f"input_blocks.{3 * level + layer + 1}" if side == "down" else f"output_blocks.{3 * level + layer}"
-        block = f"{place}.{1 if kind == 'attentions' else 0}"
-    if kind == "resnets":
-        part, leaf = rest.split(".")
-        rest = f"{RESNET[part]}.{leaf}"
-    return f"{block}.{rest}"
 
 
 def compvis(model: Diffusion) -> dict[str, Tensor]:
@@ -557,9 +517,9 @@ def refused_file(file: Path, message: str, base: str, out: Path, **options: Any)
 
 
 def test_a_missing_file_is_named(base: str, tmp_path: Path, out: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt: there is no such file or folder"):
         convert(tmp_path / "nowhere.pt", base, out)
-    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(FileNotFoundError, match=r"nor a folder with model\.safetensors or pytorch_model\.bin"):
         convert(tmp_path, base, out)
     torch.save({"conv_in.bias": torch.ones(8)}, tmp_path / "esd.pt")
     with pytest.raises(FileNotFoundError):
@@ -578,7 +538,7 @@ def test_a_pipeline_needs_no_conversion(base: str, out: Path) -> None:
         ({f"a{i}": torch.ones(2) for i in range(5)}, "it holds a0, a1, a2 and 2 more; known are"),
         ({}, "unknown format: it holds no tensors"),
         ({"epoch": 3}, "unknown format: it holds no tensors"),
-        ([torch.ones(2)], "holds a list, not tensors by name; known are"),
+        ([torch.ones(2)], "holds a list, not tensors by name"),
         (torch.ones(2), "holds a Tensor, not tensors by name"),
         ({"unet": {"nowhere.weight": torch.ones(2), "conv_in.bias": torch.ones(8)}}, r"nothing for unet\.nowhere\.wei"),
         ({"vae.conv_in.bias": torch.ones(8), "conv_out.bias": torch.ones(4)}, r"nothing for vae\.conv_in\.bias$"),

@@ -1,0 +1,239 @@
+"""The hub: what is fetched from it or sent to it goes through here, with one line for whatever goes wrong."""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 10.0
+"""Seconds the hub may take to answer before it counts as unreachable."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""How names of files of weights end; no name of a repository does."""
+SECRET = re.compile(
+    r"""\bhf_\w{16,}|(?<=Bearer )[^\s"'&]+|(?<=[?&])(?:Signature|X-Amz-[\w-]+|token)=[^\s"'&]+""", re.IGNORECASE
+)
+"""Tokens of the hub's shape or in a header, and the signatures in addresses of large files."""
+
+Choose = Callable[[Sequence[str]], Sequence[str]]
+"""Says which of a repository's files are wanted; raises FileNotFoundError if what is needed is not among them."""
+
+
+class Fetched(NamedTuple):
+    """Where something is.
+
+    Args:
+        folder: on this machine.
+        commit: what its revision was on the hub; None of a folder that does not come from there.
+    """
+
+    folder: Path
+    commit: str | None
+
+
+def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
+    """A folder on this machine with files of a repository, or the folder itself if `name` is one.
+
+    What the cache holds is not asked for again. If the hub is down, the cache answers for it.
+
+    Args:
+        name: file, folder, or hub id; ``user/name@revision`` is the id at a revision.
+        choose: says which of all files are wanted.
+        revision: branch, tag or commit of a hub id; its main branch if None.
+
+    Raises:
+        FileNotFoundError: if there is no such file, folder, repository or revision, or none can be had.
+        ValueError: if two revisions are given, or a folder with a revision.
+        PermissionError: if the repository is gated, and not for this user.
+    """
+    if (folder := Path(name)).exists():
+        if revision is not None:
+            raise ValueError(f"{name} is on this machine, where nothing has a revision: leave out {revision!r}")
+        if folder.is_dir():
+            try:
+                choose(_files(folder))
+            except FileNotFoundError as lacking:
+                raise FileNotFoundError(f"{name}: {lacking}") from None
+        return Fetched(folder, None)
+    if not is_id(name):
+        raise FileNotFoundError(f"{name}: there is no such file or folder")
+    repo_id, _, pin = name.partition("@")
+    if pin and revision is not None:
+        raise ValueError(f"{name} names a revision already: leave out {revision!r}")
+    return _fetch(repo_id, choose, pin or revision)
+
+
+def is_id(name: str) -> bool:
+    """Whether a name that is no folder here can be one on the hub: ``name`` or ``user/name``, perhaps ``@revision``."""
+    repo_id = name.partition("@")[0]
+    return not (
+        Path(repo_id).is_absolute()
+        or repo_id.startswith((".", "~"))
+        or repo_id.count("/") > 1
+        or Path(repo_id).suffix in WEIGHT_SUFFIXES
+    )
+
+
+def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token: str | None, message: str) -> str:
+    """Send an erasure's files to a repository, which is made if there is none, as one commit.
+
+    Args:
+        folder: where they are.
+        repo_id: ``user/name``.
+        files: their names.
+        private: whether a new repository is for its owner only; one that exists stays as it is.
+        token: with write access; if None, the one that ``hf auth login`` stored.
+        message: of the commit.
+
+    Returns:
+        The commit.
+
+    Raises:
+        PermissionError: if there is no token, or it may not write there.
+        OSError: if the hub cannot be reached.
+    """
+    if not (token or get_token()):
+        raise PermissionError(f"sending {repo_id} to the hub needs a token with write access: log in, `hf auth login`")
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=list(files), commit_message=message
+        )
+    except HFValidationError:
+        raise ValueError(f"{repo_id!r} is no name on the hub: user/name is") from None
+    except Exception as error:  # the HTTP client's own errors are of another package in every version
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status in {401, 403}:
+            raise PermissionError(
+                f"the hub does not let you write to {repo_id} ({status}): check the name, and log in with a token "
+                "that has write access, `hf auth login`"
+            ) from None
+        raise OSError(f"cannot send the erasure to {repo_id}: {plain(error)}") from None
+    return str(commit.oid)
+
+
+def plain(error: Exception) -> str:
+    """The first line of an error, without secrets."""
+    return redact((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def redact(text: str) -> str:
+    """A text without tokens: those of the hub's shape, what follows ``Bearer``, and this user's own."""
+    own = get_token()
+    return SECRET.sub("***", text.replace(own, "***") if own and len(own) >= 8 else text)
+
+
+def _fetch(repo_id: str, choose: Choose, revision: str | None) -> Fetched:
+    cached = _cached(repo_id, revision)
+    if cached is not None and COMMIT.fullmatch(revision or "") and _complete(cached, choose):
+        return Fetched(cached, revision)  # a commit does not change: nobody needs to be asked
+    try:
+        info = HfApi().model_info(repo_id, revision=revision, timeout=TIMEOUT)
+    except Exception as error:  # as above
+        reason = _reason(repo_id, revision, error)
+        if isinstance(error, RevisionNotFoundError) or cached is None or not _complete(cached, choose):
+            raise reason from None
+        logger.warning("%s; what the cache holds is used: commit %s", reason, cached.name)
+        return Fetched(cached, cached.name)
+    commit = str(info.sha)
+    try:
+        wanted = choose([file.rfilename for file in info.siblings or []])
+    except FileNotFoundError as lacking:
+        raise FileNotFoundError(f"{repo_id} on the hub, commit {commit}: {lacking}") from None
+    for file in sorted(wanted, key=_is_weight):  # weights last, so that where they are in the cache, all is
+        try:
+            hf_hub_download(repo_id, file, revision=commit, etag_timeout=TIMEOUT)
+        except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise _reason(repo_id, revision, error) from None
+        except Exception as error:  # as above
+            raise OSError(
+                f"the download of {file} from {repo_id} broke off ({plain(error)}): run the command again, what is "
+                "whole is kept"
+            ) from None
+    folder = _storage(repo_id) / "snapshots" / commit
+    _remember(revision, folder)
+    return Fetched(folder, commit)
+
+
+def _is_weight(file: str) -> bool:
+    return file.endswith(WEIGHT_SUFFIXES)
+
+
+def _storage(repo_id: str) -> Path:
+    """Where the cache has a repository."""
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo_id.replace('/', '--')}"
+
+
+def _cached(repo_id: str, revision: str | None) -> Path | None:
+    """The folder of a revision in the cache, which may hold only some of its files."""
+    storage = _storage(repo_id)
+    pointer = storage / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = pointer.read_text().strip() if pointer.is_file() else revision or ""
+    folder = storage / "snapshots" / commit
+    return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+
+
+def _remember(revision: str | None, folder: Path) -> None:
+    """Note in the cache, as `huggingface_hub` does, what a revision's commit was: only commits were downloaded."""
+    revision = revision or constants.DEFAULT_REVISION
+    if not COMMIT.fullmatch(revision):
+        pointer = folder.parent.parent / "refs" / revision
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.write_text(folder.name)
+
+
+def _complete(folder: Path, choose: Choose) -> bool:
+    try:
+        choose(_files(folder))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def _reason(repo_id: str, revision: str | None, error: Exception) -> OSError | ValueError:
+    """The one line for what went wrong, and what to do."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    page = f"{constants.ENDPOINT}/{repo_id}"
+    at = f" at revision {revision}" if revision else ""
+    if isinstance(error, HFValidationError):
+        return FileNotFoundError(f"{repo_id!r} is neither a folder nor a name on the hub: user/name is")
+    if isinstance(error, RevisionNotFoundError):
+        return FileNotFoundError(f"{repo_id} on the hub has no revision {revision!r}: pass a branch, a tag or a commit")
+    if isinstance(error, GatedRepoError):
+        todo = "log in with `hf auth login`" if status == 401 else "wait for access, or log in as who has it"
+        return PermissionError(f"{repo_id} is gated ({status}): accept its terms at {page}, then {todo}")
+    if isinstance(error, RepositoryNotFoundError):
+        return FileNotFoundError(
+            f"{repo_id!r} is neither a folder nor a model on the hub ({status}): check the name; if it is private, "
+            "log in with `hf auth login`"
+        )
+    if status == 401:
+        return PermissionError(f"the hub refuses the token it was sent for {repo_id}: log in anew, `hf auth login`")
+    if status is not None:
+        failed = f"the hub answers {status}"
+    elif isinstance(error, OfflineModeIsEnabled):
+        failed = "HF_HUB_OFFLINE keeps this process from the hub"
+    else:
+        failed = f"the hub cannot be reached ({plain(error)})"
+    return FileNotFoundError(
+        f"model {repo_id!r}{at} is neither a folder nor in the cache, and {failed}: check the connection, or fetch it "
+        f"once where there is one with `hf download {repo_id}`"
+    )

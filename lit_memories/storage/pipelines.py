@@ -1,0 +1,247 @@
+"""Where models come from: pipelines in a folder, a single file or on the hub, and what their configuration says."""
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.storage.files import check_header
+from lit_memories.storage.hub import fetch, plain
+from lit_memories.storage.single_file import load_single_file
+from lit_memories.storage.weights import check_stored
+
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+PIPELINES: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "StableDiffusionPipeline": (
+        StableDiffusionPipeline,
+        {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    ),
+    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+}
+"""Pipelines that can be loaded, by the `_class_name` in model_index.json, and with which options."""
+MODELS: dict[str, type[Any]] = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
+"""Parts with weights, and what they have to be."""
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+PARTS = (*MODELS, *TOKENIZERS, "scheduler")
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?"
+    r"(?:-\d+-of-(?P<shards>\d+))?\.(?P<kind>safetensors|bin)"
+)
+"""Names of files of weights: of a variant, perhaps one of several shards."""
+
+
+def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
+    """DDIM's schedule with a scheduler's settings: whatever sampler a model was released with, audits use DDIM.
+
+    Raises:
+        ValueError: if the scheduler has no betas (EDM, flow matching), or ends in noise alone, which DDIM cannot divide
+            by.
+    """
+    if "beta_schedule" not in config or config.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            f"noise levels of the scheduler {config.get('_class_name', '')} are not DDIM's: supported are schedules "
+            "given by betas, without zero terminal signal"
+        )
+    ddim = DDIMScheduler.from_config(config)
+    return NoiseSchedule(
+        alphas_cumprod=ddim.alphas_cumprod.double(),
+        final_alpha_cumprod=float(ddim.final_alpha_cumprod),
+        timestep_spacing=ddim.config.timestep_spacing,
+        steps_offset=ddim.config.steps_offset,
+        prediction_type=ddim.config.prediction_type,
+    )
+
+
+def load_pipeline(
+    base: str, revision: str | None, dtype: torch.dtype, variant: str | None = None, config: str | None = None
+) -> tuple[Pipeline, str | None]:
+    """A pipeline from a folder, the hub or a single file, and which commit of the hub it is.
+
+    Weights are read from safetensors where there are any, else from pickles, of which only tensors are ever made.
+
+    Args:
+        base: folder or hub id of a pipeline in diffusers' layout, or a checkpoint in CompVis' layout.
+        revision: git revision of a hub id.
+        dtype: of the weights in memory.
+        variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
+        config: for a single file, folder or hub id of the pipeline whose configuration it has; its weights are not
+            needed.
+
+    Raises:
+        FileNotFoundError: if `base` is no pipeline, a part of it is missing, or it cannot be had from the hub.
+        ValueError: if it is of another class than `PIPELINES`, or its weights cannot be read without running code, do
+            not fit their configuration, or do not fill all of it.
+        PermissionError: if it is gated, and not for this user.
+    """
+    if Path(base).is_file():
+        if config is None or variant is not None or revision is not None:
+            raise ValueError(
+                f"{base} is a single file: say with config whose configuration it has, such as the hub id or folder of "
+                "the pipeline it was made of, and leave out revision and variant"
+            )
+        folder, commit = fetch(config, _configs)
+        models = partial(load_single_file, Path(base), dtype)
+    else:
+        if config is not None:
+            raise ValueError(f"{base} is no single file and has a configuration of its own: leave out config")
+        folder, commit = fetch(base, partial(_wanted, variant=variant), revision)
+        models = partial(_load_models, variant, dtype)
+    index = _read_index(folder, base)
+    loader, options = PIPELINES[index["_class_name"]]
+    expected = inspect.signature(loader).parameters
+    settings = {name: value for name, value in index.items() if name in expected and not isinstance(value, list)}
+    wanted = [name for name in PARTS if name in expected]
+    for name in wanted:
+        _check_part(folder, name, index)
+    parts = models({name: (MODELS[name], folder / name) for name in wanted if name in MODELS})
+    parts |= {name: _read(CLIPTokenizer, folder / name) for name in wanted if name in TOKENIZERS}
+    parts["scheduler"] = _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")
+    return loader(**parts, **settings | options), commit
+
+
+def check_finite(module: nn.Module, where: str) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Raises:
+        ValueError: naming the first such tensor.
+    """
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"weights of the {where} are not finite: {name} holds NaN or infinity; the file is damaged"
+            )
+
+
+def randomise(unet: Any) -> None:
+    """Draw a U-Net's weights anew from its configuration, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = type(unet).from_config(unet.config)
+    unet.load_state_dict(fresh.state_dict())
+
+
+def _configs(files: Sequence[str]) -> list[str]:
+    """The files of a pipeline that are no weights."""
+    if "model_index.json" not in files:
+        raise FileNotFoundError("it has no model_index.json, so that it is no diffusers pipeline")
+    parts = [file for file in files if file.split("/")[0] in PARTS and file.endswith((".json", ".txt"))]
+    return ["model_index.json", *parts]
+
+
+def _wanted(files: Sequence[str], variant: str | None) -> list[str]:
+    """The files of a pipeline that are needed, with one set of weights for each part that has any."""
+    wanted = _configs(files)
+    for part in MODELS:
+        names = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
+        if names:
+            wanted += [f"{part}/{name}" for name in _choose_weights(part, names, variant)]
+    return wanted
+
+
+def _choose_weights(part: str, names: Sequence[str], variant: str | None) -> list[str]:
+    """One complete set of weights among the files in a part's folder; safetensors if there are any."""
+    sets: dict[tuple[str | None, str], list[tuple[str, int]]] = {}
+    for name in names:
+        if match := WEIGHTS.fullmatch(name):
+            sets.setdefault((match["variant"], match["kind"]), []).append((name, int(match["shards"] or 0)))
+    whole = {key: [name for name, _ in found] for key, found in sets.items() if _is_complete(found)}
+    for kind in ("safetensors", "bin"):
+        if (variant, kind) in whole:
+            return whole[variant, kind]
+    there = ", ".join(sorted({name or "none" for name, _ in whole})) or "no weights at all"
+    raise FileNotFoundError(f"{part} has no weights of variant {variant or 'none'}: there are {there}; pass variant")
+
+
+def _is_complete(found: Sequence[tuple[str, int]]) -> bool:
+    """Whether one file, or all of its shards, are there."""
+    return any(shards == 0 for _, shards in found) or len(found) == found[0][1]
+
+
+def _read_index(folder: Path, base: str) -> dict[str, Any]:
+    """What model_index.json says."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        name = index["_class_name"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{folder / 'model_index.json'} is damaged: it names no pipeline") from None
+    if not isinstance(name, str) or name not in PIPELINES:
+        raise ValueError(f"{base} is a {name}, which is not supported: known are {' and '.join(PIPELINES)}")
+    return dict(index)
+
+
+def _check_part(folder: Path, name: str, index: dict[str, Any]) -> None:
+    """Refuse a part that is missing, or of a class that is not the library's own."""
+    entry = index.get(name)
+    if not (isinstance(entry, list) and len(entry) == 2) or None in entry or not (folder / name).is_dir():
+        raise FileNotFoundError(f"the pipeline in {folder} has no {name}: copy it from the model it was made of")
+    library, kind = entry
+    if name == "scheduler":
+        found = getattr(diffusers, str(kind), None)
+        fits = library == "diffusers" and isinstance(found, type) and issubclass(found, SchedulerMixin)
+    elif name in TOKENIZERS:
+        fits = library == "transformers" and kind in {"CLIPTokenizer", "CLIPTokenizerFast"}
+    else:
+        fits = library in {"diffusers", "transformers"} and kind == MODELS[name].__name__
+    if not fits:
+        wanted = MODELS[name].__name__ if name in MODELS else f"{name} of the libraries"
+        raise ValueError(f"the {name} of the pipeline in {folder} is {library}'s {kind}, not a {wanted}: not supported")
+
+
+def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
+    return {name: _load_model(loader, folder, variant, dtype) for name, (loader, folder) in parts.items()}
+
+
+def _load_model(loader: type[Any], folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
+    """A model with all its weights from files."""
+    names = _choose_weights(folder.name, [file.name for file in folder.iterdir()], variant)
+    pickled = names[0].endswith(".bin")
+    try:
+        for name in names:
+            (check_stored if pickled else check_header)(folder / name)
+        model, info = loader.from_pretrained(
+            folder,
+            variant=variant,
+            dtype=dtype,
+            use_safetensors=not pickled,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+        )
+    except Exception as error:  # files that anybody may have made can fail in any way
+        todo = (
+            "refused, for it is damaged, or a pickle that needs code to be run" if pickled else "damaged or no weights"
+        )
+        raise ValueError(f"{folder / names[0]} is {todo}: {plain(error)}") from None
+    wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
+    if wrong:  # the libraries would draw them at random, with a warning
+        raise ValueError(f"{folder / names[0]} does not fill the model: {wrong[0]} is missing or of another size")
+    return model
+
+
+def _read(loader: type[Any], folder: Path) -> Any:
+    """What is read from configuration alone."""
+    try:
+        return loader.from_pretrained(folder)
+    except Exception as error:  # as above
+        raise ValueError(f"no {folder.name} can be made of {folder}: {plain(error)}") from None

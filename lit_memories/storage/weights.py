@@ -1,0 +1,100 @@
+"""Files of weights, read without running code."""
+
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lit_memories.storage.files import check_header
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The named tensors of a file.
+
+    Args:
+        path: where it is, for messages.
+        tensors: by name; names of nested dicts are joined with dots.
+        groups: names of the dicts that were nested.
+        metadata: of a safetensors file.
+        whole: a folder of a text encoder, which has to have all of it.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    groups: tuple[str, ...] = ()
+    metadata: Mapping[str, str] | None = None
+    whole: bool = False
+
+
+def read_weights(path: Path) -> WeightFile:
+    """The tensors of a safetensors file or a pickle; what is in it says which it is, and not its name.
+
+    Raises:
+        ValueError: if it is damaged, or a pickle that needs code to be run.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if start[8:] == b"{":  # after the header's length, a safetensors file goes on as JSON; a pickle cannot
+        tensors, metadata = _read_safetensors(path)
+        return WeightFile(path, tensors, (), metadata)
+    content = _unpickle(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]  # beside it stand epochs and optimisers
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    groups = tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
+    return WeightFile(path, dict(_flatten(content)), groups)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:  # safetensors' own, and torch's for what it cannot make a tensor of
+        raise ValueError(f"{path} is a damaged safetensors file: {error}") from None
+
+
+def _unpickle(path: Path) -> Any:
+    """What a pickle holds; only tensors, containers and plain values are ever made of it."""
+    try:
+        check_stored(path)
+        with path.open("rb") as stream, warnings.catch_warnings():  # of a path, torch would believe the suffix
+            warnings.simplefilter("ignore")  # about old protocols and archives of code: they are read or refused
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that anybody may have made up can fail in any way
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f" (it asks for {wanted[1]})" if wanted else ""
+        raise ValueError(
+            f"{path} is refused: it is damaged, or no file of weights, or a pickle that needs code to be run{reason}, "
+            "which nobody should do with a file of others'; ask its author for a state dict or safetensors"
+        ) from None
+
+
+def check_stored(path: Path) -> None:
+    """Refuse an archive with compressed parts: torch writes none, and a few kilobytes of them can fill any memory.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("its parts are compressed")
+
+
+def _flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 3) -> Iterator[tuple[str, Tensor]]:
+    """Tensors with dotted names. No format nests deeper than `depth`, but a pickle may contain itself."""
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value.detach()
+        elif isinstance(value, Mapping) and depth > 1:
+            yield from _flatten(value, f"{prefix}{key}.", depth - 1)

@@ -1,0 +1,1 @@
+"""Commands beside the recipes; cli.py lists them."""

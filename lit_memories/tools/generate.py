@@ -1,0 +1,131 @@
+"""Draws the pictures of a prompt list, as the audit's paper had its images of a concept drawn."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, LMSDiscreteScheduler
+from rich.console import Console
+from rich.progress import track
+from torch import Generator, Tensor
+
+from lit_memories.data.gallery import Gallery
+from lit_memories.data.presets import I2P, PromptList, PromptRow
+from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.images import to_pil
+
+Sampler = Literal["lms", "ddim"]
+NOISE_LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+
+
+@torch.no_grad()
+def generate(
+    prompts: str,
+    base: str = "CompVis/stable-diffusion-v1-4",
+    out: Path = Path("runs/generated"),
+    erasure: Path | None = None,
+    revision: str | None = None,
+    scheduler: Sampler = "lms",
+    num_inference_steps: int = 25,
+    guidance_scale: float = 7.5,
+    use_row_guidance: bool = False,
+    batch_size: int = 4,
+    device: str = "auto",
+) -> None:
+    """Draw a picture for every prompt of a list; run again, it draws those that are missing.
+
+    Defaults are the settings of the audit's official code. A picture is a function of its row, the model and the
+    settings: latents come from its own seed, on the CPU. Of another batch size only rounding differs, which may move a
+    pixel by one of 255 levels. The folder is one that an `ImageSource` reads, with ``NUMBER_0.png`` and
+    ``metadata.jsonl``; ``settings.json`` says how it was made.
+
+    Args:
+        prompts: CSV file with case_number, prompt and evaluation_seed; or a hub id with the columns of AIML-TUDA/i2p.
+        base: hub id or folder of the model.
+        out: folder for the pictures.
+        erasure: folder of an erasure, to see what an erased model draws.
+        revision: git revision of the base.
+        scheduler: ``lms``, diffusers' linear multistep sampler on evenly spaced timesteps; or ``ddim``, spaced as the
+            model's own settings say.
+        num_inference_steps: steps of it.
+        guidance_scale: of every picture.
+        use_row_guidance: take the list's own guidance instead (evaluation_guidance), which the official code ignores.
+        batch_size: pictures drawn at once.
+        device: ``cpu``, ``cuda``, …; ``auto`` is a GPU if there is one.
+
+    Raises:
+        ValueError: if a number is out of range, a row damaged, or the folder holds other pictures; says what differs.
+        FileNotFoundError: if the list or the model is not there.
+    """
+    if batch_size < 1 or num_inference_steps < 1 or guidance_scale < 0:
+        raise ValueError(
+            f"batch_size ({batch_size}) and num_inference_steps ({num_inference_steps}) must be at least 1, "
+            f"guidance_scale ({guidance_scale}) cannot be negative"
+        )
+    rows = _rows(prompts, None if use_row_guidance else guidance_scale)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    diffusion = Diffusion(base, erasure, revision).to(device)
+    settings = {
+        "base": base,
+        "revision": revision,
+        "erasure": None if erasure is None else str(erasure),
+        "model": diffusion.weights_fingerprint(),
+        "vae": fingerprint(diffusion.vae),
+        "scheduler": scheduler,
+        "num_inference_steps": num_inference_steps,
+    }
+    gallery = Gallery(out, settings)
+    left = gallery.missing(rows)
+    gallery.open()
+    sampler = _sampler(scheduler, diffusion.scheduler_config)
+    diffusion.schedule = replace(diffusion.schedule, prediction_type="epsilon")  # as it is: the sampler converts it
+    evaluations, start = 0, time.perf_counter()
+    for batch in track(list(_batches(left, batch_size)), "drawing", transient=True):
+        sampler.set_timesteps(num_inference_steps, device=device)
+        images = diffusion.decode_latents(_sample(diffusion, sampler, batch))
+        gallery.add(batch, [to_pil(image) for image in images])
+        evaluations += len(batch) * len(sampler.timesteps) * (1 if batch[0].guidance_scale == 1 else 2)
+    seconds = time.perf_counter() - start
+    there = f"{len(rows)} pictures in {out}"
+    rate = f"; {evaluations} network evaluations in {seconds:.0f} s, {evaluations / seconds:.2f} a second on {device}"
+    Console().print(there + (rate if evaluations else ", all of them from before"), highlight=False, soft_wrap=True)
+
+
+def _rows(prompts: str, guidance_scale: float | None) -> list[PromptRow]:
+    """The list's rows with the guidance to use."""
+    is_file = Path(prompts).is_file() or Path(prompts).suffix == ".csv"
+    rows = (PromptList(prompts) if is_file else I2P(prompts)).load()
+    if guidance_scale is not None:
+        return [replace(row, guidance_scale=guidance_scale) for row in rows]
+    if without := [row.case_number for row in rows if row.guidance_scale is None]:
+        raise ValueError(f"{prompts} has no guidance for case {without[0]}: leave use_row_guidance off")
+    return rows
+
+
+def _batches(rows: Sequence[PromptRow], size: int) -> Iterator[list[PromptRow]]:
+    """Rows of one guidance, so many at once."""
+    for _, alike in groupby(rows, lambda row: row.guidance_scale):
+        group = list(alike)
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _sampler(name: Sampler, config: dict[str, Any]) -> Any:
+    """A sampler of diffusers with a model's noise levels; LMS keeps its own spacing, as officially."""
+    if name == "ddim":
+        return DDIMScheduler.from_config(config, clip_sample=False)
+    return LMSDiscreteScheduler(**{name: config[name] for name in NOISE_LEVELS if name in config})
+
+
+def _sample(diffusion: Diffusion, sampler: Any, rows: Sequence[PromptRow]) -> Tensor:
+    """Latents of rows that share their guidance."""
+    predict = diffusion.noise_fn(diffusion.encode_prompts([row.prompt for row in rows]), rows[0].guidance_scale or 0.0)
+    latents = diffusion.draw_seeds([Generator().manual_seed(row.seed) for row in rows]) * sampler.init_noise_sigma
+    for timestep in sampler.timesteps:
+        prediction = predict(sampler.scale_model_input(latents, timestep), timestep)
+        latents = sampler.step(prediction, timestep, latents).prev_sample
+    return latents

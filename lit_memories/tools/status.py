@@ -1,0 +1,235 @@
+"""``lit-memories status``: how far an audit is, read from its run folder by any process at any time."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Literal, TypeVar
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from safetensors import SafetensorError, safe_open
+
+from lit_memories.records import MEMORY_SETS, PARTS, RECORDS_FILE, RUN_FILE, SETS, Record, RunInfo, order, read_lines
+
+T = TypeVar("T")
+State = Literal["complete", "running", "stalled", "stopped"]
+CONDITIONED = "conditioned"
+"""Under this name `RunInfo.data` counts the images that are inverted again under other prompts."""
+WINDOW = 600.0
+"""Seconds before the last write from which the speed is taken."""
+PATIENCE = 4.0
+"""A run that has been silent for as many of its longest batches is stalled, ten times longer: stopped."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a run folder says of its audit.
+
+    Args:
+        folder: that was read.
+        expected: how many records each set will have, as far as ``run.json`` says.
+        records: those that are there.
+        processes: how many of them each process wrote since the last merge, by its number.
+        complete: whether the audit came to its end.
+        silent: seconds since something was written.
+        patience: seconds of silence that are nothing unusual.
+        rate: records a second of late; None if nothing can be said.
+    """
+
+    folder: Path
+    expected: dict[str, int]
+    records: tuple[Record, ...]
+    processes: dict[int, int]
+    complete: bool
+    silent: float
+    patience: float
+    rate: float | None
+
+    @property
+    def state(self) -> State:
+        """Whether the audit is at work, as far as a folder can tell."""
+        if self.complete:
+            return "complete"
+        if self.silent <= self.patience:
+            return "running"
+        return "stalled" if self.silent <= 10 * self.patience else "stopped"
+
+    @property
+    def total(self) -> int:
+        """How many records the finished run will have."""
+        return sum(self.expected.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long a running audit will take yet; None if it is not running, or nothing can be said."""
+        if self.state != "running" or not self.rate:
+            return None
+        return max(0, self.total - len(self.records)) / self.rate
+
+    def of(self, name: str) -> list[Record]:
+        """The records of one set, as `expected` names them."""
+        return [record for record in self.records if _set(record) == name]
+
+
+def expected_records(info: RunInfo) -> dict[str, int]:
+    """How many records each set of a finished run has."""
+    rows = {name: int(entry["rows"]) for name, entry in info.data.items()}
+    if "memory" in rows:
+        queries = rows["memory"]
+        supports = info.data["supports"].get("each", rows["supports"] // max(1, queries))
+        return dict(zip(MEMORY_SETS, (queries, queries, queries * supports), strict=True))
+    return {name: rows[name] for name in (*SETS, CONDITIONED) if name in rows}
+
+
+def look(folder: Path, now: float | None = None) -> Status:
+    """Read how far an audit is. Writes nothing and locks nothing, so that it cannot disturb one that is running.
+
+    Args:
+        folder: the run folder.
+        now: seconds since the epoch; the clock's if None.
+
+    Raises:
+        FileNotFoundError: if it is no run folder.
+        ValueError: if a file in it is damaged; names it.
+    """
+    info = RunInfo.load(folder)
+    # Parts first: what a merge takes out of them meanwhile, the merged file has by the time it is read.
+    parts = {int(file.stem.split("-")[1]): _lines(file) for file in _parts(folder, "records-*.jsonl")}
+    records = order([*_lines(folder / RECORDS_FILE), *(record for lines in parts.values() for record in lines)])
+    started = (folder / RUN_FILE).stat().st_mtime  # of the last attempt: each writes it anew when it begins
+    batches = [(started, 0), *sorted(b for b in map(_batch, _parts(folder, "seeds-*.safetensors")) if b[0] > started)]
+    batches = [batch for batch in batches if batch[0] >= batches[-1][0] - WINDOW]
+    times = [at for at, _ in batches]
+    last = max([times[-1], *filter(None, map(_written, _parts(folder, "records-*.jsonl")))])
+    gaps = [after - before for before, after in pairwise(times)]
+    seconds = times[-1] - times[0]
+    try:
+        expected = expected_records(info)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / RUN_FILE} does not say how many samples its sets have ({error!r})") from None
+    return Status(
+        folder=folder,
+        expected=expected,
+        records=tuple(records),
+        processes={rank: len(lines) for rank, lines in sorted(parts.items())},
+        complete=info.complete,
+        silent=max(0.0, (time.time() if now is None else now) - last),
+        patience=max(60.0, PATIENCE * max(gaps)) if gaps else WINDOW,
+        rate=sum(count for _, count in batches[1:]) / seconds if seconds > 0 else None,
+    )
+
+
+def status(runs: list[Path]) -> None:
+    """How far are these audits? Prints a table of their sets and a line for each.
+
+    Args:
+        runs: run folders, of audits running or stopped.
+
+    Raises:
+        FileNotFoundError: if a folder is no run.
+        ValueError: if a file in one is damaged.
+    """
+    found = [look(folder) for folder in runs]
+    table = Table("run", "set", box=None, pad_edge=False)
+    for heading in ("records", "of", "flagged", "converged", "evaluations/image"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(Text(one.folder.resolve().name, style="bold"), "all", *_row(one.records, one.total))
+        for name, count in one.expected.items():
+            table.add_row("", name, *_row(one.of(name), count))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print()
+    for one in found:
+        console.print(Text(describe(one)), soft_wrap=True)
+
+
+def command(args: Sequence[str] | None = None) -> None:
+    """``lit-memories status RUN RUN …``: `status` as a command.
+
+    Args:
+        args: command line after the command's name, or None for that of the process.
+    """
+    parser = ArgumentParser(prog="lit-memories status", description="How far are these audits?")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, of audits running or stopped")
+    status(**parser.parse_args(args).as_dict())
+
+
+def describe(one: Status) -> str:
+    """A run's state in one line."""
+    if one.complete:
+        return f"{one.folder}: complete"
+    parts = [f"{one.folder}: {one.state}, last write {duration(one.silent)} ago"]
+    if one.state == "running" and one.rate:
+        parts.append(f"{one.rate:.3g} records/s, about {duration(one.seconds_left or 0.0)} left")
+    if len(one.processes) > 1:
+        shares = ", ".join(f"{rank}: {count}" for rank, count in one.processes.items())
+        parts.append(f"records by process: {shares}")
+    if one.state != "running":
+        parts.append("what is recorded is safe: run the same command again to continue")
+    return "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to two digits or so.
+
+    Example:
+        >>> [duration(s) for s in (7.6, 500, 9000, 400000)]
+        ['8 s', '8 min', '2.5 h', '4.6 days']
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _row(records: Sequence[Record], expected: int) -> list[str]:
+    converged = [record.converged for record in records if record.converged is not None]
+    evaluations = [record.evaluations for record in records if record.evaluations is not None]
+    return [
+        str(len(records)),
+        str(expected),
+        str(sum(record.flag is not None for record in records)),
+        f"{100 * mean(converged):.0f} %" if converged else "–",
+        f"{mean(evaluations):.1f}" if evaluations else "–",
+    ]
+
+
+def _set(record: Record) -> str:
+    return record.set if record.conditioning is None else CONDITIONED
+
+
+def _parts(folder: Path, pattern: str) -> list[Path]:
+    return sorted((folder / PARTS).glob(pattern))
+
+
+def _lines(file: Path) -> list[Record]:
+    return _gone(lambda: read_lines(file), [])
+
+
+def _written(file: Path) -> float | None:
+    return _gone(lambda: file.stat().st_mtime, None)
+
+
+def _batch(file: Path) -> tuple[float, int]:
+    """When a batch was written, and how many seeds it has; (0, 0) for a file that is gone or damaged."""
+
+    def read() -> tuple[float, int]:
+        with safe_open(file, "numpy") as seeds:
+            return file.stat().st_mtime, len(seeds.keys())
+
+    return _gone(read, (0.0, 0))
+
+
+def _gone(read: Callable[[], T], otherwise: T) -> T:
+    """What a function reads, or something else if a merge took the file away meanwhile."""
+    try:
+        return read()
+    except (FileNotFoundError, SafetensorError):
+        return otherwise

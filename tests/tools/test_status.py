@@ -1,0 +1,191 @@
+"""Status reads a run folder as others write it, and says no more than the folder does."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lit_memories.cli import main
+from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, Record, RunInfo, read_lines
+from lit_memories.tools import status
+from lit_memories.tools.status import Status, describe, duration, expected_records, look
+
+BEGAN = 1_700_000_000.0
+DATA = {
+    "concept": {"source": "a", "rows": 6, "unreadable": []},
+    "reference": {"source": "b", "rows": 4, "unreadable": []},
+    "conditioned": {"source": "the images again", "rows": 10, "unreadable": []},
+    "known": {"source": "seeds", "rows": 2, "unreadable": []},
+    "prompted": {"source": "seeds", "rows": 1, "unreadable": []},
+    "retained": {"source": "seeds", "rows": 1, "unreadable": []},
+}
+INFO = RunInfo("esd", "erased", "umbrella", {}, "", {}, 16, DATA, {})
+
+
+def record(index: int, **values: object) -> Record:
+    row = Record(f"key-{index}", "concept", index, "an umbrella", evaluations=40 + index, converged=index != 1)
+    return replace(row, **values)
+
+
+def at(file: Path, seconds: float) -> None:
+    """Let a file be written so many seconds after the run began."""
+    os.utime(file, (BEGAN + seconds, BEGAN + seconds))
+
+
+def batch(folder: Path, rank: int, records: list[Record], seconds: float) -> None:
+    """What a process leaves of a batch."""
+    parts = folder / PARTS
+    parts.mkdir(exist_ok=True)
+    seeds = parts / f"seeds-{records[0].key}.safetensors"
+    save_file({r.key: torch.zeros(2) for r in records}, seeds)
+    lines = parts / f"records-{rank}.jsonl"
+    with lines.open("a") as stream:
+        stream.writelines(r.to_json() + "\n" for r in records)
+    at(seeds, seconds)
+    at(lines, seconds)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two processes, 10 seconds a batch: 8 records in 40 seconds, the first batch after 10."""
+    folder = tmp_path / "esd"
+    INFO.save(folder)
+    at(folder / RUN_FILE, 0)
+    batch(folder, 0, [record(0), record(1, flag="diverged")], 10)
+    batch(folder, 1, [record(2), record(3)], 20)
+    batch(folder, 0, [record(4), record(5)], 30)
+    batch(folder, 1, [record(0, key="again", conditioning="empty"), record(0, key="r", set="reference")], 40)
+    return folder
+
+
+def seen(folder: Path, seconds: float) -> Status:
+    return look(folder, BEGAN + seconds)
+
+
+def test_counts_are_those_of_the_records(run: Path) -> None:
+    found = seen(run, 45)
+    assert found.expected == {
+        "concept": 6, "reference": 4, "known": 2, "prompted": 1, "retained": 1, "conditioned": 10
+    }  # fmt: skip
+    assert found.total == 24
+    assert {name: len(found.of(name)) for name in ("concept", "reference", "conditioned", "known")} == {
+        "concept": 6, "reference": 1, "conditioned": 1, "known": 0
+    }  # fmt: skip
+    assert found.processes == {0: 4, 1: 4}
+
+
+def test_speed_is_that_of_the_files(run: Path) -> None:
+    found = seen(run, 45)
+    assert found.state == "running"
+    assert found.rate == pytest.approx(8 / 40)
+    assert found.seconds_left == pytest.approx(16 / (8 / 40))
+    assert describe(found) == (
+        f"{run}: running, last write 5 s ago; 0.2 records/s, about 80 s left; records by process: 0: 4, 1: 4"
+    )
+
+
+def test_speed_is_that_of_the_last_attempt(run: Path) -> None:
+    at(run / RUN_FILE, 35)  # taken up again: what the first attempt left says nothing of this one's speed
+    assert seen(run, 45).rate == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"), [(41, "running"), (99, "running"), (101, "stalled"), (639, "stalled"), (641, "stopped")]
+)
+def test_silence_is_measured_in_batches(run: Path, seconds: float, state: str) -> None:
+    """A batch takes 10 seconds: after a minute at least, as clocks of file systems differ, it is none any more."""
+    assert seen(run, seconds).state == state
+    assert ("run the same command again" in describe(seen(run, seconds))) == (state != "running")
+
+
+def test_slow_batches_may_be_silent_for_longer(run: Path) -> None:
+    batch(run, 0, [record(7)], 140)
+    assert seen(run, 140 + 399).state == "running"
+    assert seen(run, 140 + 401).state == "stalled"
+
+
+def test_a_run_that_has_just_begun_has_no_speed(tmp_path: Path) -> None:
+    INFO.save(tmp_path)
+    at(tmp_path / RUN_FILE, 0)
+    found = seen(tmp_path, 300)
+    assert (found.state, found.rate, found.seconds_left, found.records) == ("running", None, None, ())
+
+
+def test_a_cut_line_is_no_record(run: Path) -> None:
+    with (run / PARTS / "records-0.jsonl").open("a") as lines:
+        lines.write(record(8).to_json()[:30])
+    assert len(seen(run, 45).records) == 8
+
+
+def test_a_complete_run_is_complete_however_old(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = seen(run, 45).records
+    (run / RECORDS_FILE).write_text("".join(r.to_json() + "\n" for r in records))
+    for file in (run / PARTS).iterdir():
+        file.unlink()
+    replace(INFO, complete=True).save(run)
+    assert look(run).state == "complete"
+    main(["status", str(run)])
+    assert f"{run}: complete" in capsys.readouterr().out
+
+
+def test_a_merge_meanwhile_hides_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts vanish into the merged file just after they were listed."""
+    before = seen(run, 45).records
+
+    def merged(file: Path) -> list[Record]:
+        if (run / PARTS).exists():
+            (run / RECORDS_FILE).write_text("".join(r.to_json() + "\n" for r in before))
+            for part in (run / PARTS).iterdir():
+                part.unlink()
+            (run / PARTS).rmdir()
+        return read_lines(file)
+
+    monkeypatch.setattr(status, "read_lines", merged)
+    assert seen(run, 45).records == before
+
+
+def test_the_table_says_it_and_the_folder_stays_as_it_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in run.rglob("*")}
+    main(["status", str(run), str(run)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # 7 of 8 converged; (40 + 41 + … + 45 + 40 + 40) / 8 evaluations
+    assert ["esd", "all", "8", "24", "1", "88", "%", "41.9"] in rows
+    assert ["concept", "6", "6", "1", "83", "%", "42.5"] in rows
+    assert ["prompted", "0", "1", "0", "–", "–"] in rows
+    assert {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in run.rglob("*")} == before
+
+
+def test_an_image_level_audit_has_three_sets() -> None:
+    data = {"memory": {"source": "a", "rows": 3}, "supports": {"source": "b", "rows": 12}}
+    assert expected_records(replace(INFO, data=data)) == {"own": 3, "repeat": 3, "memory": 12}
+    overlapping = {**data, "supports": {"source": "b", "rows": 6, "each": 4}}
+    assert expected_records(replace(INFO, data=overlapping)) == {"own": 3, "repeat": 3, "memory": 12}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "has no run.json"),
+        ("{", "is damaged or of another version"),
+        (json.dumps({**vars(INFO), "data": {"concept": {}}}), "does not say how many samples"),
+    ],
+)
+def test_what_is_no_run_is_named(
+    content: str | None, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / RUN_FILE).write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["status", str(tmp_path)])
+    message = str(stop.value)
+    assert named in message
+    assert str(tmp_path) in message
+    assert "\n" not in message
+
+
+def test_times_have_two_digits() -> None:
+    assert [duration(s) for s in (0, 7.6, 500, 9000, 400000)] == ["0 s", "8 s", "8 min", "2.5 h", "4.6 days"]
