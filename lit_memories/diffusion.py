@@ -6,38 +6,49 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 from torch import Generator, Tensor, nn
 
+from lit_memories.conditioning import Conditioning, conditioning_of, tokenize, with_row
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import Adapter, gate
 from lit_memories.ops.rollout import NoiseFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.ops.tokens import content
-from lit_memories.pipelines import check_finite, load_pipeline, noise_schedule, randomise
+from lit_memories.speed import Speed
+from lit_memories.storage.pipelines import Pipeline, check_finite, load_pipeline, noise_schedule, randomise
 
 Weights = Literal["pretrained", "random"]
 
 
 class Diffusion(nn.Module):
-    """A text-to-image latent diffusion model in Stable Diffusion's layout.
+    """A text-to-image latent diffusion model in the layout of Stable Diffusion 1, 2 or XL.
 
     All tensors are in diffusers' conventions: images (n, 3, h, w) in [0, 1], latents (n, c, h / f, w / f) already
-    scaled, prompt embeddings (n, tokens, width); the network's prediction always arrives as noise epsilon.
+    scaled, prompt embeddings (n, rows, width), see `lit_memories.conditioning`; the network's prediction always arrives
+    as noise epsilon.
 
     Args:
-        base: hub id or folder of a `StableDiffusionPipeline`.
-        erasure: folder of an `Erasure` to apply, or None for the base as it is.
+        base: hub id or folder of a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, or a checkpoint of one in
+            a single file.
+        erasure: folder or hub id (``user/name`` or ``user/name@revision``) of an `Erasure` to apply, or None for the
+            base as it is.
         revision: git revision of a hub id.
         weights: ``"random"`` draws the U-Net's weights anew from its configuration: a negative control that knows
             nothing.
         torch_dtype: storage type of the weights.
         gated: whether an erasure that is an adapter acts as strongly as each prompt is near to the concept, where it
             says how (SPM); if not, and for every other adapter, it is worked into the weights at full strength.
+        variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
+        config: for a single file, folder or hub id of the pipeline whose configuration it has.
+        speed: ways to compute faster or in less memory; none if None.
+
+    Attributes:
+        revision: the commit of the hub that `base` was at; None if it did not come from there.
 
     Raises:
-        ValueError: if weights hold NaN or infinity, or the erasure does not fit.
-        FileNotFoundError: if `base` is neither a pipeline folder nor a reachable hub id.
+        ValueError: if weights hold NaN or infinity, parts do not belong together, or the erasure does not fit.
+        FileNotFoundError: if `base` is neither a pipeline folder nor a reachable hub id, or a part of it is missing.
     """
 
     base: str
@@ -47,6 +58,7 @@ class Diffusion(nn.Module):
     replaced: dict[str, Tensor]
     adapter: Adapter | None
     schedule: NoiseSchedule
+    conditioning: Conditioning
     fingerprint: str
     # Untyped by diffusers; declared so that attribute access is not taken for `nn.Module.__getattr__`'s.
     unet: Any
@@ -57,21 +69,27 @@ class Diffusion(nn.Module):
     def __init__(
         self,
         base: str,
-        erasure: Path | None = None,
+        erasure: str | Path | None = None,
         revision: str | None = None,
         weights: Weights = "pretrained",
         torch_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         gated: bool = True,
+        variant: str | None = None,
+        config: str | None = None,
+        speed: Speed | None = None,
     ) -> None:
         super().__init__()
-        dtype = getattr(torch, torch_dtype)
-        self._adopt(load_pipeline(base, revision, dtype), str(base), revision)
+        pipeline, commit = load_pipeline(base, revision, getattr(torch, torch_dtype), variant, config)
+        self._adopt(pipeline, str(base), commit)
         self.weights = weights
         if weights == "random":
             randomise(self.unet)
         if erasure is not None:
             self.erasure = Erasure.load(erasure)
             self.replaced = self.erasure.apply(self, gated)
+        if speed is not None:
+            self.speed = speed
+            speed.apply(self.unet, self.vae)
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *, revision: str | None = None, **options: Any) -> Self:
@@ -79,25 +97,31 @@ class Diffusion(nn.Module):
         return cls(str(path_or_repo_id), revision=revision, **options)
 
     @classmethod
-    def from_pipeline(cls, pipeline: StableDiffusionPipeline, name: str = "in memory") -> Self:
+    def from_pipeline(cls, pipeline: Pipeline, name: str = "in memory") -> Self:
         """Take the parts of a pipeline that is already in memory; nothing is copied."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self._adopt(pipeline, name, None)
         return self
 
-    def _adopt(self, pipeline: StableDiffusionPipeline, name: str, revision: str | None) -> None:
-        self.base, self.revision = name, revision
+    def _adopt(self, pipeline: Pipeline, name: str, revision: str | None) -> None:
+        self.base, self.revision, self.speed = name, revision, Speed()
         self.weights, self.erasure, self.replaced, self.adapter = "pretrained", None, {}, None
         self._gate_prompts: list[str] = []
-        self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
-        self.tokenizer = pipeline.tokenizer
+        self.unet, self.vae, self.tokenizer = pipeline.unet, pipeline.vae, pipeline.tokenizer
+        self.conditioning = conditioning_of(pipeline, self.image_size)
+        for component, encoder in self.conditioning.encoders.items():
+            self.add_module(component, encoder)
         self.scheduler_config = dict(pipeline.scheduler.config)
         self.schedule = noise_schedule(pipeline.scheduler.config)
         self.requires_grad_(False).eval()
-        for component in ("unet", "text_encoder", "vae"):
-            check_finite(getattr(self, component), f"{component} of {name}")
-        self.fingerprint = fingerprint(self.unet, self.text_encoder)
+        if self.vae.config.latents_mean is not None:
+            raise ValueError(f"the VAE of {name} shifts its latents (latents_mean), which is not supported")
+        if self.vae.config.force_upcast and self.vae.dtype == torch.float16:
+            self.vae.float()  # SDXL's overflows in half precision
+        for component, module in self.named_children():
+            check_finite(module, f"{component} of {name}")
+        self.fingerprint = self.weights_fingerprint()
 
     @property
     def device(self) -> torch.device:
@@ -124,39 +148,37 @@ class Diffusion(nn.Module):
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return tokens.input_ids.to(self.device)
+        return tokenize(self.tokenizer, prompts).to(self.device)
 
     def words(self, prompt: str) -> list[int]:
         """A prompt's tokens without markers and padding."""
         (ids,) = self.tokenize([prompt]).tolist()
         return content(ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings (n, tokens, width): all the U-Net is told of the prompts.
+    def exceeds_window(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than the text encoder sees, so that its end is cut."""
+        return len(self.tokenizer(prompt).input_ids) > self.tokenizer.model_max_length
 
-        Under a gated adapter they have one row more, which holds its strength for the prompt.
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings (n, rows, width): all the U-Net is told of the prompts.
+
+        One row a token, and what else `lit_memories.conditioning` says.
         """
-        embeds = self._encode(prompts)
+        embeds = self.conditioning.encode(prompts)
         if self.adapter is None:
             return embeds
-        concepts = self._encode(self._gate_prompts)
+        text, _ = self.conditioning.split(embeds)
+        concepts, _ = self.conditioning.split(self.conditioning.encode(self._gate_prompts))
         tokens, concept_tokens = ([set(self.words(p)) for p in group] for group in (prompts, self._gate_prompts))
-        strength = gate(embeds, concepts, tokens, concept_tokens)
-        return torch.cat([embeds, strength[:, None, None].expand(-1, 1, embeds.shape[-1])], 1)
+        return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None])
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Embeddings (n, tokens, width) of token ids (n, tokens)."""
-        return self.text_encoder(ids)[0]
+        """Embeddings (n, tokens, width) of token ids (n, tokens).
 
-    def _encode(self, prompts: Sequence[str]) -> Tensor:
-        return self.encode_tokens(self.tokenize(prompts))
+        Raises:
+            ValueError: if the model has two text encoders (SDXL).
+        """
+        return self.conditioning.encode_tokens(ids)
 
     def encode_images(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Latents of images (n, 3, h, w) in [0, 1]: the posterior's mean, or a sample of it given a generator."""
@@ -185,9 +207,9 @@ class Diffusion(nn.Module):
         Args:
             latents: (n, c, h, w).
             timestep: one for all, or a tensor (n,).
-            prompt_embeds: (n, tokens, width).
+            prompt_embeds: (n, rows, width).
             guidance_scale: 1 is the conditional prediction alone and costs one evaluation a sample, else two.
-            negative_prompt_embeds: (n, tokens, width) to guide away from; the empty prompt if None.
+            negative_prompt_embeds: (n, rows, width) to guide away from; the empty prompt if None.
         """
         timesteps = torch.as_tensor(timestep, device=latents.device).expand(len(latents))
         if guidance_scale == 1.0:
@@ -205,11 +227,13 @@ class Diffusion(nn.Module):
     def _epsilon(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         if self.adapter is not None:
             prompt_embeds, self.adapter.strength = prompt_embeds[:, :-1], prompt_embeds[:, -1, 0]
-        prediction = self.unet(latents.to(self.unet.dtype), timesteps, prompt_embeds.to(self.unet.dtype)).sample
+        dtype = next(self.unet.parameters()).dtype  # diffusers' own property visits every module, at every call
+        text, added = self.conditioning.split(prompt_embeds.to(dtype))
+        prediction = self.unet(latents.to(dtype), timesteps, text, **added).sample
         return self.schedule.to_epsilon(prediction.to(latents.dtype), latents, timesteps)
 
     def noise_fn(self, prompt_embeds: Tensor, guidance_scale: float = 1.0) -> NoiseFn:
-        """`predict_noise` with the conditioning (n, tokens, width) fixed."""
+        """`predict_noise` with the conditioning (n, rows, width) fixed."""
         empty = None if guidance_scale == 1.0 else self.encode_prompts([""]).expand(len(prompt_embeds), -1, -1)
         return lambda latents, timestep: self.predict_noise(latents, timestep, prompt_embeds, guidance_scale, empty)
 
@@ -227,10 +251,11 @@ class Diffusion(nn.Module):
         return torch.stack(seeds).to(self.device)
 
     def weights_fingerprint(self) -> str:
-        """Hash of what computes: U-Net, text encoder and adapter as they are now."""
-        return fingerprint(self.unet, self.text_encoder, *([] if self.adapter is None else [self.adapter]))
+        """Hash of what computes: U-Net, text encoders and adapter as they are now."""
+        adapter = [] if self.adapter is None else [self.adapter]
+        return fingerprint(self.unet, *self.conditioning.encoders.values(), *adapter)
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> Pipeline:
         """The model as an ordinary diffusers pipeline with a DDIM scheduler.
 
         Raises:
@@ -238,16 +263,9 @@ class Diffusion(nn.Module):
         """
         if self.adapter is not None:
             raise ValueError("a pipeline cannot hold a prompt-gated adapter: load the model with gated=False")
-        return StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=DDIMScheduler.from_config(self.scheduler_config),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        # Latents have no range to be cut to, whatever a scheduler of another class leaves to DDIM's default.
+        scheduler = DDIMScheduler.from_config(self.scheduler_config, clip_sample=False)
+        return self.conditioning.pipeline(vae=self.vae, unet=self.unet, scheduler=scheduler)
 
 
 def fingerprint(*modules: nn.Module) -> str:

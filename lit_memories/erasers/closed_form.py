@@ -20,6 +20,8 @@ Tokens = Literal["last", "following", "all"]
 class ClosedFormEraser(Eraser):
     """An eraser of one step: `training_step` solves, and there is no optimiser.
 
+    What cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is.
+
     Args:
         diffusion: the model to change.
         concept: what to erase; its anchor is the guide, its ``retain`` prompts are preserved.
@@ -105,7 +107,8 @@ class ClosedFormEraser(Eraser):
         return torch.cat(self._vectors(prompts, "", self.preserve_tokens))
 
     def _vectors(self, prompts: Sequence[str], phrase: str, tokens: Tokens) -> list[Tensor]:
-        ids, embeds = self.diffusion.tokenize(prompts).tolist(), self.diffusion.encode_prompts(prompts).float()
+        ids = self.diffusion.tokenize(prompts).tolist()
+        embeds, _ = self.diffusion.conditioning.split(self.diffusion.encode_prompts(prompts).float())
         words, chosen = self.diffusion.words(phrase), []
         for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
             # Without the phrase the prompt's own last word counts; of an empty one, as officially, the BOS marker.

@@ -31,7 +31,8 @@ Selection = Literal[
 _XLAYER = re.compile(r"up_blocks\.2\.attentions\.[02]\..*\battn2\b")
 _SELFLAYER = re.compile(r"down_blocks\.[12]\.attentions\.0\..*\battn1\b")
 _SELFUP = re.compile(r"up_blocks\.[12]\.attentions\.1\..*\battn1\b")
-_ENDS = ("time_embedding.", "conv_norm_out.", "conv_out.")
+# In SDXL's U-Net the pooled prompt and the sizes join the timestep, by way of add_embedding.
+_ENDS = ("time_embedding.", "add_embedding.", "conv_norm_out.", "conv_out.")
 
 _UNET: dict[Selection, Callable[[str], bool]] = {
     "attn2": lambda name: ".attn2." in name,
@@ -73,11 +74,13 @@ def select(model: nn.Module, rule: Selection) -> dict[str, nn.Parameter]:
         Parameters by their full names, ``unet.…`` or ``text_encoder.…``.
 
     Raises:
-        ValueError: if the rule is unknown or matches nothing.
+        ValueError: if the rule is unknown or matches nothing, or is one for the text encoder and there are two (SDXL).
     """
     if rule not in PREDICATES:
         raise ValueError(f"unknown selection {rule!r}: choose one of {', '.join(PREDICATES)}")
     component, matches = PREDICATES[rule]
+    if component == "text_encoder." and hasattr(model, "text_encoder_2"):
+        raise ValueError(f"selection {rule!r} is for a model with one text encoder, this one has two (SDXL)")
     chosen = {
         name: parameter
         for name, parameter in model.named_parameters()

@@ -98,7 +98,10 @@ def test_ordinary_methods_stay_in_step(tiny: Path, tmp_path: Path) -> None:
     ("path", "options", "reason"),
     [
         ("erasediff.EraseDiff", {"train": "full"}, "it needs the two gradients apart"),
-        ("scissorhands.Scissorhands", {"train": "full", "scope": "attn1"}, "it needs the two gradients apart"),
+        pytest.param(
+            *("scissorhands.Scissorhands", {"train": "full", "scope": "attn1"}, "it needs the two gradients apart"),
+            marks=pytest.mark.slow,
+        ),
         ("rece.RECE", {}, "its only step solves one system of equations"),
     ],
 )

@@ -12,7 +12,7 @@ from lit_memories.ops.schedule import (
     ddim_step,
     ddim_timesteps,
 )
-from lit_memories.pipelines import noise_schedule
+from lit_memories.storage.pipelines import noise_schedule
 
 SPACINGS = ("leading", "linspace", "trailing")
 

@@ -1,0 +1,165 @@
+"""What a U-Net is told of a prompt, as one tensor of rows: in Stable Diffusion's way and in Stable Diffusion XL's.
+
+Prompt embeddings (n, rows, width) are in this order: one row a token, which cross-attention reads; with SDXL one that
+holds the pooled embedding; under a gated adapter one that holds its strength. What keeps, batches or repeats embeddings
+keeps all of it together.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
+from torch.nn import functional
+
+from lit_memories.storage.pipelines import Pipeline
+
+
+class TextConditioning:
+    """Stable Diffusion 1 and 2: the last hidden states of one text encoder.
+
+    Args:
+        pipeline: whose tokenizer and text encoder to use.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline) -> None:
+        self.tokenizer, self.encoders = pipeline.tokenizer, {"text_encoder": pipeline.text_encoder}
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings (n, tokens, width)."""
+        return self.encode_tokens(tokenize(self.tokenizer, prompts))
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings (n, tokens, width) of token ids (n, tokens)."""
+        encoder = self.encoders["text_encoder"]
+        return encoder(ids.to(encoder.device))[0]
+
+    def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What the U-Net takes: rows of text, and nothing more."""
+        return embeds, {}
+
+    def pipeline(self, **parts: Any) -> StableDiffusionPipeline:
+        """A pipeline of the other parts and these."""
+        return StableDiffusionPipeline(
+            **parts,
+            **self.encoders,
+            tokenizer=self.tokenizer,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+class PooledConditioning:
+    """Stable Diffusion XL: hidden states of two text encoders, side by side, the second's pooled embedding, and sizes.
+
+    As diffusers has it, hidden states are the last but one, and sizes say that a picture was neither resized nor cut.
+    The empty prompt is what guidance goes away from: zeros in all rows if the pipeline's configuration says
+    ``force_zeros_for_empty_prompt``, as that of SDXL does, whose training left prompts out so.
+
+    Args:
+        pipeline: whose tokenizers and text encoders to use.
+        image_size: the model's native (height, width) in pixels.
+
+    Raises:
+        ValueError: if the pipeline is no base model of SDXL's layout.
+    """
+
+    def __init__(self, pipeline: StableDiffusionXLPipeline, image_size: tuple[int, int]) -> None:
+        self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
+        self.encoders = {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
+        self.zeros_if_empty = bool(pipeline.config.force_zeros_for_empty_prompt)
+        self.time_ids = torch.tensor([[*image_size, 0, 0, *image_size]], dtype=torch.float32)
+        self.pooled_width = _pooled_width(pipeline, self.time_ids.shape[1])
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings (n, tokens + 1, width)."""
+        one, two = (
+            encoder(tokenize(tokenizer, prompts).to(encoder.device), output_hidden_states=True)
+            for tokenizer, encoder in zip((self.tokenizer, self.tokenizer_2), self.encoders.values(), strict=True)
+        )
+        embeds = with_row(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), two.text_embeds)
+        if not self.zeros_if_empty:
+            return embeds
+        empty = torch.tensor([prompt == "" for prompt in prompts], device=embeds.device)
+        return embeds.masked_fill(empty[:, None, None], 0)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Refuse: two tokenizers pad differently, and two encoders read.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("this model has two text encoders (SDXL): it takes prompts, not one encoder's token ids")
+
+    def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What the U-Net takes: rows of text, and the pooled embedding with the sizes."""
+        time_ids = self.time_ids.to(embeds.device).expand(len(embeds), -1)
+        pooled = embeds[:, -1, : self.pooled_width]
+        return embeds[:, :-1], {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids}}
+
+    def pipeline(self, **parts: Any) -> StableDiffusionXLPipeline:
+        """A pipeline of the other parts and these."""
+        return StableDiffusionXLPipeline(
+            **parts,
+            **self.encoders,
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer_2,
+            force_zeros_for_empty_prompt=self.zeros_if_empty,
+            add_watermarker=False,
+        )
+
+
+Conditioning = TextConditioning | PooledConditioning
+
+
+def conditioning_of(pipeline: Pipeline, image_size: tuple[int, int]) -> Conditioning:
+    """The way in which a pipeline with a native (height, width) tells its U-Net of prompts.
+
+    Raises:
+        ValueError: if the parts of the pipeline do not belong together.
+    """
+    if isinstance(pipeline, StableDiffusionXLPipeline):
+        return PooledConditioning(pipeline, image_size)
+    return TextConditioning(pipeline)
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return tokens.input_ids
+
+
+def with_row(embeds: Tensor, values: Tensor) -> Tensor:
+    """Embeddings (n, rows, width) with one row more: `values` (n, k), k up to the width, filled up with zeros."""
+    row = functional.pad(values, (0, embeds.shape[-1] - values.shape[-1]))
+    return torch.cat([embeds, row[:, None]], 1)
+
+
+def _pooled_width(pipeline: StableDiffusionXLPipeline, sizes: int) -> int:
+    """Width of the pooled embedding, after a look at whether the parts belong together."""
+    if None in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.tokenizer, pipeline.tokenizer_2):
+        raise ValueError("the pipeline lacks one of SDXL's two text encoders: pass a base model, not a refiner")
+    config, pooled = pipeline.unet.config, pipeline.text_encoder_2.config.projection_dim
+    windows = {pipeline.tokenizer.model_max_length, pipeline.tokenizer_2.model_max_length}
+    if len(windows) > 1:
+        raise ValueError(f"the pipeline's two tokenizers have windows of different length: {sorted(windows)}")
+    if pooled > config.cross_attention_dim:
+        raise ValueError(
+            f"the pooled embedding ({pooled} wide) does not fit into a row of the prompt's embeddings "
+            f"({config.cross_attention_dim} wide), in which it is kept"
+        )
+    wanted, given = pipeline.unet.add_embedding.linear_1.in_features, pooled + sizes * config.addition_time_embed_dim
+    if wanted != given:
+        raise ValueError(
+            f"the U-Net takes {wanted} added values, text_encoder_2 and {sizes} sizes give {given}: this is no SDXL "
+            "base model"
+        )
+    return int(pooled)

@@ -1,0 +1,228 @@
+"""Recipes for Stable Diffusion XL, and those for 1.4, run on a small SDXL."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from small_runs import changed, fit, snapshot
+from smoke import STEPS, command, is_closed_form, method, smoke
+from torch import Generator, Tensor
+
+from lit_memories.cli import main
+from lit_memories.concept import Concept
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.uce import UCE
+from lit_memories.erasure import Erasure
+from lit_memories.metrics import gaussian_nll
+from lit_memories.ops.select import select
+from lit_memories.records import Run, read_run
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {file.stem: file for file in sorted((ROOT / "recipes/sdxl/erase").glob("*.yaml"))}
+OTHERS = {file.stem: file for file in sorted((ROOT / "recipes/sd14/erase").glob("*.yaml")) if file.stem not in RECIPES}
+"""Methods whose official code knows Stable Diffusion 1 only."""
+
+
+@torch.no_grad()
+def predicted(model: Diffusion, prompts: list[str]) -> Tensor:
+    x = model.draw_seeds([Generator().manual_seed(0)])
+    return model.predict_noise(x, 981, model.encode_prompts(prompts))
+
+
+def test_there_are_recipes_of_the_methods_with_official_code() -> None:
+    assert set(RECIPES) == {"esd", "uce"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs(name: str, sdxl: Path, tmp_path: Path) -> None:
+    """It changes what it selects and nothing else; the artefact and the exported pipeline do the same."""
+    smoke(RECIPES[name], sdxl, tmp_path / "run")
+    base, erasure = Diffusion.from_pretrained(sdxl), Erasure.load(tmp_path / "run")
+    assert set(erasure.tensors) == set(select(base, "attn2-kv"))
+    assert erasure.provenance.method == method(RECIPES[name]).__name__
+    assert erasure.provenance.steps == (1 if is_closed_form(RECIPES[name]) else STEPS)
+    erased = Diffusion.from_pretrained(sdxl, erasure=tmp_path / "run")
+    assert changed(snapshot(base), erased) == set(erasure.tensors)
+    plain, other = (predicted(model, ["Van Gogh"]) for model in (base, erased))
+    assert not torch.equal(plain, other)
+    main(["export", str(sdxl), str(tmp_path / "run"), str(tmp_path / "exported")])
+    exported = StableDiffusionXLPipeline.from_pretrained(tmp_path / "exported", add_watermarker=False)
+    assert torch.equal(predicted(Diffusion.from_pipeline(exported), ["Van Gogh"]), other)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "spm" else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(OTHERS.keys() - {"advunlearn"})
+    ],
+)
+def test_methods_for_stable_diffusion_1_work(name: str, sdxl: Path, tmp_path: Path) -> None:
+    """Nothing in them is bound to one text encoder, and the pooled row comes and goes with the prompt's."""
+    smoke(OTHERS[name], sdxl, tmp_path / "run", "--trainer.precision=32-true")
+    base, erased = Diffusion.from_pretrained(sdxl), Diffusion.from_pretrained(sdxl, erasure=tmp_path / "run")
+    erasure = Erasure.load(tmp_path / "run")
+    prompts = [erasure.provenance.concept["phrase"]]
+    plain, other = (predicted(model, prompts) for model in (base, erased))
+    assert not torch.equal(plain, other)
+    if name == "spm":
+        main(["export", str(sdxl), str(tmp_path / "run"), str(tmp_path / "exported")])
+        exported = predicted(Diffusion.from_pretrained(tmp_path / "exported"), prompts)
+        assert (exported - other).norm() < 0.05 * (other - plain).norm()
+        return
+    differs = changed(snapshot(base), erased)
+    assert differs
+    assert differs <= set(erasure.tensors)
+
+
+def test_advunlearn_is_refused_at_once(sdxl: Path, tmp_path: Path) -> None:
+    with pytest.raises((SystemExit, ValueError), match="one text encoder, this one has two") as stop:
+        main(["fit", *command(OTHERS["advunlearn"], sdxl, tmp_path / "run")])
+    assert "\n" not in str(stop.value)
+
+
+# An audit.
+
+
+@pytest.fixture(scope="module")
+def calm(sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny SDXL with latents of about unit size and a small prediction, so that every inversion converges."""
+    folder = tmp_path_factory.mktemp("calm")
+    model = Diffusion.from_pretrained(sdxl)
+    with torch.no_grad():
+        model.unet.conv_out.weight.mul_(0.05)
+    model.vae.register_to_config(scaling_factor=3.0)
+    model.pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(van_gogh: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``concept`` and ``reference`` with three pictures of noise each, of another size than the model's."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed, (name, prompts) in enumerate({"concept": van_gogh.prompts, "reference": van_gogh.retain}.items()):
+        (folder / name).mkdir()
+        pixels = torch.randint(256, (3, 8, 8, 3), generator=Generator().manual_seed(seed), dtype=torch.uint8)
+        for number in range(3):
+            Image.fromarray(pixels[number].numpy()).resize((80, 80)).save(folder / name / f"{number}.png")
+        rows = [{"file_name": f"{i}.png", "caption": prompts[i]} for i in range(3)]
+        (folder / name / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def command_line(base: Path, images: Path, folder: Path, *more: str) -> list[str]:
+    """The recipe, for few samples and steps."""
+    return [
+        "predict",
+        f"--config={ROOT / 'recipes/sdxl/audit/concept.yaml'}",
+        f"--model.diffusion.base={base}",
+        "--model.name=tiny",
+        "--model.num_inference_steps=3",
+        "--model.guidance_scale=2",
+        f"--data.concept_images.path={images / 'concept'}",
+        f"--data.reference_images={{class_path: ImageSource, init_args: {{path: {images / 'reference'}}}}}",
+        "--trainer.accelerator=cpu",
+        "--data.known=3",
+        "--data.prompted=1",
+        "--trainer.callbacks=[]",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        f"--trainer.default_root_dir={folder}",
+        *more,
+    ]
+
+
+def audit(base: Path, images: Path, folder: Path, *more: str) -> Run:
+    main(command_line(base, images, folder, *more))
+    return read_run(folder)
+
+
+@pytest.fixture(scope="module")
+def audited(calm: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an audit."""
+    folder = tmp_path_factory.mktemp("runs") / "vanilla"
+    audit(calm, images, folder)
+    return folder
+
+
+def results(folder: Path) -> tuple[bytes, ...]:
+    return tuple((folder / name).read_bytes() for name in ("records.jsonl", "seeds.safetensors"))
+
+
+def test_an_audit_finds_known_seeds(audited: Path, calm: Path) -> None:
+    run, seeds = read_run(audited), load_file(audited / "seeds.safetensors")
+    assert run.info.complete
+    counts = {name: len(run.of(name)) for name in ("concept", "reference", "known", "prompted", "retained")}
+    assert counts == {"concept": 3, "reference": 3, "known": 3, "prompted": 1, "retained": 1}
+    for record in [*run.of("concept"), *run.of("reference"), *run.of("known")]:
+        assert record.flag is None
+        assert record.converged
+        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+    for record in run.of("known"):
+        assert record.seed_error < 1e-3
+        assert abs(record.nll_bias) < 1
+    record = run.of("concept")[0]
+    made = Diffusion.from_pretrained(calm).generate([record.prompt], seeds[record.key][None], 3, 2.0)
+    with Image.open(run.image("concept", 0, "regenerated")) as picture:
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(64, 64, 3)
+    assert (made[0].movedim(0, -1) * 255 - pixels).abs().max() <= 1, "plain generation makes this picture of the seed"
+
+
+def test_a_record_depends_on_no_other(audited: Path, calm: Path, images: Path, tmp_path: Path) -> None:
+    audit(calm, images, tmp_path / "run", "--data.batch_size=3")
+    assert results(tmp_path / "run") == results(audited)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_change_no_byte(audited: Path, calm: Path, images: Path, tmp_path: Path) -> None:
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    command = [sys.executable, "-m", "lit_memories", *command_line(calm, images, tmp_path / "run", *two)]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "run") == results(audited)
+
+
+def test_an_erased_model_has_other_seeds(
+    audited: Path, calm: Path, van_gogh: Concept, images: Path, tmp_path: Path
+) -> None:
+    fit(UCE(Diffusion.from_pretrained(calm), van_gogh, probe_size=2), tmp_path / "uce", -1, max_epochs=1)
+    vanilla = read_run(audited)
+    few = ("--data.known=0", "--data.prompted=0", "--data.reference_images.limit=1")
+    erased = audit(calm, images, tmp_path / "erased", *few, f"--model.diffusion.erasure={tmp_path / 'uce'}")
+    assert erased.info.role == "erased"
+    assert erased.info.settings_hash == vanilla.info.settings_hash
+    before = {record.key: record.nll for record in vanilla.of("concept")}
+    after = {record.key: record.nll for record in erased.of("concept")}
+    assert before.keys() == after.keys()
+    assert all(before[key] != after[key] for key in before)
+
+
+@pytest.mark.slow
+def test_null_text_tunes_rows_of_text_and_likelihoods_are_found(calm: Path, images: Path, tmp_path: Path) -> None:
+    """The empty prompt's pooled row stays as it is while its text is tuned; gradients pass through both."""
+    options = {"inner_steps": 1, "guidance_scale": 3, "pivot": {"class_path": "FixedPoint"}}
+    inverter = {"class_path": "lit_memories.inverters.null_text.NullText", "init_args": options}
+    few = ("--data.known=0", "--data.prompted=0", "--data.concept_images.limit=1", "--data.reference_images.limit=1")
+    more = (f"--model.inverter={json.dumps(inverter)}", "--model.guidance_scale=1", "--model.likelihood_probes=1")
+    for record in audit(calm, images, tmp_path / "run", *few, *more).records:
+        assert record.flag is None
+        assert record.psnr_round_trip > 30
+        assert record.log_likelihood is not None
+
+
+def test_numbers_of_the_recipes_have_an_origin() -> None:
+    for file in RECIPES.values():
+        arguments = yaml.safe_load(file.read_text())["model"]["init_args"]
+        for name in set(arguments) - {"diffusion", "concept"}:
+            (line,) = (line for line in file.read_text().splitlines() if line.startswith(f"    {name}: "))
+            assert ".py" in line or "README" in line or "ours" in line, line
