@@ -7,8 +7,8 @@ from typing import Any, cast
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from lit_memories.data.audit import Audit, ImageRows, Sample, fill_up
-from lit_memories.data.sources import Source, describe_rows
+from lit_memories.data.samples import Audit, ImageRows, Sample, count_cut, fill_up
+from lit_memories.data.sources import Resize, Source
 from lit_memories.records import SetName
 
 
@@ -51,6 +51,7 @@ class MemoryData(LightningDataModule):
         queries: how many of the former, officially 5.
         supports: how many of the latter a query, officially 10.
         stride: rows from one query's first support to the next one's; `supports` if None.
+        resize: of images of another size, see `AuditData`.
 
     Raises:
         ValueError: if a number is below 1.
@@ -63,10 +64,11 @@ class MemoryData(LightningDataModule):
         queries: int = 5,
         supports: int = 10,
         stride: int | None = None,
+        resize: Resize = "crop",
     ) -> None:
         super().__init__()
         self.sources = query_images, support_images
-        self.queries, self.supports = queries, supports
+        self.queries, self.supports, self.resize = queries, supports, resize
         self.stride = supports if stride is None else stride
         if min(queries, supports, self.stride) < 1:
             raise ValueError(
@@ -81,7 +83,9 @@ class MemoryData(LightningDataModule):
         """
         trainer = cast("Trainer", self.trainer)
         audit = cast("Audit", trainer.lightning_module)
-        query_rows, support_rows = (ImageRows("memory", source.load(), audit.image_size) for source in self.sources)
+        query_rows, support_rows = (
+            ImageRows("memory", source, audit.image_size, self.resize) for source in self.sources
+        )
         needed = self.stride * (self.queries - 1) + self.supports
         for name, rows, count in (("query", query_rows, self.queries), ("support", support_rows, needed)):
             if len(rows.samples) < count:
@@ -90,16 +94,17 @@ class MemoryData(LightningDataModule):
                     "give more, or lower data.queries or data.supports"
                 )
         samples, supports = query_rows.samples[: self.queries], support_rows.samples[:needed]
-        if shared := {s.content for s in samples} & {s.content for s in supports}:
+        if shared := {s.picture for s in samples} & {s.picture for s in supports}:
             raise ValueError(f"queries and supports share {len(shared)} images: keep them apart")
         queries = [
             Query(sample, supports[k * self.stride : k * self.stride + self.supports])
             for k, sample in enumerate(samples)
         ]
         data: dict[str, Any] = {
-            "memory": describe_rows(self.sources[0], len(samples), query_rows.unreadable, query_rows.repeated),
-            "supports": describe_rows(self.sources[1], len(supports), support_rows.unreadable, support_rows.repeated),
+            "memory": query_rows.describe(len(samples)),
+            "supports": {**support_rows.describe(len(supports)), "each": self.supports},
         }
+        count_cut(data, samples, audit.diffusion)
         recorded = audit.open_run(data, sum(len(query.named()) for query in queries))
         left = [query for query in queries if any(audit.key(name) not in recorded for name in query.named())]
         if not left and not audit.complete:

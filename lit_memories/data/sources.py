@@ -1,16 +1,25 @@
 """Where images and captions come from: any Hugging Face data set, or the pictogram world."""
 
 import io
+import string
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
-from PIL import Image
+from datasets.utils.file_utils import xopen
+from PIL import Image, ImageOps
 
 from lit_memories.data import pictograms
+from lit_memories.data.opening import Rows, cannot_open, open_rows
+
+SHUFFLE_WINDOW = 1000
+"""Rows of a stream that are shuffled among one another."""
+Resize = Literal["crop", "squeeze"]
+"""How pictures come to a model's size: the shorter side scaled and the middle taken, or the aspect ratio given up."""
 
 
 class Source(ABC):
@@ -24,19 +33,35 @@ class Source(ABC):
     def load(self) -> datasets.Dataset:
         """Open the rows as columns ``image`` (undecoded) and ``caption``."""
 
+    def details(self) -> dict[str, Any]:
+        """What ``run.json`` says of the rows besides, once they are loaded; nothing here."""
+        return {}
+
 
 @dataclass
 class ImageSource(Source):
     """A Hugging Face data set with an image column and a caption column.
 
+    Captions may be of any column: of one with lists, such as COCO's five, the first of each is taken, as officially; of
+    one with class labels, their names.
+
     Args:
-        path: hub id, folder of images with ``metadata.csv`` or ``metadata.jsonl``, or parquet file.
-        split: which split to read.
+        path: hub id; folder of images with ``metadata.csv`` or ``metadata.jsonl``, of parquet files or of tar shards
+            (webdataset); or such files, ``shards/*.parquet``.
+        split: which split to read; of a path that names files there is one only.
         image: name of the image column.
-        caption: name of the caption column.
+        caption: name of the caption column, or a text with columns in it: ``a photo of a {label}``.
         where: keep only rows with these column values.
-        limit: keep only the first rows, in the data set's order; None for all.
-        revision: git revision of a hub id.
+        limit: keep only the first rows, in the data set's order or the shuffled one; None for all.
+        revision: git revision of a hub id; ``refs/convert/parquet`` is the hub's own parquet copy, in which data sets
+            can be read that are a script.
+        name: configuration of a hub id.
+        shuffle_seed: shuffle the rows before `limit`; None leaves them in order. Of a stream the shards are shuffled,
+            and then the rows within a window of 1000, so that at least as many are read.
+        streaming: read only as far as `limit` asks for, instead of the whole set into the cache first.
+
+    Raises:
+        ValueError: if a stream has no limit, or the caption is no such text.
     """
 
     path: str
@@ -46,52 +71,81 @@ class ImageSource(Source):
     where: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
     revision: str | None = None
+    name: str | None = None
+    shuffle_seed: int | None = None
+    streaming: bool = False
+
+    def __post_init__(self) -> None:
+        self._commit: str | None = None
+        self._columns = _columns_of(self.caption)
+        if self.streaming and self.limit is None:
+            raise ValueError(f"streaming {self.path} needs a limit: without one all of it would be held in memory")
 
     def describe(self) -> str:
         """One line for reports."""
-        chosen = " ".join(f"{name}={value}" for name, value in self.where.items())
-        return f"{self.path} [{self.split}] {chosen}".strip()
+        place = self.path + (f" {self.name}" if self.name else "") + (f"@{self.revision}" if self.revision else "")
+        chosen = [f"{name}={value}" for name, value in self.where.items()]
+        shuffled = [] if self.shuffle_seed is None else [f"shuffled by {self.shuffle_seed}"]
+        return " ".join([place, f"[{self.split}]", *chosen, *shuffled])
+
+    def details(self) -> dict[str, Any]:
+        """The commit that was read, if it was the hub's."""
+        return {} if self._commit is None else {"commit": self._commit}
 
     def load(self) -> datasets.Dataset:
         """Open the rows as columns ``image`` (undecoded) and ``caption``.
 
         Raises:
-            FileNotFoundError: if there is no such data set.
-            ValueError: if a named column is missing, or no row is left.
+            FileNotFoundError: if there is no such data set, or it cannot be read.
+            ValueError: if a named column is missing, or no row is left, or a row names a file instead of holding it.
         """
-        rows = _require_columns(self._open(), {self.image, self.caption, *self.where}, self.path)
-        rows = rows.cast_column(self.image, datasets.Image(decode=False))
-        labels = {name: _label(rows.features[name], value) for name, value in self.where.items()}
+        opened, self._commit = open_rows(self.path, self.name, self.split, self.revision, self.streaming)
+        in_files = opened.builder_name == "imagefolder"
+        opened = _require_columns(opened, {self.image, *self._columns, *self.where}, self.path)
+        opened = opened.cast_column(self.image, datasets.Image(decode=False))
+        labels = {name: _label(opened.features[name], value) for name, value in self.where.items()}
         if labels:
             names = list(labels)
-            rows = rows.filter(
+            opened = opened.filter(
                 lambda *values: all(value == labels[name] for name, value in zip(names, values, strict=True)),
                 input_columns=names,
             )
-        rows = rows.select_columns([self.image, self.caption])
-        rows = rows.rename_columns({self.image: "image", self.caption: "caption"} if self._renames() else {})
-        if self.limit is not None:
-            rows = rows.select(range(min(self.limit, len(rows))))
+        rows = self._first(opened.select_columns(list(dict.fromkeys([self.image, *self._columns]))), in_files)
+        if not in_files:
+            _check_held(rows, self.image, self.describe())
         if len(rows) == 0:
             raise ValueError(f"no rows left in {self.describe()}: check `where` and `limit`")
-        for number, caption in enumerate(rows["caption"]):
-            if not isinstance(caption, str):
-                raise ValueError(f"row {number} of {self.describe()} has no caption: {caption!r} in {self.caption!r}")
-        return rows
+        captions = self._captions(rows)
+        rows = rows.select_columns([self.image])
+        rows = rows if self.image == "image" else rows.rename_column(self.image, "image")
+        return rows.add_column("caption", captions)
 
-    def _renames(self) -> bool:
-        return (self.image, self.caption) != ("image", "caption")
-
-    def _open(self) -> datasets.Dataset:
+    def _first(self, opened: Rows, in_files: bool) -> datasets.Dataset:
+        """The rows asked for, shuffled if asked for; those of a stream with the bytes of their images."""
+        if isinstance(opened, datasets.Dataset):
+            rows = opened if self.shuffle_seed is None else opened.shuffle(seed=self.shuffle_seed)
+            return rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
+        if self.shuffle_seed is not None:
+            opened = opened.shuffle(seed=self.shuffle_seed, buffer_size=SHUFFLE_WINDOW, max_buffer_input_shards=1)
+        features = opened.features
         try:
-            if Path(self.path).suffix == ".parquet":
-                if not Path(self.path).is_file():
-                    raise FileNotFoundError("no such file")
-                return datasets.load_dataset("parquet", data_files=self.path, split="train")
-            return datasets.load_dataset(self.path, split=self.split, revision=self.revision)
-        except (FileNotFoundError, ConnectionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"cannot open data set {self.path!r} (split {self.split!r}): {reason}") from error
+            read = list(islice(opened, self.limit))  # `take` reads a row more than it gives, of the next shard perhaps
+            if in_files:
+                read = [{**row, self.image: _with_bytes(row[self.image])} for row in read]
+        except Exception as error:  # as in `open_rows`
+            raise cannot_open(self.path, self.split, error) from error
+        columns = {name: [row[name] for row in read] for name in features}  # `from_list` makes no columns of no rows
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    def _captions(self, rows: datasets.Dataset) -> list[str]:
+        columns = [_readable(rows.features[name], rows[name]) for name in self._columns]
+        plain, captions = self.caption in self._columns, []
+        for number, values in enumerate(zip(*columns, strict=True)):
+            if None in values or (plain and not isinstance(values[0], str)):
+                raise ValueError(f"row {number} of {self.describe()} has no caption: {values[0]!r} in {self.caption!r}")
+            named = dict(zip(self._columns, values, strict=True))
+            captions.append(values[0] if plain else self.caption.format(**named))
+        return captions
 
 
 @dataclass
@@ -130,20 +184,32 @@ class PictogramSource(Source):
         return rows.select_columns(["image", "caption"]).cast_column("image", datasets.Image(decode=False))
 
 
-def read_picture(image: Mapping[str, Any], size: tuple[int, int]) -> Image.Image:
+def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize = "crop") -> Image.Image:
     """An undecoded image of a data set as an RGB picture of a model's size.
+
+    It is turned as its EXIF data say, and laid on white where it is transparent. Resizing is bicubic.
 
     Args:
         image: its ``bytes``, or its ``path``.
-        size: (height, width); other sizes are resized (plain bicubic, aspect ratio not kept, as officially).
+        size: (height, width).
+        resize: what to do with pictures of another size: scale until they fill it and take the middle (``crop``), or
+            scale each side by a factor of its own, as the audit's official code does (``squeeze``).
 
     Raises:
         Exception: nearly any, SyntaxError and struct.error among them: Pillow's on damaged files.
     """
     with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
-        picture = opened.convert("RGB")
-    height, width = size
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture = ImageOps.exif_transpose(opened)
+        if picture.has_transparency_data:
+            layers = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+        picture = picture.convert("RGB")
+    shape = size[1], size[0]
+    if picture.size == shape:
+        return picture
+    if resize == "squeeze":
+        return picture.resize(shape, Image.Resampling.BICUBIC)
+    return ImageOps.fit(picture, shape, Image.Resampling.BICUBIC)
 
 
 def save_images(rows: datasets.Dataset, path: Path) -> None:
@@ -168,17 +234,52 @@ def save_images(rows: datasets.Dataset, path: Path) -> None:
     table.to_json(path / "metadata.jsonl")
 
 
-def _require_columns(rows: datasets.Dataset, wanted: set[str], where: str) -> datasets.Dataset:
+def _require_columns(rows: Rows, wanted: set[str], where: str) -> Rows:
+    if rows.column_names is None:
+        raise ValueError(f"{where} does not say which columns it has before it is read: leave streaming off")
     if missing := sorted(wanted - set(rows.column_names)):
         raise ValueError(f"{where} has no column {missing[0]!r}: it has {', '.join(rows.column_names)}")
     return rows
 
 
+def _check_held(rows: datasets.Dataset, image: str, where: str) -> None:
+    """Refuse pictures that rows name instead of holding: whoever wrote them could name any file of the reader's."""
+    for part in rows.data[image].chunks:
+        held, named = part.field("bytes").is_valid().to_numpy(False), part.field("path").is_valid().to_numpy(False)
+        if (named & ~held).any():
+            raise ValueError(f"{where} names pictures by path instead of holding them: open it as a folder of images")
+
+
+def _columns_of(caption: str) -> list[str]:
+    """The columns a caption is made of."""
+    if "{" not in caption:
+        return [caption]
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(caption) if name is not None]
+    except ValueError:
+        names = []
+    if not names or any(not name or set(name) & set(".[]") for name in names):
+        raise ValueError(
+            f"caption {caption!r} must be a column, or a text with columns in it: 'a photo of a {{label}}'"
+        )
+    return list(dict.fromkeys(names))
+
+
+def _readable(feature: Any, values: Sequence[Any]) -> list[Any]:
+    """A column's values as captions need them: labels by name, of lists the first."""
+    if isinstance(feature, datasets.ClassLabel):
+        return [None if value is None or value < 0 else feature.int2str(value) for value in values]
+    return [(value[0] if value else None) if isinstance(value, list) else value for value in values]
+
+
+def _with_bytes(image: Mapping[str, Any]) -> dict[str, Any]:
+    """An undecoded image that no longer needs the place it came from."""
+    if image["bytes"] is not None:
+        return dict(image)
+    with xopen(image["path"], "rb") as file:
+        return {"bytes": file.read(), "path": image["path"]}
+
+
 def _label(feature: Any, value: Any) -> Any:
     """A class label's number, so that `where` may name it."""
     return feature.str2int(value) if isinstance(feature, datasets.ClassLabel) and isinstance(value, str) else value
-
-
-def describe_rows(source: Source, used: int, unreadable: list[str], repeated: int) -> Mapping[str, Any]:
-    """What ``run.json`` says of one set."""
-    return {"source": source.describe(), "rows": used, "unreadable": unreadable, "repeated": repeated}

@@ -1,6 +1,7 @@
 """The samples of an audit: what is read, what is left out, and what is refused."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_memories.concept import Concept
 from lit_memories.data import pictograms
-from lit_memories.data.audit import AuditData, ImageRows, Sample
+from lit_memories.data.audit import AuditData
+from lit_memories.data.memories import MemoryData
+from lit_memories.data.samples import ImageRows, Sample
 from lit_memories.data.sources import ImageSource, PictogramSource, save_images
+from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.records import Record
 
@@ -22,11 +27,17 @@ UMBRELLAS = PictogramSource("sets", 100, keep={"object": "umbrella"}, limit=3)
 OTHERS = PictogramSource("sets", 20, withhold=[{"object": "umbrella"}], limit=4)
 
 
+WINDOW = 20
+"""Words."""
+
+
 class FakeAudit:
     """Remembers what the data told it."""
 
     image_size = (64, 64)
     complete = False
+    concept = Concept("umbrella", "object", ["an umbrella"])
+    diffusion = SimpleNamespace(exceeds_window=lambda prompt: len(prompt.split()) > WINDOW)
 
     def __init__(self, recorded: Sequence[str] = ()) -> None:
         self.keys = recorded
@@ -95,14 +106,12 @@ def test_every_process_has_work() -> None:
 
 def test_contents_are_of_pixels_and_caption(tmp_path: Path) -> None:
     """Same picture, same caption: same sample, wherever it came from. Another caption: another sample."""
-    rows = UMBRELLAS.load()
     save_images(pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3), tmp_path / "a")
-    again = ImageSource(str(tmp_path / "a")).load()
-    one, two = (ImageRows("concept", source, (64, 64)).samples for source in (rows, again))
+    again, renamed = ImageSource(str(tmp_path / "a")), ImageSource(str(tmp_path / "a"), caption="{caption}!")
+    one, two, other = (ImageRows("concept", source, (64, 64)).samples for source in (UMBRELLAS, again, renamed))
     assert one == two
-    renamed = rows.map(lambda row: {"caption": row["caption"] + "!"})
-    other = ImageRows("concept", renamed, (64, 64)).samples
     assert not {s.content for s in one} & {s.content for s in other}
+    assert [s.picture for s in one] == [s.picture for s in other]
 
 
 def table(images: Sequence[bytes], path: Path) -> ImageSource:
@@ -127,16 +136,55 @@ def noise(mode: str = "RGB") -> Image.Image:
 def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
     image = noise(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
-    rows = ImageRows("concept", table([data], tmp_path / "rows.parquet").load(), (64, 64))
+    rows = ImageRows("concept", table([data], tmp_path / "rows.parquet"), (64, 64))
     assert rows.unreadable == []
     assert torch.equal(rows.pixels(0), to_tensor(image.convert("RGB")))
     assert rows.pixels(0).shape == (3, 64, 64)
 
 
 def test_other_sizes_are_resized(tmp_path: Path) -> None:
-    source = table([encoded(noise().resize((100, 30)))], tmp_path / "rows.parquet")
-    rows = ImageRows("concept", source.load(), (64, 32))
-    assert rows.pixels(0).shape == (3, 64, 32)
+    """The middle is taken, or all of it squeezed; nothing else of the picture matters to either."""
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("lime", (100, 0, 200, 100))
+    source = table([encoded(wide)], tmp_path / "rows.parquet")
+    cropped, squeezed = (ImageRows("concept", source, (50, 50), how) for how in ("crop", "squeeze"))
+    green = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+    assert torch.equal(cropped.pixels(0)[:, :, 1:-1], green.expand(3, 50, 48))
+    assert torch.equal(squeezed.pixels(0)[:, :, 19:31], green.expand(3, 50, 12))
+    assert torch.equal(squeezed.pixels(0), to_tensor(wide.resize((50, 50), Image.Resampling.BICUBIC)))
+    assert squeezed.pixels(0)[0, :, :14].min() == 1, "what is cut otherwise is still there"
+    assert cropped.samples[0].content != squeezed.samples[0].content
+    assert ImageRows("concept", source, (64, 32)).pixels(0).shape == (3, 64, 32)
+
+
+def test_the_way_of_resizing_stands_in_the_description() -> None:
+    audits = FakeAudit(), FakeAudit()
+    samples(audits[0])
+    samples(audits[1], resize="squeeze")
+    sources = [audit.data["concept"]["source"] for audit in audits]
+    assert sources == ["pictograms [sets] object=umbrella", "pictograms [sets] object=umbrella, squeezed"]
+
+
+def test_transparent_pictures_lie_on_white(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 32, 64))
+    palette = Image.new("P", (64, 64), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.info["transparency"] = 1
+    rows = ImageRows("concept", table([encoded(clear), encoded(palette)], tmp_path / "rows.parquet"), (64, 64))
+    assert rows.unreadable == []
+    assert rows.pixels(0)[:, 0, 0].tolist() == [0, 0, 1]
+    assert rows.pixels(0)[:, 0, 63].tolist() == [1, 1, 1]
+    assert rows.pixels(1).min() == 1
+
+
+def test_pictures_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
+    picture, exif = noise(), Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    rows = ImageRows("concept", table([buffer.getvalue()], tmp_path / "rows.parquet"), (64, 64))
+    assert torch.equal(rows.pixels(0), to_tensor(picture.transpose(Image.Transpose.ROTATE_270)))
 
 
 def broken(number: int, kind: str = "PNG") -> bytes:
@@ -154,7 +202,7 @@ def broken(number: int, kind: str = "PNG") -> bytes:
 def test_no_damaged_file_stops_an_audit(kind: str, tmp_path: Path) -> None:
     """Three hundred ways to damage a file: each is read or counted, none raises."""
     files = [b"", b"text", *(broken(number, kind) for number in range(300))]
-    rows = ImageRows("concept", table([*files, encoded(noise())], tmp_path / "rows.parquet").load(), (64, 64))
+    rows = ImageRows("concept", table([*files, encoded(noise())], tmp_path / "rows.parquet"), (64, 64))
     assert len(rows.samples) + len(rows.unreadable) + rows.repeated == len(files) + 1
     assert {"0.png", "1.png"} <= set(rows.unreadable)
     assert len(files) not in [int(name.removesuffix(".png")) for name in rows.unreadable]
@@ -184,12 +232,60 @@ def test_a_set_without_a_readable_image_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_sets_that_share_an_image_are_refused() -> None:
+def test_sets_that_share_an_image_are_refused(tmp_path: Path) -> None:
+    """Under another caption it is the same image still."""
     with pytest.raises(ValueError, match="share 3 images"):
         samples(reference_images=UMBRELLAS)
+    save_images(pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="share 2 images"):
+        samples(reference_images=ImageSource(str(tmp_path / "rows.parquet"), caption="not {caption}", limit=2))
+
+
+def test_one_picture_under_two_captions_is_two_samples(tmp_path: Path) -> None:
+    source = table([encoded(noise())] * 3, tmp_path / "rows.parquet")
+    rows = ImageRows("concept", source, (64, 64))
+    assert [sample.prompt for sample in rows.samples] == ["a thing 0", "a thing 1", "a thing 2"]
+    assert len({sample.picture for sample in rows.samples}) == 1
+
+
+def test_prompts_beyond_the_window_are_counted(tmp_path: Path) -> None:
+    rows = pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3)
+    captions = [rows["caption"][0], rows["caption"][1] + " and" * WINDOW, rows["caption"][2]]
+    save_images(rows.remove_columns("caption").add_column("caption", captions), tmp_path / "rows.parquet")
+    audit = FakeAudit()
+    with pytest.warns(UserWarning, match="1 of 8 prompts are longer than the text encoder's window"):
+        samples(audit, concept_images=ImageSource(str(tmp_path / "rows.parquet")), conditionings=["empty", "own@3"])
+    cut = {name: entry["cut"] for name, entry in audit.data.items()}
+    # Known seeds: three of E's prompts and two of R's; prompted samples: E's three, and the first again.
+    assert cut == {"concept": 1, "reference": 0, "conditioned": 1, "known": 1, "prompted": 1, "retained": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        samples(audit)
+    assert not any(entry["cut"] for entry in audit.data.values())
 
 
 @pytest.mark.parametrize("options", [{"known": -1}, {"prompted": -1}, {"batch_size": 0}])
 def test_impossible_numbers_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         AuditData(UMBRELLAS, OTHERS, **options)
+
+
+def test_the_window_is_the_text_encoders(diffusion: Diffusion) -> None:
+    """Up to the last token of a full window nothing is cut."""
+    full = diffusion.tokenizer.model_max_length - 2  # a marker at either end
+    assert not diffusion.exceeds_window(" ".join(["red"] * full))
+    assert len(diffusion.words(" ".join(["red"] * full))) == full
+    assert diffusion.exceeds_window(" ".join(["red"] * (full + 1)))
+
+
+def test_queries_and_supports_that_share_an_image_are_refused(tmp_path: Path) -> None:
+    save_images(pictograms.build("sets", 100, keep={"object": "umbrella"}, limit=3), tmp_path / "rows.parquet")
+    again = ImageSource(str(tmp_path / "rows.parquet"), caption="not {caption}")
+    data, audit = MemoryData(UMBRELLAS, again, queries=1, supports=2, resize="squeeze"), FakeAudit()
+    data.trainer = SimpleNamespace(lightning_module=audit, world_size=1)
+    with pytest.raises(ValueError, match="share 1 images"):
+        data.setup("predict")
+    data.sources = UMBRELLAS, OTHERS
+    data.setup("predict")
+    assert [audit.data[name]["cut"] for name in ("memory", "supports")] == [0, 0]
+    assert audit.data["supports"]["source"].endswith(", squeezed")

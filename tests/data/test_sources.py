@@ -1,6 +1,8 @@
 """Any data set with images and captions, and the pictogram world, look the same to an audit."""
 
 import io
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -117,6 +119,9 @@ def test_pictograms_look_like_any_source(saved: Path) -> None:
 
 def test_sources_describe_themselves() -> None:
     assert ImageSource("a/b", split="test", where={"style": "x"}).describe() == "a/b [test] style=x"
+    assert ImageSource("a/b", name="small", revision="v1", shuffle_seed=3).describe() == (
+        "a/b small@v1 [train] shuffled by 3"
+    )
     source = PictogramSource(keep={"object": "star"}, withhold=[{"style": "solid"}])
     assert source.describe() == "pictograms [test] object=star not style=solid"
 
@@ -125,3 +130,128 @@ def test_sources_describe_themselves() -> None:
 def test_the_draw_command_writes_them(name: str, tmp_path: Path) -> None:
     main(["draw", str(tmp_path / name), "--split=sources", "--size=8"])
     assert ImageSource(str(tmp_path / name)).load()["caption"] == pictograms.build("sources", 8)["caption"]
+
+
+def write_tar(path: Path, names: Sequence[str], rows: datasets.Dataset) -> None:
+    """A shard as webdataset has it: files of one name belong together."""
+    with tarfile.open(path, "w") as archive:
+        for name, row in zip(names, rows, strict=True):
+            buffer = io.BytesIO()
+            row["image"].save(buffer, "PNG")
+            for suffix, content in {"png": buffer.getvalue(), "txt": row["caption"].encode()}.items():
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def shards(rows: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``tar`` and ``parquet`` of two files with half of the rows each."""
+    folder = tmp_path_factory.mktemp("shards")
+    for kind in ("tar", "parquet"):
+        (folder / kind).mkdir()
+    for number, half in enumerate((rows.select(range(4)), rows.select(range(4, 8)))):
+        write_tar(folder / "tar" / f"{number}.tar", [f"{number}{i}" for i in range(4)], half)
+        half.to_parquet(folder / "parquet" / f"{number}.parquet")
+    return folder
+
+
+def shard_source(path: Path, **options: object) -> ImageSource:
+    columns = {"image": "png", "caption": "txt"} if "tar" in f"{path.parent.name}{path.name}" else {}
+    return ImageSource(str(path), **{"limit": 8, **columns, **options})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("path", ["tar", "tar/*.tar", "tar/1.tar", "parquet", "parquet/*.parquet", "parquet/1.parquet"])
+def test_shards_are_read_in_order(path: str, streaming: bool, shards: Path, rows: datasets.Dataset) -> None:
+    expected = rows.select(range(4, 8)) if "1." in path else rows
+    loaded = shard_source(shards / path, streaming=streaming).load()
+    assert loaded["caption"] == list(expected["caption"])
+    assert [picture(row["image"]).tobytes() for row in loaded] == [row["image"].tobytes() for row in expected]
+
+
+def test_a_stream_reads_no_further_than_asked(shards: Path, tmp_path: Path, rows: datasets.Dataset) -> None:
+    """The second shard is no parquet file: who reads it fails."""
+    (tmp_path / "0.parquet").write_bytes((shards / "parquet" / "0.parquet").read_bytes())
+    (tmp_path / "1.parquet").write_bytes(b"nothing of the kind")
+    path = str(tmp_path / "*.parquet")
+    assert ImageSource(path, limit=4, streaming=True).load()["caption"] == rows["caption"][:4]
+    for source in (ImageSource(path, limit=5, streaming=True), ImageSource(path, limit=4)):
+        with pytest.raises(FileNotFoundError, match=r"cannot open data set .*\*\.parquet") as error:
+            source.load()
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="needs a limit"):
+        ImageSource(path, streaming=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_seed_chooses_the_rows(streaming: bool, shards: Path, rows: datasets.Dataset) -> None:
+    def chosen(seed: int | None, limit: int = 5) -> list[str]:
+        return list(
+            shard_source(shards / "parquet", shuffle_seed=seed, limit=limit, streaming=streaming).load()["caption"]
+        )
+
+    assert chosen(0) == chosen(0)
+    assert chosen(0) == chosen(0, 8)[:5]
+    assert len({tuple(chosen(seed)) for seed in range(4)}) > 1
+    assert chosen(0, 8) != chosen(None, 8)
+    assert sorted(chosen(0, 8)) == sorted(rows["caption"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_stream_is_filtered_by_label(streaming: bool, shards: Path, rows: datasets.Dataset) -> None:
+    style = pictograms.STYLES[rows[5]["style"]]
+    loaded = shard_source(shards / "parquet", where={"style": style}, streaming=streaming).load()
+    assert loaded["caption"] == [caption for caption in rows["caption"] if f"{style} style" in caption]
+    with pytest.raises(ValueError, match="no rows left"):
+        shard_source(shards / "parquet", where={"index": -1}, streaming=streaming).load()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nothing_is_unpacked_where_a_shard_says(streaming: bool, tmp_path: Path, rows: datasets.Dataset) -> None:
+    """Members that lead out of their archive are rows like others, and no files."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    path = tmp_path / "in" / "deep" / "0.tar"
+    names = ["../../evil0", f"{tmp_path}/evil1", *(f"fine{i}" for i in range(6))]
+    write_tar(path, names, rows)
+    before = sorted(tmp_path.rglob("*"))
+    loaded = shard_source(path, streaming=streaming).load()
+    assert loaded["caption"] == list(rows["caption"])
+    assert [picture(row["image"]).size for row in loaded] == [(64, 64)] * 8
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not list(Path(datasets.config.HF_DATASETS_CACHE).parent.rglob("evil*"))
+
+
+def test_of_several_captions_the_first_is_taken(rows: datasets.Dataset, tmp_path: Path) -> None:
+    captions = [[caption, "another", "a third"] for caption in rows["caption"]]
+    rows.remove_columns("caption").add_column("sentences", captions).to_parquet(tmp_path / "rows.parquet")
+    loaded = ImageSource(str(tmp_path / "rows.parquet"), caption="sentences").load()
+    assert loaded["caption"] == list(rows["caption"])
+    none = [[], *captions[1:]]
+    rows.remove_columns("caption").add_column("sentences", none).to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match=r"row 0 .*no caption"):
+        ImageSource(str(tmp_path / "none.parquet"), caption="sentences").load()
+
+
+def test_captions_are_made_of_columns(saved: Path, rows: datasets.Dataset) -> None:
+    loaded = ImageSource(str(saved), caption="a {object}, {style}, number {index}", limit=2).load()
+    names = [
+        (rows.features["object"].int2str(row["object"]), pictograms.STYLES[row["style"]])
+        for row in rows.select(range(2))
+    ]
+    assert loaded["caption"] == [f"a {thing}, {style}, number {i}" for i, (thing, style) in enumerate(names)]
+    assert ImageSource(str(saved), caption="style", limit=2).load()["caption"] == [style for _, style in names]
+
+
+@pytest.mark.parametrize("caption", ["a {}", "{label.__class__}", "{label[0]}", "{label", "{{label}}"])
+def test_texts_that_are_no_captions_are_refused(caption: str) -> None:
+    with pytest.raises(ValueError, match="must be a column, or a text with columns in it"):
+        ImageSource("somewhere", caption=caption)
+
+
+def test_other_files_beside_a_folder_of_images_do_no_harm(rows: datasets.Dataset, tmp_path: Path) -> None:
+    """Of one picture and two JSON files the library would take the folder for a table."""
+    save_images(rows.select(range(1)), tmp_path / "folder")
+    for name in ("settings.json", "more.json"):
+        (tmp_path / "folder" / name).write_text("{}")
+    assert ImageSource(str(tmp_path / "folder")).load()["caption"] == rows["caption"][:1]

@@ -1,0 +1,82 @@
+"""Under what else images are inverted: other prompts, other guidance, captions of other images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lit_memories.concept import Concept
+from lit_memories.data.samples import ImageRows, Sample
+
+PROMPTS = ("own", "empty", "anchor", "paraphrase", "phrase", "shuffled")
+"""Prompts a conditioning can have."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Another prompt, or other guidance, to invert images under."""
+
+    label: str
+    prompt: str
+    guidance_scale: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Conditioning":
+        """Read ``PROMPT`` or ``PROMPT@GUIDANCE``.
+
+        Raises:
+            ValueError: if it is neither, or is what every audit does anyway.
+        """
+        prompt, _, guidance = text.partition("@")
+        try:
+            scale = float(guidance) if guidance else None
+        except ValueError:
+            scale = math.nan
+        if prompt not in PROMPTS or text == "own" or (scale is not None and not scale >= 0):
+            raise ValueError(f"unknown conditioning {text!r}: choose {', '.join(PROMPTS)}, or one with @GUIDANCE")
+        return cls(text, prompt, scale)
+
+    def all(self, images: ImageRows, concept: Concept) -> list[Sample]:
+        """All images of a set under this, less those for which it changes nothing.
+
+        Raises:
+            ValueError: if captions cannot be shuffled as all are the same.
+        """
+        if self.prompt == "shuffled":
+            pairs = shuffled(images.samples)
+            samples = [replace(s, prompt=other.prompt, caption_of=other.content) for s, other in pairs]
+        else:
+            samples = images.samples
+        return [conditioned for sample in samples if (conditioned := self.of(sample, concept))]
+
+    def of(self, sample: Sample, concept: Concept) -> Sample | None:
+        """An image's sample under this; None if that differs in nothing from the sample itself."""
+        prompt = sample.prompt
+        if self.prompt == "empty":
+            prompt = ""
+        elif sample.set == "concept" and self.prompt == "phrase":
+            prompt = concept.phrase
+        elif sample.set == "concept" and self.prompt == "anchor":
+            prompt = concept.anchored(prompt)
+        elif sample.set == "concept" and self.prompt == "paraphrase":
+            prompt = concept.paraphrased(prompt, sample.index)
+        if prompt == sample.prompt and self.guidance_scale is None and sample.caption_of is None:
+            return None
+        return replace(sample, prompt=prompt, conditioning=self.label, guidance_scale=self.guidance_scale)
+
+
+def shuffled(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """Each image of a set with the one whose caption it gets: the next with another caption, in a cycle by content.
+
+    Contents are hashes, so the cycle is a shuffle. It does not depend on the order of the rows, and an image that is
+    added changes the caption of no more than one other where captions differ.
+
+    Raises:
+        ValueError: if all captions are the same.
+    """
+    if samples and len({s.prompt for s in samples}) == 1:
+        raise ValueError(f"the {samples[0].set} set cannot be shuffled: all its captions are {samples[0].prompt!r}")
+    cycle, pairs = sorted(samples, key=lambda s: s.content), []
+    for number, sample in enumerate(cycle, 1):
+        others = cycle[number:] + cycle[:number]
+        pairs.append((sample, next(other for other in others if other.prompt != sample.prompt)))
+    return pairs

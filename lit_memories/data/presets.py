@@ -1,0 +1,211 @@
+"""The data sets of the audit's paper: COCO's captions, Imagenette, and lists of prompts to draw from.
+
+Nothing of them ships here: they come from the hub, or from files of the user.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from lit_memories.data.opening import PARQUET_COPY, open_rows
+from lit_memories.data.sources import ImageSource, Source
+from lit_memories.storage.files import parse_json
+
+SEED_LIMIT = 2**63
+
+
+@dataclass
+class CocoCaptions(Source):
+    """Images of COCO with the first caption of each, in the order of their file names: the audit's reference.
+
+    The official code takes them in the order of the directory, which depends on the file system; the names that are
+    used stand in ``run.json``.
+
+    Args:
+        root: folder with ``val2017/`` and ``annotations/captions_val2017.json``, as COCO's own archives unpack.
+        limit: keep only the first images; None for all.
+        split: which images: ``val2017``, officially.
+    """
+
+    root: str
+    limit: int | None = None
+    split: str = "val2017"
+
+    def __post_init__(self) -> None:
+        self._names: list[str] = []
+
+    def describe(self) -> str:
+        """One line for reports."""
+        return f"COCO [{self.split}] in the order of file names, first captions"
+
+    def details(self) -> dict[str, Any]:
+        """The names of the images."""
+        return {"names": self._names}
+
+    def load(self) -> datasets.Dataset:
+        """Find the images and their captions.
+
+        Raises:
+            FileNotFoundError: if there are none.
+            ValueError: if the captions are damaged, or an image has none.
+        """
+        folder, file = Path(self.root, self.split), Path(self.root, "annotations", f"captions_{self.split}.json")
+        images = sorted(folder.glob("*.jpg"))[: self.limit]
+        if not images or not file.is_file():
+            raise FileNotFoundError(
+                f"{folder if not images else file} holds nothing of COCO: unpack {self.split}.zip and "
+                f"annotations_trainval{self.split[-4:]}.zip of cocodataset.org into {self.root}"
+            )
+        captions = _first_captions(file)
+        if missing := [image.name for image in images if image.name not in captions]:
+            raise ValueError(f"{file} has no caption for {missing[0]}, nor for {len(missing) - 1} other images")
+        self._names = [image.name for image in images]
+        rows = {
+            "image": [{"bytes": None, "path": str(image)} for image in images],
+            "caption": [captions[name] for name in self._names],
+        }
+        features = datasets.Features({"image": datasets.Image(decode=False), "caption": datasets.Value("string")})
+        return datasets.Dataset.from_dict(rows, features=features)
+
+
+def _first_captions(file: Path) -> dict[str, str]:
+    """Of each image's captions the first in the order of annotations, by file name."""
+    try:
+        content = parse_json(file.read_text())
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        captions: dict[str, str] = {}
+        for annotation in content["annotations"]:
+            captions.setdefault(names[annotation["image_id"]], str(annotation["caption"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a file of COCO captions: {type(error).__name__} {error}") from None
+    return captions
+
+
+@dataclass
+class Imagenette(ImageSource):
+    """Ten classes of ImageNet, four of the paper's among them: tench, church, garbage truck and parachute.
+
+    The data set on the hub is a script, which is not run: this reads the hub's parquet copy of it. Choose a class with
+    ``where: {label: church}``. Arguments as for `ImageSource`, with these defaults.
+    """
+
+    path: str = "frgfm/imagenette"
+    split: str = "validation"
+    caption: str = "a photo of a {label}"
+    revision: str | None = PARQUET_COPY
+    name: str | None = "320px"
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A picture to be drawn.
+
+    Args:
+        case_number: which in its list; names the picture's file.
+        prompt: what to draw.
+        seed: of its latents.
+        guidance_scale: the list's, if it has one; officially ignored.
+    """
+
+    case_number: int
+    prompt: str
+    seed: int
+    guidance_scale: float | None = None
+
+
+@dataclass
+class PromptList:
+    """A list of prompts as the paper's six are laid out: a CSV file whose first row names its columns.
+
+    Columns are ``case_number``, ``prompt`` and ``evaluation_seed``, and ``evaluation_guidance`` if there is one; others
+    are ignored.
+
+    Args:
+        path: the file.
+    """
+
+    path: str
+
+    def load(self) -> list[PromptRow]:
+        """Read it.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if a column is missing or a row damaged; names file and row.
+        """
+        if not Path(self.path).is_file():
+            raise FileNotFoundError(f"{self.path} is not a file: give a CSV file with case_number, prompt and "
+                                    "evaluation_seed")  # fmt: skip
+        with Path(self.path).open(encoding="utf-8-sig", newline="") as file:
+            try:
+                lines = list(csv.DictReader(file))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(f"{self.path} is not a CSV file in UTF-8: {error}") from None
+        columns = {"case_number": "case_number", "prompt": "prompt", "seed": "evaluation_seed"}
+        return _prompt_rows(lines, columns | {"guidance_scale": "evaluation_guidance"}, self.path)
+
+
+@dataclass
+class I2P:
+    """The prompts of the benchmark I2P (Schramowski et al. 2023), of which the paper's list for nudity is a part.
+
+    Args:
+        path: hub id.
+        revision: git revision.
+    """
+
+    path: str = "AIML-TUDA/i2p"
+    revision: str | None = None
+
+    def load(self) -> list[PromptRow]:
+        """Read them; their number is that of the row.
+
+        Raises:
+            FileNotFoundError: if the hub cannot be reached.
+            ValueError: if a column is missing or a row damaged.
+        """
+        rows, _ = open_rows(self.path, None, "train", self.revision, streaming=False)
+        lines = [dict(row) | {"case_number": number} for number, row in enumerate(rows)]
+        columns = {"case_number": "case_number", "prompt": "prompt", "seed": "sd_seed"}
+        return _prompt_rows(lines, columns | {"guidance_scale": "sd_guidance_scale"}, self.path)
+
+
+def _prompt_rows(lines: list[Any], columns: Mapping[str, str], where: str) -> list[PromptRow]:
+    """Rows of a table as pictures to draw."""
+    if not lines:
+        raise ValueError(f"{where} holds no prompts")
+    for name, column in columns.items():
+        if column not in lines[0] and name != "guidance_scale":
+            raise ValueError(f"{where} has no column {column!r}: it has {', '.join(map(str, lines[0]))}")
+    rows: dict[int, PromptRow] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = _prompt_row(line, columns)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: row {number} is damaged: {error}") from None
+        if row.case_number in rows:
+            raise ValueError(f"{where}: row {number} has the case number {row.case_number} of another row")
+        rows[row.case_number] = row
+    return list(rows.values())
+
+
+def _prompt_row(line: Mapping[str, Any], columns: Mapping[str, str]) -> PromptRow:
+    def number(name: str) -> int:
+        value = int(line[columns[name]])
+        if not 0 <= value < SEED_LIMIT:
+            raise ValueError(f"{columns[name]} cannot be {value}")
+        return value
+
+    prompt, guidance = line[columns["prompt"]], line.get(columns["guidance_scale"])
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError("it has no prompt")
+    if None in line:
+        raise ValueError("it has more values than there are columns: a prompt with a comma needs quotation marks")
+    scale = None if guidance in (None, "") else float(guidance)
+    if scale is not None and not 0 <= scale < 1000:
+        raise ValueError(f"{columns['guidance_scale']} cannot be {guidance}")
+    return PromptRow(number("case_number"), prompt, number("seed"), scale)

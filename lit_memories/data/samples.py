@@ -1,0 +1,162 @@
+"""Samples of an audit before it: what they are, where their images come from, and how they are shared out."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lit_memories.concept import Concept
+from lit_memories.data.sources import Resize, Source, read_picture
+from lit_memories.diffusion import Diffusion
+from lit_memories.images import to_tensor
+from lit_memories.records import Record, SetName
+
+
+@dataclass
+class Sample:
+    """One sample before its audit.
+
+    Args:
+        set: it belongs to.
+        index: its row there.
+        content: hash of what it is.
+        prompt: it is audited under.
+        image: (3, h, w) in [0, 1], if it has one.
+        picture: hash of its pixels, if it has an image.
+        conditioning: what the prompt is, if not the image's own.
+        guidance_scale: of the inversion, if not the audit's.
+        caption_of: content of the image whose caption the prompt is, if not its own.
+    """
+
+    set: SetName
+    index: int
+    content: str
+    prompt: str
+    image: Tensor | None = None
+    picture: str | None = None
+    conditioning: str | None = None
+    guidance_scale: float | None = None
+    caption_of: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the sample's record is keyed by."""
+        return "/".join(filter(None, [self.set, self.content, self.conditioning, self.caption_of]))
+
+
+class Audit(Protocol):
+    """What the data needs of the audit it feeds: the model's image size and window, and what is recorded already."""
+
+    diffusion: Diffusion
+    image_size: tuple[int, int]
+    concept: Concept
+    complete: bool
+
+    def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
+        """Check or make the run folder; the records already in it, by key."""
+
+    def key(self, content: str) -> str:
+        """The key of a sample's record."""
+
+
+class ImageRows:
+    """One set's images: readable rows as samples without pixels, and the names of the others."""
+
+    def __init__(self, name: SetName, source: Source, size: tuple[int, int], resize: Resize = "crop") -> None:
+        self.source, self.size, self.resize = source, size, resize
+        self.rows = source.load()
+        self.samples: list[Sample] = []
+        self.unreadable: list[str] = []
+        self.repeated = 0
+        seen: set[str] = set()
+        for index, row in enumerate(self.rows):
+            try:
+                pixels = read_picture(row["image"], size, resize)
+            except Exception:  # Pillow raises nearly anything on damaged files, SyntaxError and struct.error among it
+                self.unreadable.append(row["image"]["path"] or f"row {index}")
+                continue
+            content = digest(pixels.tobytes() + row["caption"].encode())
+            if content in seen:
+                self.repeated += 1
+                continue
+            seen.add(content)
+            self.samples.append(Sample(name, index, content, row["caption"], picture=digest(pixels.tobytes())))
+
+    def describe(self, used: int) -> dict[str, Any]:
+        """What ``run.json`` says of the set, of which `used` rows are."""
+        source = self.source.describe() + (", squeezed" if self.resize == "squeeze" else "")
+        counts = {"rows": used, "unreadable": self.unreadable, "repeated": self.repeated}
+        return {"source": source, **counts, **self.source.details()}
+
+    def pixels(self, index: int) -> Tensor:
+        """The image (3, h, w) of a row."""
+        return to_tensor(read_picture(self.rows[index]["image"], self.size, self.resize))
+
+    def with_pixels(self, sample: Sample) -> Sample:
+        """One of the samples, with its image."""
+        return replace(sample, image=self.pixels(sample.index))
+
+
+def count_cut(data: dict[str, Any], samples: Sequence[Sample], diffusion: Diffusion) -> None:
+    """Add to what ``run.json`` says of each set how many of its prompts the text encoder's window cuts; warn of them.
+
+    Args:
+        data: description of each set.
+        samples: of all sets; those under another conditioning belong to the set ``conditioned``.
+        diffusion: the model.
+    """
+    prompts = {sample.prompt for sample in samples}
+    long = {prompt for prompt in prompts if diffusion.exceeds_window(prompt)}
+    for name, entry in data.items():
+        entry["cut"] = sum(s.prompt in long for s in samples if name == ("conditioned" if s.conditioning else s.set))
+    if long:
+        rank_zero_warn(
+            f"{len(long)} of {len(prompts)} prompts are longer than the text encoder's window and are cut there, as in "
+            "Stable Diffusion: the model does not see their ends"
+        )
+
+
+class AuditRows(Dataset[Sample]):
+    """Samples with their images, decoded when asked for."""
+
+    def __init__(self, samples: list[Sample], images: Mapping[SetName, ImageRows]) -> None:
+        self.samples, self.images = samples, images
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> Sample:
+        sample = self.samples[position]
+        if sample.set in self.images:
+            return self.images[sample.set].with_pixels(sample)
+        return sample
+
+
+class Named(Protocol):
+    """A piece of work, and what tells it from others."""
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+
+
+Work = TypeVar("Work", bound=Named)
+
+
+def fill_up(left: list[Work], samples: list[Work], world_size: int) -> list[Work]:
+    """Give every process work: Lightning's prediction loop needs a batch on each; repeats are merged away."""
+    if len(samples) < world_size:
+        raise ValueError(f"{len(samples)} samples cannot be shared by {world_size} processes: use fewer devices")
+    keys = {s.name for s in left}
+    spare = [s for s in samples if s.name not in keys]
+    missing = world_size - len(left) if 0 < len(left) < world_size else 0
+    return left + spare[:missing]
+
+
+def digest(content: bytes) -> str:
+    """Hash by which contents are told apart."""
+    return hashlib.sha256(content).hexdigest()
