@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
+from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.audit.writer import RecordWriter, explained, merge
 from lit_memories.concept import Concept
-from lit_memories.data.audit import Sample
+from lit_memories.data.samples import Sample
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.erasure import versions
 from lit_memories.inverters.base import Inversion, Inverter
@@ -24,15 +26,22 @@ from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.records import RUN_FILE, Record, Role, RunInfo, differences, finite, read_records
+from lit_memories.storage.files import check_writable
 
 DIVERGED = 0.1
 """Relative residual above which an inversion is not counted: its seed does not belong to its image."""
+
+NETWORK_DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What the U-Net computes in by autocast, for each precision a trainer may have."""
+COARSE = 2e-3
+"""Relative residual that a U-Net in bfloat16 can meet at 20 steps and more (docs/results/precision.md)."""
 
 
 class Audit(LightningModule, ABC):
     """Nothing is trained and nothing is logged: `predict_step` returns and writes `Record`s.
 
-    The run folder is the trainer's ``default_root_dir``.
+    The run folder is the trainer's ``default_root_dir``. Its mixed precision is the U-Net's alone: text encoder,
+    autoencoder, judge and all algebra stay in float32, as they take little of the time and bear much of the accuracy.
 
     Args:
         diffusion: the model under audit.
@@ -77,8 +86,34 @@ class Audit(LightningModule, ABC):
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
         self._embeds: dict[str, Tensor] = {}
 
-    @abstractmethod
+    def prepare_data(self) -> None:
+        """Refuse, before anything is read, a precision in which latents or weights would be rounded, or a full disk.
+
+        Raises:
+            ValueError: for any but ``32-true`` and the mixed ones.
+            OSError: if the run folder cannot be written.
+        """
+        precision = str(self.trainer.precision)
+        if precision not in NETWORK_DTYPES:
+            raise ValueError(
+                f"an audit cannot be made in precision {precision}, which would store latents in it: choose "
+                f"--trainer.precision {', '.join(NETWORK_DTYPES)}; the model's torch_dtype stores weights in few bits"
+            )
+        with explained(self.folder):
+            check_writable(self.folder)
+
     def predict_step(self, batch: Any, batch_idx: int) -> list[Record]:
+        """Audit a batch and put it on disk.
+
+        Raises:
+            OSError: if memory runs out; one line that says what to try.
+        """
+        memory = enough_memory(self.block_size, self.image_size, self.folder)
+        with memory, torch.autocast(self.device.type, enabled=False):
+            return self.audit(batch)
+
+    @abstractmethod
+    def audit(self, batch: Any) -> list[Record]:
         """Audit a batch and put it on disk."""
 
     @property
@@ -99,7 +134,11 @@ class Audit(LightningModule, ABC):
 
     def settings(self) -> dict[str, Any]:
         """Everything a record depends on besides the sample and the model."""
-        schedule = self.diffusion.schedule
+        schedule, stored = self.diffusion.schedule, self.diffusion.unet.dtype
+        unusual = {
+            "speed": self.diffusion.speed.settings(),
+            "torch_dtype": None if stored == torch.float32 else str(stored).removeprefix("torch."),
+        }
         return {
             "audit": type(self).__name__,
             "inverter": self.inverter.settings(),
@@ -114,7 +153,7 @@ class Audit(LightningModule, ABC):
             "block_size": self.block_size,
             "precision": str(self.trainer.precision),
             "seed": self.seed,
-        }
+        } | {name: value for name, value in unusual.items() if value}
 
     def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
         """Check that the run folder is new or of this very audit, and read what it holds.
@@ -175,6 +214,13 @@ class Audit(LightningModule, ABC):
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing."""
+        computed_in = NETWORK_DTYPES[str(self.trainer.precision)], self.diffusion.unet.dtype
+        tolerance = getattr(self.inverter, "tolerance", COARSE)
+        if torch.bfloat16 in computed_in and tolerance < COARSE:
+            rank_zero_warn(
+                f"a network in bfloat16 does not let {type(self.inverter).__name__} meet a residual of {tolerance:g}: "
+                f"set --model.inverter.tolerance {COARSE:g} to save evaluations that are in vain"
+            )
         self.writer = RecordWriter(self.folder, self.trainer.global_rank)
         if self.trainer.is_global_zero:
             with explained(self.folder):
@@ -200,7 +246,14 @@ class Audit(LightningModule, ABC):
 
     def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
         """The model's predictions under prompts, as inverters and samplers take them."""
-        return BlockwiseNoise(self.diffusion, self.embed(prompts), self._embed_one(""), guidance_scale, self.block_size)
+        return BlockwiseNoise(
+            self.diffusion,
+            self.embed(prompts),
+            self._embed_one(""),
+            guidance_scale,
+            self.block_size,
+            NETWORK_DTYPES[str(self.trainer.precision)],
+        )
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
         """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""
@@ -221,12 +274,17 @@ class Audit(LightningModule, ABC):
         """Embeddings of prompts, each encoded once and alone."""
         return torch.cat([self._embed_one(prompt) for prompt in prompts])
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents of images, each encoded alone."""
-        return in_blocks(self.diffusion.encode_images, 1, images)
+    def encode(self, images: Tensor, seed: int | None = None) -> Tensor:
+        """Latents of images in float32, each encoded alone: posterior means, or samples drawn anew from `seed` each."""
+
+        def one(image: Tensor) -> Tensor:
+            generator = None if seed is None else Generator().manual_seed(seed)
+            return self.diffusion.encode_images(image, generator)
+
+        return in_blocks(one, 1, images).float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images of latents, each decoded alone."""
+        """Images of latents in float32, each decoded alone."""
         return in_blocks(self.diffusion.decode_latents, 1, latents).float()
 
     def generators(self, samples: Sequence[Sample], purpose: str = "") -> list[Generator]:
@@ -247,13 +305,16 @@ def sound_psnr(images: Tensor, target: Tensor) -> Tensor:
 
 
 def quality(inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
-    """How well a row was inverted, and why its record must not be counted, if so; `sound` if all else is finite."""
-    residual = float(inversion.residual[row])
+    """How well a row was inverted, and why its record must not be counted, if so; `sound` if all else is finite.
+
+    Where the residual was not measured there is none, and no flag for it: the report says that nothing is known.
+    """
+    residual, measured = float(inversion.residual[row]), inversion.measured
     return {
         "residual": finite(residual),
         "evaluations": int(inversion.evaluations[row]),
-        "converged": bool(inversion.converged[row]),
-        "flag": "not finite" if not sound else None if residual <= DIVERGED else "diverged",
+        "converged": bool(inversion.converged[row]) if measured else None,
+        "flag": "not finite" if not sound else None if residual <= DIVERGED or not measured else "diverged",
     }
 
 

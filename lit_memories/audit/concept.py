@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_memories.audit.base import Audit, quality, sound_psnr
 from lit_memories.audit.collection import AuditMetrics, from_records
 from lit_memories.concept import Concept
-from lit_memories.data.audit import Sample
+from lit_memories.data.samples import Sample
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_pil
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
@@ -39,6 +39,8 @@ class ConceptAudit(Audit):
             0 leaves it out. Costs as many vector-Jacobian products a step.
         reach_directions: random directions in which to walk from the seed of every concept image until the judge no
             longer sees the concept; 0 leaves it out. Costs a DDIM run an angle (15 degrees) and direction.
+        posterior_seed: invert a sample of each image's posterior under the encoder, drawn from this seed for every
+            image, instead of its mean; the official code does so, with 42, before it calls ReNoise.
         **options: see `Audit`.
 
     Raises:
@@ -53,6 +55,7 @@ class ConceptAudit(Audit):
         sample_guidance_scale: float = 7.5,
         likelihood_probes: int = 0,
         reach_directions: int = 0,
+        posterior_seed: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(diffusion, inverter, concept, **options)
@@ -64,12 +67,15 @@ class ConceptAudit(Audit):
             raise ValueError("reach_directions needs a judge that sees the concept: add one to the recipe")
         self.sample_guidance_scale = sample_guidance_scale
         self.likelihood_probes, self.reach_directions = likelihood_probes, reach_directions
+        self.posterior_seed = posterior_seed
         self.metrics = AuditMetrics(self.dimension)
 
     def settings(self) -> dict[str, Any]:
         """Everything a record depends on besides the sample and the model."""
         asked = {"likelihood_probes": self.likelihood_probes, "reach_directions": self.reach_directions}
         settings = super().settings() | {"sample_guidance_scale": self.sample_guidance_scale}
+        if self.posterior_seed is not None:
+            settings["posterior_seed"] = self.posterior_seed
         return settings | {name: value for name, value in asked.items() if value}
 
     def on_predict_start(self) -> None:
@@ -78,7 +84,7 @@ class ConceptAudit(Audit):
         if self.trainer.is_global_zero:
             self.metrics.update(list(self.recorded.values()))
 
-    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Record]:
+    def audit(self, batch: list[Sample]) -> list[Record]:
         """Audit a batch and put it on disk."""
         self._seeds: dict[str, Tensor] = {}
         self._pictures: dict[Path, Image.Image] = {}
@@ -104,7 +110,7 @@ class ConceptAudit(Audit):
 
     def _audit_images(self, samples: Sequence[Sample]) -> list[Record]:
         originals = torch.stack([sample.image for sample in samples if sample.image is not None]).to(self.device)
-        latents = self.encode(originals)
+        latents = self.encode(originals, self.posterior_seed)
         round_trips = self.decode(latents)
         inversion, restored = self.invert(_prompts(samples), latents, self._guidance(samples))
         regenerated = self.decode(restored)
@@ -147,13 +153,16 @@ class ConceptAudit(Audit):
 
     def _likelihood(self, samples: Sequence[Sample], latents: Tensor) -> dict[str, Tensor]:
         """How likely latents are under their prompts; models share the probes, which makes differences more exact."""
-        predict_noise = self.noise(_prompts(samples), 1.0)
-        levels = ladder(self.diffusion.schedule, len(self.steps))
-        with torch.inference_mode(False):  # latents made in inference mode cannot take part in gradients
-            found = log_likelihood(
-                predict_noise, latents.clone(), levels, self.generators(samples, "/probes"), self.likelihood_probes
-            )
-        return {"log_likelihood": found.log_likelihood, "bits_per_dim": found.bits_per_dim}
+        levels, found = ladder(self.diffusion.schedule, len(self.steps)), []
+        for first in range(0, len(samples), self.block_size):  # a block at a time: gradients keep what calls held
+            block = slice(first, first + self.block_size)
+            predict_noise = self.noise(_prompts(samples[block]), 1.0)
+            generators = self.generators(samples[block], "/probes")
+            with torch.inference_mode(False):  # latents made in inference mode cannot take part in gradients
+                found.append(
+                    log_likelihood(predict_noise, latents[block].clone(), levels, generators, self.likelihood_probes)
+                )
+        return {name: torch.cat([getattr(part, name) for part in found]) for name in ("log_likelihood", "bits_per_dim")}
 
     def _reach(self, samples: Sequence[Sample], seeds: Tensor) -> Tensor:
         """Degrees from each seed towards noise at which half of the walks no longer show the concept."""
@@ -209,7 +218,7 @@ def _alike(batch: Sequence[Sample]) -> Iterator[list[Sample]]:
     """A batch in groups that are audited in the same way."""
 
     def kind(sample: Sample) -> tuple[bool, str, str]:
-        drawn = "drawn" if sample.set in {"prompted", "retained"} else sample.set
+        drawn = "drawn" if sample.set in {"prompted", "retained", "unprompted"} else sample.set
         return sample.image is None, drawn, sample.conditioning or ""
 
     for _, samples in groupby(sorted(batch, key=kind), key=kind):

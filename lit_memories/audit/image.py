@@ -3,18 +3,18 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from lit_memories.audit.base import Audit, quality, sound_psnr
 from lit_memories.concept import Concept
-from lit_memories.data.cache import save_whole
+from lit_memories.data.cache import load_whole, save_whole
 from lit_memories.data.memories import Query
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_pil
@@ -68,10 +68,10 @@ class ImageAudit(Audit):
         super().on_predict_start()
         vae = self.diffusion.vae
         config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-        parts = [fingerprint(vae), config, self.decoder.settings(), str(self.trainer.precision)]
+        parts = [fingerprint(vae), config, self.decoder.settings()]
         self._autoencoder = json.dumps(parts, sort_keys=True, default=str)
 
-    def predict_step(self, batch: Query, batch_idx: int) -> list[Record]:
+    def audit(self, batch: Query) -> list[Record]:
         """Audit a query and put it on disk."""
         originals, found, supported = self._find(batch)
         latents = torch.cat([x.latents for x in found]) * self.diffusion.vae.config.scaling_factor
@@ -130,10 +130,11 @@ class ImageAudit(Audit):
         pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).hexdigest()
         name = hashlib.sha256(f"{self._autoencoder}/{start}/{pixels}".encode()).hexdigest()[:20]
         file = self.cache / f"decoder-{name}.safetensors"
-        if not file.is_file():
-            found = self.decoder(self.diffusion.decode_unscaled, image, latents())
-            save_whole(vars(found), file)
-        return Decoded(**load_file(file, device=str(self.device))), name
+        kept = load_whole(file, [part.name for part in fields(Decoded)])
+        if kept is None:
+            kept = vars(self.decoder(self.diffusion.decode_unscaled, image, latents()))
+            save_whole(kept, file)
+        return Decoded(**{part: tensor.to(self.device) for part, tensor in kept.items()}), name
 
     def _encode(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         return self.diffusion.encode_images(image, generator).float() / self.diffusion.vae.config.scaling_factor

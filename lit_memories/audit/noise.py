@@ -11,6 +11,7 @@ class BlockwiseNoise:
     """Noise predictions for samples by their rows (an `inverters.base.PromptedNoise`); every call has one size.
 
     Gradients flow where they are asked for: nothing kept here is bound to inference mode, in which Lightning predicts.
+    Low precision ends here: predictions come back in the latents' own type, whatever the network computed in.
 
     Args:
         diffusion: the model.
@@ -18,6 +19,8 @@ class BlockwiseNoise:
         empty_embeds: of the empty prompt (1, tokens, width).
         guidance_scale: of the predictions under the samples' prompts.
         block_size: rows of every network call.
+        network_dtype: what the network's matrix products and convolutions are computed in, by autocast; None leaves
+            everything in the type of the weights.
     """
 
     def __init__(
@@ -27,8 +30,10 @@ class BlockwiseNoise:
         empty_embeds: Tensor,
         guidance_scale: float,
         block_size: int,
+        network_dtype: torch.dtype | None = None,
     ) -> None:
         self.diffusion, self.guidance_scale, self.block_size = diffusion, guidance_scale, block_size
+        self.network_dtype = network_dtype
         with torch.inference_mode(False):
             self._prompts, self._empty = prompt_embeds.clone(), empty_embeds.clone()
 
@@ -48,9 +53,10 @@ class BlockwiseNoise:
 
     def _blocks(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
         empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
-        return in_blocks(
-            lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
-            self.block_size,
-            latents,
-            embeds,
-        )
+        with torch.autocast(latents.device.type, self.network_dtype, enabled=self.network_dtype is not None):
+            return in_blocks(
+                lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
+                self.block_size,
+                latents,
+                embeds,
+            )

@@ -343,9 +343,9 @@ def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments
     main(arguments(tmp_path / "whole", chosen))
     calls, encode = [], Diffusion.encode_images
 
-    def broken(self: Diffusion, images: Tensor) -> Tensor:
+    def broken(self: Diffusion, images: Tensor, *rest: object) -> Tensor:
         calls.append(len(images))
-        return encode(self, images) * (torch.nan if len(calls) == 2 else 1)
+        return encode(self, images, *rest) * (torch.nan if len(calls) == 2 else 1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Diffusion, "encode_images", broken)
@@ -361,8 +361,8 @@ def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments
 
 def test_prompts_of_any_words_are_counted(arguments: Arguments, tmp_path: Path) -> None:
     """A judge of pictograms has no opinion on other prompts; that is no flaw of the sample."""
-    rows = pictograms.build("words", 3)
     for name, word in {"concept": "umbrella", "reference": "something else"}.items():
+        rows = pictograms.build(name, 3)
         other = rows.remove_columns("caption").add_column("caption", [f"{word} {i}" for i in range(3)])
         save_images(other, tmp_path / f"{name}.parquet")
     sources = [f"--data.{name}_images.path={tmp_path / name}.parquet" for name in ("concept", "reference")]

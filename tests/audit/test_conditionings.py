@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from lit_memories.cli import main
 from lit_memories.concept import Concept
-from lit_memories.data.audit import Conditioning, Sample
+from lit_memories.data.conditionings import Conditioning
+from lit_memories.data.samples import Sample
 from lit_memories.records import Record, read_run
 
 Arguments = Callable[..., list[str]]

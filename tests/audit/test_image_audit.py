@@ -16,7 +16,7 @@ from lit_memories.images import to_tensor
 from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.metrics import gaussian_nll
 from lit_memories.records import PARTS, Record, read_run
-from lit_memories.report.memories import distances, embed, summarise_memories
+from lit_memories.report.image_level import distances, embed, summarise_memories
 
 ROOT = Path(__file__).parents[2]
 Arguments = Callable[..., list[str]]
@@ -223,21 +223,23 @@ def test_the_summary_measures_what_the_seeds_say(whole: Path) -> None:
 
 def test_the_tool_writes_table_and_figures(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for out in ("one", "two"):
-        main(["memories", str(whole), "--out", str(tmp_path / out), "--draws", "100"])
-    assert "independent 45.255" in capsys.readouterr().out
-    found = json.loads((tmp_path / "one" / "memories.json").read_text())
-    assert [query["supports"] for query in found["whole"]["queries"]] == [[0, 1], [2, 3]]
-    assert (tmp_path / "one" / "whole.png").read_bytes() == (tmp_path / "two" / "whole.png").read_bytes()
+        main(["report", str(whole), "--out", str(tmp_path / out), "--draws", "100"])
+    assert "null: independent" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "one" / "results.json").read_text())["memories"]["runs"]
+    assert found["euclidean"]["independent"] == pytest.approx(45.255, abs=1e-3)
+    assert [query["supports"] for query in found["queries"]] == [[0, 1], [2, 3]]
+    figures = [(tmp_path / out / "figures" / "memories-1.png").read_bytes() for out in ("one", "two")]
+    assert figures[0] == figures[1]
 
 
-def test_other_runs_hold_no_memories(whole: Path, tmp_path: Path) -> None:
+def test_other_runs_hold_no_memories(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.json").write_bytes((whole / "run.json").read_bytes())
-    with pytest.raises(SystemExit) as stop:
-        main(["memories", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert "holds no memories" in str(stop.value)
-    with pytest.raises(SystemExit) as stop:
-        main(["memories", str(whole), str(whole), "--out", str(tmp_path / "out")])
-    assert "two run folders have one name" in str(stop.value)
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "holds no memories" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", str(whole), str(whole), "--out", str(tmp_path / "out")])
+    assert "two runs are called 'whole'" in capsys.readouterr().err
 
 
 def test_seeds_of_the_prior_are_as_far_apart_as_the_null_says() -> None:

@@ -1,0 +1,60 @@
+"""A network that gives NaN or infinity for one sample: that sample is flagged, its record is JSON, others are sound."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_memories.cli import main
+from lit_memories.data import pictograms
+from lit_memories.diffusion import Diffusion
+from lit_memories.records import read_run
+
+Arguments = Callable[..., list[str]]
+INVERTERS: dict[str, tuple[dict[str, object], list[str]]] = {
+    "fixed_point.FixedPoint": ({}, ["--model.likelihood_probes=1", "--model.reach_directions=1"]),
+    "ddim.DDIMInversion": ({}, []),
+    "renoise.ReNoise": ({"lambda_ac": 0.1, "lambda_kl": 0.001}, []),
+    "null_text.NullText": ({"guidance_scale": 3, "inner_steps": 1, "pivot": {"class_path": "FixedPoint"}}, []),
+    "belm.BELM": ({}, []),
+}
+FEW = (
+    *("--data.concept_images.limit=2", "--data.reference_images.limit=1", "--data.known=2", "--data.prompted=2"),
+    "--data.conditionings=[empty]",
+)
+
+
+@pytest.mark.parametrize(("name", "illness"), [*((name, math.nan) for name in INVERTERS), ("belm.BELM", math.inf)])
+def test_a_sick_sample_is_flagged_and_no_other(
+    name: str, illness: float, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick = pictograms.build("audits", 200, keep={"object": "umbrella"}, limit=4)["caption"][1]
+    healthy, asked = Diffusion.predict_noise, 0
+
+    def predict_noise(self: Diffusion, latents: Tensor, timestep: int, prompt_embeds: Tensor, *more: Any) -> Tensor:
+        nonlocal asked
+        noise = healthy(self, latents, timestep, prompt_embeds, *more).clone()
+        rows = torch.isclose(prompt_embeds, self.encode_prompts([sick])).all((1, 2))
+        asked += int(rows.sum())
+        noise[rows, 0, 0, 0] = illness
+        return noise
+
+    monkeypatch.setattr(Diffusion, "predict_noise", predict_noise)
+    options, measures = INVERTERS[name]
+    inverter = {"class_path": f"lit_memories.inverters.{name}", "init_args": options}
+    main(arguments(tmp_path, f"--model.inverter={json.dumps(inverter)}", *FEW, *measures))
+    assert asked > 0
+    run = read_run(tmp_path)
+    assert run.info.complete
+    text = (tmp_path / "records.jsonl").read_text() + (tmp_path / "run.json").read_text()
+    assert not {"NaN", "Infinity"} & set(text.replace(",", " ").replace("]", " ").split())
+    own = [record for record in run.records if record.set == "concept" and record.conditioning is None]
+    assert [record.flag is None for record in own] == [True, False]
+    for record in run.records:
+        assert (record.flag is not None) == (record.prompt == sick), record
+        assert not record.converged or record.flag is None
