@@ -134,6 +134,26 @@ def holm(p_values: Tensor) -> Tensor:
     return torch.empty_like(adjusted).scatter(-1, order, adjusted)
 
 
+def binomial_tail(alarms: int, trials: int, rate: float) -> float:
+    """Probability of as many alarms or more, if each of independent trials raises one at a rate: the binomial test.
+
+    Args:
+        alarms: how many there were.
+        trials: among how many.
+        rate: at which they are said to come.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> round(binomial_tail(3, 14, 0.05), 3)
+        0.03
+    """
+    if not (0 <= alarms <= trials and 0 <= rate <= 1):
+        raise ValueError(f"alarms must be in 0..{trials} and rate in [0, 1], got {alarms} and {rate}")
+    return math.fsum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(alarms, trials + 1))
+
+
 def resolvable(
     sd_concept: float, n_concept: int, sd_reference: float, n_reference: int, power: float = 0.8, level: float = 0.05
 ) -> float:

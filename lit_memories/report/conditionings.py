@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.inference import holm, permutation_test
+from lit_memories.records import Record
+from lit_memories.report.convergence import converged_share
 from lit_memories.report.pairing import Comparison, common
 
 OWN = "own"
@@ -25,6 +27,7 @@ class Conditioned:
         fraction: forgetting in units of the control's under the same conditioning; None without one whose own
             forgetting is distinguishable from none there.
         p: of the permutation test that E and R moved alike, corrected for all conditionings of the run (Holm).
+        converged: share of the inversions under this conditioning that met the tolerance; guidance makes it fall.
     """
 
     label: str
@@ -32,6 +35,7 @@ class Conditioned:
     forgetting: Estimate
     fraction: Estimate | None
     p: float
+    converged: Estimate | None
 
 
 def conditioned(
@@ -59,6 +63,7 @@ def conditioned(
                     forgetting=_forgetting(boot, concept[row], reference[row]),
                     fraction=None if control is None else _fraction(boot, concept, reference, row, control),
                     p=permutation_test(concept[row], reference[row], draws, seed).p_value,
+                    converged=converged_share(_inverted(comparison, row, label)),
                 )
                 for row in range(len(comparison.runs))
             ]
@@ -76,6 +81,12 @@ def labels(comparison: Comparison) -> list[str]:
     """Conditionings that every run has records of, the own prompt first."""
     shared = set.intersection(*(set(run.conditionings) for run in comparison.runs))
     return [OWN, *sorted(shared)]
+
+
+def _inverted(comparison: Comparison, row: int, label: str) -> list[Record]:
+    """What a run inverted under a conditioning, flagged records included."""
+    conditioning = None if label == OWN else label
+    return [record for record in comparison.runs[row].records if record.conditioning == conditioning]
 
 
 def _shifts(comparison: Comparison, label: str) -> tuple[Tensor, Tensor] | None:

@@ -52,7 +52,7 @@ def categorise(summary: Summary, run: RunStatistics) -> Category:
     """The category of an erased model; checks of trust come before the numbers they would undermine."""
     if min(run.concept.count, run.reference.count) < TOO_FEW:
         return "cannot tell"
-    if biased(summary, run) or unconverged(summary, run):
+    if biased(summary, run) or unconverged(summary, run) or unverified(summary, run):
         return "not trustworthy"
     if run.fraction is None:
         return "not calibrated"
@@ -103,3 +103,13 @@ def unconverged(summary: Summary, run: RunStatistics) -> bool:
     """Whether too few inversions converged."""
     share = convergence(summary, run)
     return share is not None and share < CONVERGED_AT_LEAST
+
+
+def unmeasured(summary: Summary, run: RunStatistics) -> list[RunStatistics]:
+    """Runs a verdict rests on whose inversions left no residual, all or some."""
+    return [one for one in (summary.vanilla, *involved(summary, run)) if one.inverter.unmeasured]
+
+
+def unverified(summary: Summary, run: RunStatistics) -> bool:
+    """Whether nothing at all says if seeds belong to their images: no residual, and no known seed beside it."""
+    return any(one.inverter.nll_bias is None for one in unmeasured(summary, run))

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.null import Null
+from lit_memories.report.formats import decimal, printable
 from lit_memories.report.pairing import Comparison
 from lit_memories.report.quantities import RunStatistics, Summary
-from lit_memories.report.tables import decimal
 
 CONCEPT, REFERENCE, NULL, FAINT = "#d55e00", "#0072b2", "#4a4a4a", "#d9d9d9"
 ROLE_COLOURS = {"vanilla": "#4a4a4a", "erased": "#d55e00", "control": "#009e73", "random": "#999999"}
@@ -56,7 +56,7 @@ def png(figure: Figure) -> bytes:
 
 def shorten(text: str, length: int = 26) -> str:
     """Text on one line, cut to a length."""
-    text = " ".join(text.split())
+    text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -8,17 +8,27 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from lit_memories.report import figures, page, pictures, tables
-from lit_memories.report.pairing import Comparison, compare
-from lit_memories.report.quantities import Summary
-from lit_memories.report.results import results, to_json
+from lit_memories.records import Run, read_run
+from lit_memories.report import figures, page, pictures
+from lit_memories.report.formats import Table, printable, to_csv, to_latex, to_rich, to_rich_transposed
+from lit_memories.report.hygiene import precision_sentences
+from lit_memories.report.image_figures import memories_figure
+from lit_memories.report.image_level import Memories, compare_memories, image_notes, is_image_level
+from lit_memories.report.pairing import AUDIT_COMMAND, compare_runs
+from lit_memories.report.results import ConceptLevel, results, to_json
 from lit_memories.report.statistics import summarise
-from lit_memories.report.verdict import Verdict, judge, limits
+from lit_memories.report.tables import memory_tables, tables
+from lit_memories.report.verdict import judge, limits
+from lit_memories.storage.files import whole
 
 FIGURES = ("forgetting", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (
     "Forgetting is in nats: 0 = remembers as vanilla does. Of control: 1 = as if it had never seen the concept. "
     "Brackets are 95 % intervals; a verdict holds for these prompts, this guidance and this inverter only."
+)
+HOW_TO_READ_MEMORIES = (
+    "Distances mean something between their two nulls: seeds found again from another start, and independent ones. "
+    "Brackets are 95 % intervals over queries."
 )
 
 
@@ -30,7 +40,8 @@ def report(runs: list[Path], out: Path = Path("runs/report"), draws: int = 10_00
 
     Args:
         runs: run folders of one concept: exactly one of the vanilla model, any number of erased ones, a control that
-            never saw the concept for the scale, one with random weights as negative control.
+            never saw the concept for the scale, one with random weights as negative control. Image-level audits, of the
+            same concept, may be among them or alone.
         out: folder to write, made if it is missing; files of an earlier report in it are replaced.
         draws: resamples of the bootstrap behind each interval.
         seed: of the resampling.
@@ -41,24 +52,41 @@ def report(runs: list[Path], out: Path = Path("runs/report"), draws: int = 10_00
     """
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
-    comparison = compare(runs)
+    if not runs:
+        raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
+    level, memories = _read([read_run(folder) for folder in runs], out, draws, seed)
+    drawn, captions = ({}, {}) if level is None else _figures(level)
+    drawn |= {f"memories-{number}": memories_figure(found) for number, found in enumerate(memories, 1)}
+    found = results(level, memories, draws, seed)
+    html = page.render(found, level, memories, drawn, captions)
+    shown = [*(tables(level.summary) if level else ()), *memory_tables(memories)]
+    for table in shown:
+        _write(out / "tables" / f"{table.name}.csv", to_csv(table))
+        _write(out / "tables" / f"{table.name}.tex", to_latex(table))
+    for file in (out / "figures").glob("*.png"):
+        if file.stem in FIGURES or file.stem.startswith("memories-"):
+            file.unlink()  # of an earlier report
+    for name, png in drawn.items():
+        _write(out / "figures" / f"{name}.png", png)
+    _write(out / "results.json", to_json(found))
+    _write(out / "report.html", html)
+    _print(level, memories, shown, out)
+
+
+def _read(runs: Sequence[Run], out: Path, draws: int, seed: int) -> tuple[ConceptLevel | None, list[Memories]]:
+    """Everything to be known of runs of both kinds; what can be wrong is said before any long work."""
+    image_level = [run for run in runs if is_image_level(run)]
+    concept_level = [run for run in runs if not is_image_level(run)]
+    concepts = {run.info.concept for run in runs}
+    if len(concepts) > 1:
+        raise ValueError(f"runs cannot be compared: their concepts are {' and '.join(map(repr, sorted(concepts)))}")
+    comparison = compare_runs(concept_level) if concept_level else None
     _make(out)
+    memories = compare_memories(image_level, draws, seed) if image_level else []
+    if comparison is None:
+        return None, memories
     summary = summarise(comparison, draws, seed)
-    verdicts = judge(summary)
-    drawn, captions = _figures(summary, comparison)
-    found = results(summary, verdicts, comparison, draws, seed)
-    html = page.render(found, summary, verdicts, drawn, captions)
-    for table in tables.tables(summary):
-        _write(out / "tables" / f"{table.name}.csv", tables.to_csv(table).encode())
-        _write(out / "tables" / f"{table.name}.tex", tables.to_latex(table).encode())
-    for name in FIGURES:
-        if name in drawn:
-            _write(out / "figures" / f"{name}.png", drawn[name])
-        else:
-            (out / "figures" / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
-    _write(out / "results.json", to_json(found).encode())
-    _write(out / "report.html", html.encode())
-    _print(summary, verdicts, out)
+    return ConceptLevel(comparison, summary, judge(summary)), memories
 
 
 def command(args: Sequence[str] | None = None) -> None:
@@ -76,8 +104,9 @@ def command(args: Sequence[str] | None = None) -> None:
         parser.error(str(error))
 
 
-def _figures(summary: Summary, comparison: Comparison) -> tuple[dict[str, bytes], dict[str, str]]:
+def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:
     """Figures by name, and what must be said about their gaps."""
+    summary, comparison = level.summary, level.comparison
     drawn = {
         "forgetting": figures.forgetting_figure(summary),
         "nll": figures.nll_figure(summary, comparison),
@@ -105,26 +134,28 @@ def _make(out: Path) -> None:
         raise ValueError(f"cannot write the report to {out} ({error.strerror}): pass another --out") from None
 
 
-def _write(file: Path, content: bytes) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(content)
-    part.replace(file)
+def _write(file: Path, content: bytes | str) -> None:
+    with whole(file) as part:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
-def _print(summary: Summary, verdicts: Sequence[Verdict], out: Path) -> None:
+def _print(level: ConceptLevel | None, memories: Sequence[Memories], shown: Sequence[Table], out: Path) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
     console.print()
-    main, *others = tables.tables(summary)
-    for table in (tables.to_rich(main), *(tables.to_rich_transposed(other) for other in others)):
-        console.print(table)
-        console.print()
-    for verdict in verdicts:
-        console.print(Text(f"{verdict.name}: {verdict.category}", style="bold"))
-        console.print(Padding(Text(" ".join((verdict.headline, *verdict.sentences))), (0, 0, 1, 2)))
-    console.print(Padding(Text(" ".join(limits(summary))), (0, 0, 1, 0)))
-    for note in summary.notes:
-        console.print(Text(f"Note: {note}"))
-    console.print(Text(HOW_TO_READ))
-    console.print(Text(f"Report: {out / 'report.html'}"), soft_wrap=True)
+    for table in shown:
+        if not table.detail:
+            console.print(to_rich(table) if table.name == "main" else to_rich_transposed(table))
+            console.print()
+    for verdict in level.verdicts if level else ():
+        console.print(Text(printable(f"{verdict.name}: {verdict.category}"), style="bold"))
+        text = printable(" ".join((verdict.headline, *verdict.sentences)))
+        console.print(Padding(Text(text), (0, 0, 1, 2)))
+    if level is not None:
+        closing = (*limits(level.summary), *precision_sentences(level.summary))
+        console.print(Padding(Text(printable(" ".join(closing))), (0, 0, 1, 0)))
+    for note in (*(level.summary.notes if level else ()), *(image_notes(memories) if memories else ())):
+        console.print(Text(printable(f"Note: {note}")))
+    console.print(Text(HOW_TO_READ if level else HOW_TO_READ_MEMORIES))
+    console.print(Text(printable(f"Report: {out / 'report.html'}")), soft_wrap=True)

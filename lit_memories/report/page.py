@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lit_memories.report.formats import decimal
+from lit_memories.report.image_level import Memories
 from lit_memories.report.quantities import RunStatistics, Summary
-from lit_memories.report.results import Results
-from lit_memories.report.tables import decimal, tables
+from lit_memories.report.results import ConceptLevel
+from lit_memories.report.schema import Results
+from lit_memories.report.tables import memory_tables, tables
 from lit_memories.report.verdict import Verdict, limits
 
 SCALE_LOW, SCALE_HIGH = -0.25, 1.5  # the stretch of fractions that a card's scale shows
@@ -39,8 +42,8 @@ class Picture(NamedTuple):
 
 def render(
     found: Results,
-    summary: Summary,
-    verdicts: Sequence[Verdict],
+    level: ConceptLevel | None,
+    memories: Sequence[Memories],
     figures: Mapping[str, bytes],
     captions: Mapping[str, str],
 ) -> str:
@@ -48,8 +51,8 @@ def render(
 
     Args:
         found: the content of ``results.json``.
-        summary: the statistics behind it.
-        verdicts: one a run.
+        level: the concept-level runs behind it, if there are any.
+        memories: the image-level runs.
         figures: PNG files by name.
         captions: what must be said about gaps in a figure, by name.
     """
@@ -60,21 +63,31 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    cards = [_card(verdict, run) for verdict, run in zip(verdicts, summary.runs, strict=True)]
+    shown = [*(tables(level.summary) if level else ()), *memory_tables(memories)]
+    image_level = found["memories"]
+    every = [*found["runs"], *(image_level["runs"] if image_level else ())]
     return environment.get_template("report.html").render(
         results=found,
-        cards=sorted(cards, key=lambda card: ORDER.index(card.role)),
+        cards=_cards(level) if level else [],
         anchors=(_place(0), _place(1)),
-        tables={table.name: table for table in tables(summary)},
+        tables={table.name: table for table in shown},
         images={
             name: Picture("data:image/png;base64," + b64encode(png).decode(), _width(png))
             for name, png in figures.items()
         },
         captions=captions,
-        limits=limits(summary),
-        settings=flatten(found["settings"]),
-        provenance=[(run, flatten(run["provenance"])) for run in found["runs"]],
-        factors=_factors(summary),
+        limits=limits(level.summary) if level else (),
+        memories=[(f"memories-{number}", found.name, found.role) for number, found in enumerate(memories, 1)],
+        settings=[
+            (title, flatten(settings))
+            for title, settings in (
+                ("Settings of the audit, the same in every run", found["settings"]),
+                ("Settings of the image-level audit", image_level["settings"] if image_level else None),
+            )
+            if settings is not None
+        ],
+        provenance=[(run["name"], run["role"], flatten(run["provenance"])) for run in every],
+        factors=_factors(level.summary) if level else [],
     )
 
 
@@ -95,6 +108,11 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value)
+
+
+def _cards(level: ConceptLevel) -> list[Card]:
+    cards = [_card(verdict, run) for verdict, run in zip(level.verdicts, level.summary.runs, strict=True)]
+    return sorted(cards, key=lambda card: ORDER.index(card.role))
 
 
 def _card(verdict: Verdict, run: RunStatistics) -> Card:

@@ -67,7 +67,16 @@ def compare(folders: Sequence[Path]) -> Comparison:
     """
     if not folders:
         raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
-    runs = sorted((read_run(folder) for folder in folders), key=lambda run: ROLES.index(_role(run.info, run.folder)))
+    return compare_runs([read_run(folder) for folder in folders])
+
+
+def compare_runs(runs: Sequence[Run]) -> Comparison:
+    """Check that runs can be compared, and pair their records by key.
+
+    Raises:
+        ValueError: if they cannot be compared; says which and why.
+    """
+    runs = sorted(runs, key=lambda run: ROLES.index(run.info.role))
     _check(runs)
     concept, concept_pairing = _pair(runs, "concept")
     reference, reference_pairing = _pair(runs, "reference")
@@ -88,35 +97,39 @@ def unreadable(info: RunInfo) -> dict[str, list[str]]:
     return {name: [str(file) for file in files] for name, files in lists.items() if files}
 
 
-def _role(info: RunInfo, folder: Path) -> Role:
-    if info.role not in ROLES:
-        raise ValueError(f"{folder}: unknown role {info.role!r}, expected one of {', '.join(ROLES)}")
-    return info.role
-
-
 def _check(runs: Sequence[Run]) -> None:
-    _check_names(runs)
+    check_names(runs)
     vanilla = [run for run in runs if run.info.role == "vanilla"]
     if len(vanilla) != 1:
         found = ", ".join(str(run.folder) for run in vanilla) or "none"
         hint = f"; audit the unchanged model with {AUDIT_COMMAND}" if not vanilla else ""
         raise ValueError(f"a report needs exactly one run whose role is vanilla, found {found}{hint}")
     for run in runs:
-        _check_against(vanilla[0], run)
+        check_against(vanilla[0], run)
     for run in runs:
         for name in ("concept", "reference"):
             if not any(record.set == name for record in run.records):
                 raise ValueError(f"{run.folder} holds no records of the {name} set: run its audit (again) first")
 
 
-def _check_names(runs: Sequence[Run]) -> None:
+def check_names(runs: Sequence[Run]) -> None:
+    """Names tell runs apart.
+
+    Raises:
+        ValueError: if two have the same.
+    """
     repeated = [name for name, count in Counter(run.info.name for run in runs).items() if count > 1]
     if repeated:
         folders = ", ".join(str(run.folder) for run in runs if run.info.name == repeated[0])
         raise ValueError(f"two runs are called {repeated[0]!r} ({folders}): give each run its own name")
 
 
-def _check_against(vanilla: Run, run: Run) -> None:
+def check_against(vanilla: Run, run: Run) -> None:
+    """Runs are of one concept and of equal settings.
+
+    Raises:
+        ValueError: if not; names what differs.
+    """
     pair = f"{vanilla.folder} and {run.folder} cannot be compared"
     if run.info.concept != vanilla.info.concept:
         raise ValueError(f"{pair}: their concepts are {vanilla.info.concept!r} and {run.info.concept!r}")
@@ -161,15 +174,7 @@ def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:
                 f"{pairing.left_out} of {pairing.used + pairing.left_out} samples of the {name} set are left out, "
                 "because a run lacks, flags or could not measure them."
             )
-    lost = {run.info.name: sum(map(len, unreadable(run.info).values())) for run in runs}
-    for files in sorted(set(lost.values()) - {0}):
-        names = [name for name, number in lost.items() if number == files]
-        who = "every run" if len(names) == len(runs) else ", ".join(names)
-        notes.append(f"{who}: {files} image files could not be read.")
-    sources = [[source for source in run.info.data.values() if isinstance(source, dict)] for run in runs]
-    twice = max(sum(int(source.get("repeated", 0)) for source in of) for of in sources)
-    if twice:
-        notes.append(f"{twice} images stood in a set more than once with the same caption, and count once.")
+    notes += data_notes(runs)
     if len({run.info.precision for run in runs}) > 1:
         found = ", ".join(f"{run.info.name} {run.info.precision}" for run in runs)
         notes.append(f"The runs were made in different precisions ({found}).")
@@ -177,3 +182,24 @@ def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:
     if len(controls) > 1:
         notes.append(f"Several controls were given; fractions refer to {controls[0]}.")
     return notes
+
+
+def data_notes(runs: Sequence[Run]) -> list[str]:
+    """What ``run.json`` says of images and prompts that a reader must know, in sentences."""
+    notes = []
+    lost = {run.info.name: sum(map(len, unreadable(run.info).values())) for run in runs}
+    for files in sorted(set(lost.values()) - {0}):
+        names = [name for name, number in lost.items() if number == files]
+        who = "every run" if len(names) == len(runs) else ", ".join(names)
+        notes.append(f"{who}: {files} image files could not be read.")
+    if twice := _most(runs, "repeated"):
+        notes.append(f"{twice} images stood in a set more than once with the same caption, and count once.")
+    if cut := _most(runs, "cut"):
+        notes.append(f"{cut} samples have prompts longer than the text encoder's window: the model saw them cut.")
+    return notes
+
+
+def _most(runs: Sequence[Run], name: str) -> int:
+    """The largest number that a run counts over its sets."""
+    sources = [[source for source in run.info.data.values() if isinstance(source, dict)] for run in runs]
+    return max(sum(int(source.get(name, 0)) for source in of) for of in sources)

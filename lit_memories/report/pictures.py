@@ -15,7 +15,12 @@ from lit_memories.records import IMAGES, Run, SetName
 from lit_memories.report.figures import FAINT, WIDTH, blank, png, shorten, style
 from lit_memories.report.pairing import Comparison
 
-ROWS, SAMPLES = 4, 5
+ROWS, SAMPLES, UNPROMPTED = 4, 5, 3
+PROMPTED: dict[SetName, str] = {
+    "prompted": "prompted for the concept",
+    "retained": "prompted for other things",
+    "unprompted": "no prompt",
+}
 LABEL = 1.7  # inches for the labels of rows
 GAP = 0.06  # widths of a picture
 EDGE = 256  # pixels; more than a figure can show of one picture
@@ -50,25 +55,24 @@ def rebuilt(comparison: Comparison) -> Mosaic | None:
 
 
 def prompted(comparison: Comparison) -> Mosaic | None:
-    """Each model's (rows) samples under the concept's prompts, and under others beside them.
+    """Each model's (rows) samples under the concept's prompts, and under others and under none beside them.
 
     Returns:
         None if no run kept samples.
     """
     runs = comparison.runs
-    columns: list[tuple[SetName, int]] = [
-        ("prompted", index) for index in _indices(runs, "prompted", "sample")[:SAMPLES]
-    ]
-    split = len(columns)
-    columns += [("retained", index) for index in _indices(runs, "retained", "sample")[:SAMPLES]]
+    columns: list[tuple[SetName, int]] = []
+    titles: list[str] = []
+    groups = []
+    for name, title in PROMPTED.items():
+        if indices := _indices(runs, name, "sample")[: SAMPLES if name != "unprompted" else UNPROMPTED]:
+            groups.append(len(columns))
+            columns += [(name, index) for index in indices]
+            titles += [title, *[""] * (len(indices) - 1)]
     if not columns:
         return None
     grid = [[_load([run], name, index, "sample") for name, index in columns] for run in runs]
-    titles = [""] * len(columns)
-    for place, title in ((0, "prompted for the concept"), (split, "prompted for other things")):
-        if place < len(columns) and (place or split):
-            titles[place] = title
-    return _mosaic(grid, titles, [run.info.name for run in runs], groups=(split,), left=True)
+    return _mosaic(grid, titles, [run.info.name for run in runs], groups, left=True)
 
 
 def _indices(runs: Sequence[Run], name: SetName, kind: str) -> list[int]:
@@ -84,12 +88,12 @@ def _first(runs: Sequence[Run], name: SetName, kind: str) -> Sequence[Run]:
 
 def _load(runs: Sequence[Run], name: SetName, index: int, kind: str) -> np.ndarray | None:
     for run in runs:
-        if (picture := _read(run.image(name, index, kind))) is not None:
+        if (picture := read_picture(run.image(name, index, kind))) is not None:
             return picture
     return None
 
 
-def _read(file: Path) -> np.ndarray | None:
+def read_picture(file: Path) -> np.ndarray | None:
     """A picture (h, w, 3), or None if it is not there or damaged."""
     try:
         with Image.open(file) as image:

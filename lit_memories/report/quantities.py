@@ -6,6 +6,7 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.records import Role
 from lit_memories.report.conditionings import Conditioned
 from lit_memories.report.pairing import Pairing
+from lit_memories.report.placebos import Placebos
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,19 @@ class InverterStatistics:
         nll_bias: mean NLL of their inverted seeds less that of the true ones, nats.
         worst_bias: the largest such difference, without sign.
         seed_error: mean relative error of their seeds.
-        converged: share of all inversions in which every step met the tolerance.
+        inversions: under the images' own prompts, as all else here; other conditionings have a share of their own.
+        unmeasured: how many of them left no residual, so that nothing says whether they converged.
+        converged: share of the others in which every step met the tolerance.
         evaluations: mean network evaluations an image.
-        worst_residual: largest residual of all inversions.
+        worst_residual: largest residual.
     """
 
     known: int
     nll_bias: Estimate | None
     worst_bias: float | None
     seed_error: Estimate | None
+    inversions: int
+    unmeasured: int
     converged: Estimate | None
     evaluations: Estimate | None
     worst_residual: float | None
@@ -75,6 +80,7 @@ class RunStatistics:
         fraction: forgetting in units of the control's, or None without a usable control.
         damage: shift of R, nats.
         prompted: share of samples under the concept's prompts that show it.
+        unprompted: share of samples without any prompt that show it; None where none were asked for.
         retained: share of samples under other prompts in which the judge sees every factor of the prompt.
         retained_by_factor: the same for each factor.
         retained_change: `retained` less vanilla's, paired by sample.
@@ -83,9 +89,14 @@ class RunStatistics:
         likelihood: forgetting of the images' own likelihood instead of their seeds': the shift of -log p(latents |
             prompt) of E less that of R, nats; None where it was not asked for.
         reach: mean angle from E's seeds towards noise at which the concept is lost, degrees.
+        reach_change: the same less vanilla's, paired by image, degrees.
+        placebos: false alarms on this run's own reference images; None where nothing moved or they are too few.
         resolvable: the smallest forgetting that a two-sided test at 0.05 would resolve with power 0.8 on as many images
             that scatter as these do, nats; None for vanilla and sets of one image.
+        goal: a forgetting worth resolving: a tenth of the control's or, without a usable one, 5 nats.
+        images_needed: images of each of E and R that would resolve it; None where `resolvable` is.
         inverter: hygiene.
+        precision: of the trainer.
         records: records of each set, flagged ones included.
         used: records of each set that enter the statistics.
         flags: how many records carry which flag.
@@ -102,6 +113,7 @@ class RunStatistics:
     fraction: Estimate | None
     damage: Estimate
     prompted: Estimate | None
+    unprompted: Estimate | None
     retained: Estimate | None
     retained_by_factor: dict[str, Estimate]
     retained_change: Estimate | None
@@ -109,8 +121,13 @@ class RunStatistics:
     typicality: dict[str, Estimate]
     likelihood: Estimate | None
     reach: Estimate | None
+    reach_change: Estimate | None
+    placebos: Placebos | None
     resolvable: float | None
+    goal: float
+    images_needed: int | None
     inverter: InverterStatistics
+    precision: str
     records: dict[str, int]
     used: dict[str, int]
     flags: dict[str, int]

@@ -1,178 +1,80 @@
-"""``results.json``: the report's numbers for programs; every field is described in ``docs/results-schema.md``."""
+"""``results.json``: the report's numbers for programs, in the types of `lit_memories.report.schema`."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
-from lit_memories.metrics.bootstrap import Estimate
+from torch import Tensor
+
+from lit_memories.metrics.null import Null
 from lit_memories.records import Run, RunInfo, finite
-from lit_memories.report.conditionings import Conditioned
+from lit_memories.report.hygiene import precision_sentences
+from lit_memories.report.image_level import Memories, image_notes
 from lit_memories.report.pairing import Comparison, expected
-from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
+from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.report.schema import (
+    RESULTS_SCHEMA,
+    ImageLevelResult,
+    MemoriesResult,
+    ProvenanceResult,
+    Results,
+    RunResult,
+    VerdictResult,
+)
 from lit_memories.report.verdict import Verdict
 
-RESULTS_SCHEMA = 1
+
+@dataclass(frozen=True)
+class ConceptLevel:
+    """What a report knows of its concept-level runs."""
+
+    comparison: Comparison
+    summary: Summary
+    verdicts: list[Verdict]
 
 
-class EstimateResult(TypedDict):
-    """A number with its interval; ends that are not known are None."""
+def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int, seed: int) -> Results:
+    """Everything a report knows, ready for JSON.
 
-    value: float | None
-    low: float | None
-    high: float | None
-    level: float
-    count: int
-
-
-class SetResult(TypedDict):
-    """`SetStatistics`."""
-
-    count: int
-    psnr: EstimateResult | None
-    psnr_ceiling: EstimateResult | None
-    psnr_round_trip: EstimateResult | None
-    nll: EstimateResult
-    nll_sd: EstimateResult
-    z: EstimateResult
-    w1: EstimateResult
-    shift: EstimateResult
-    seen: EstimateResult | None
-
-
-class InverterResult(TypedDict):
-    """`InverterStatistics`."""
-
-    known: int
-    nll_bias: EstimateResult | None
-    worst_bias: float | None
-    seed_error: EstimateResult | None
-    converged: EstimateResult | None
-    evaluations: EstimateResult | None
-    worst_residual: float | None
-
-
-class VerdictResult(TypedDict):
-    """`Verdict`."""
-
-    category: str
-    headline: str
-    sentences: list[str]
-    limits: list[str]
-
-
-class ConditionedResult(TypedDict):
-    """`Conditioned`."""
-
-    label: str
-    images: int
-    forgetting: EstimateResult
-    fraction: EstimateResult | None
-    p: float
-
-
-class ProvenanceResult(TypedDict):
-    """Where a run comes from, as its ``run.json`` says."""
-
-    folder: str
-    settings_hash: str
-    model: dict[str, Any]
-    data: dict[str, Any]
-    versions: dict[str, str]
-    precision: str
-    complete: bool
-    records: int
-    records_expected: int | None
-
-
-class RunResult(TypedDict):
-    """`RunStatistics` with verdict and provenance."""
-
-    name: str
-    role: str
-    verdict: VerdictResult
-    forgetting: EstimateResult
-    fraction: EstimateResult | None
-    damage: EstimateResult
-    prompted: EstimateResult | None
-    retained: EstimateResult | None
-    retained_by_factor: dict[str, EstimateResult]
-    retained_change: EstimateResult | None
-    relative_distance: EstimateResult
-    relative_distance_w2_squared: EstimateResult
-    concept: SetResult
-    reference: SetResult
-    conditionings: list[ConditionedResult]
-    typicality: dict[str, EstimateResult]
-    likelihood: EstimateResult | None
-    reach: EstimateResult | None
-    resolvable: float | None
-    inverter: InverterResult
-    records: dict[str, int]
-    used: dict[str, int]
-    flags: dict[str, int]
-    unreadable: dict[str, list[str]]
-    provenance: ProvenanceResult
-
-
-class NullResult(TypedDict):
-    """The law of the NLL of a seed from the prior."""
-
-    dimension: int
-    mean: float
-    sd: float
-
-
-class PairingResult(TypedDict):
-    """`Pairing`."""
-
-    used: int
-    left_out: int
-
-
-class BootstrapResult(TypedDict):
-    """How intervals were made."""
-
-    draws: int
-    seed: int
-    method: str
-
-
-class Results(TypedDict):
-    """The whole file."""
-
-    schema: int
-    version: str
-    concept: str
-    vanilla: str
-    control: str | None
-    settings: dict[str, Any]
-    null: NullResult
-    bootstrap: BootstrapResult
-    pairing: dict[str, PairingResult]
-    notes: list[str]
-    runs: list[RunResult]
-
-
-def results(summary: Summary, verdicts: list[Verdict], comparison: Comparison, draws: int, seed: int) -> Results:
-    """Everything a report knows, ready for JSON."""
-    runs = zip(summary.runs, verdicts, comparison.runs, strict=True)
-    return {
+    Args:
+        level: the concept-level runs, if there are any.
+        memories: the image-level runs.
+        draws: resamples of the bootstrap.
+        seed: of the resampling.
+    """
+    info = memories[0].run.info if level is None else level.comparison.runs[0].info
+    null = Null(info.dimension)
+    found: Results = {
         "schema": RESULTS_SCHEMA,
         "version": _version(),
-        "concept": summary.concept_name,
-        "vanilla": summary.vanilla.name,
-        "control": summary.control,
-        "settings": comparison.runs[0].info.settings,
-        "null": {"dimension": summary.dimension, "mean": summary.null_mean, "sd": summary.null_sd},
+        "concept": info.concept,
+        "vanilla": None,
+        "control": None,
+        "settings": None,
+        "null": {"dimension": info.dimension, "mean": null.mean, "sd": null.sd},
         "bootstrap": {"draws": draws, "seed": seed, "method": "bca"},
-        "pairing": {
-            name: {"used": pairing.used, "left_out": pairing.left_out} for name, pairing in summary.pairings.items()
-        },
-        "notes": list(summary.notes),
-        "runs": [_run(statistics, verdict, run) for statistics, verdict, run in runs],
+        "pairing": {},
+        "notes": [],
+        "precision": [],
+        "runs": [],
+        "memories": _image_level(memories) if memories else None,
     }
+    if level is not None:
+        summary = level.summary
+        runs = zip(summary.runs, level.verdicts, level.comparison.runs, strict=True)
+        pairs = summary.pairings.items()
+        found |= {
+            "vanilla": summary.vanilla.name,
+            "control": summary.control,
+            "settings": info.settings,
+            "pairing": {name: {"used": pairing.used, "left_out": pairing.left_out} for name, pairing in pairs},
+            "notes": list(summary.notes),
+            "precision": precision_sentences(summary),
+            "runs": [_run(statistics, verdict, run) for statistics, verdict, run in runs],
+        }
+    return found
 
 
 def to_json(found: Results) -> str:
@@ -185,6 +87,26 @@ def _run(statistics: RunStatistics, verdict: Verdict, run: Run) -> RunResult:
     values["verdict"] = _verdict(verdict)
     values["provenance"] = _provenance(run.info, run)
     return cast(RunResult, {name: values[name] for name in RunResult.__annotations__})
+
+
+def _image_level(memories: Sequence[Memories]) -> ImageLevelResult:
+    runs = [found.run for found in memories]
+    return {
+        "settings": runs[0].info.settings,
+        "notes": image_notes(memories),
+        "runs": [
+            cast(
+                MemoriesResult,
+                {
+                    "name": found.name,
+                    "role": found.role,
+                    **{name: _plain(getattr(found, name)) for name in ("queries", "euclidean", "cosine", "stages")},
+                    "provenance": _provenance(found.run.info, found.run),
+                },
+            )
+            for found in memories
+        ],
+    }
 
 
 def _verdict(verdict: Verdict) -> VerdictResult:
@@ -216,8 +138,10 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """Dataclasses, mappings and sequences as JSON knows them."""
-    if isinstance(value, Estimate | SetStatistics | InverterStatistics | Conditioned):
+    if is_dataclass(value):
         return {name: _plain(part) for name, part in _items(value)}
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -11,16 +11,20 @@ from torch import Tensor
 
 from lit_memories.metrics import functional
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
-from lit_memories.metrics.inference import resolvable
+from lit_memories.metrics.inference import images_to_resolve, resolvable
 from lit_memories.metrics.null import Null
 from lit_memories.records import SETS, Record, Run, SetName
 from lit_memories.report.conditionings import Conditioned, conditioned
+from lit_memories.report.convergence import converged_share, unmeasured
 from lit_memories.report.pairing import Comparison, unreadable
+from lit_memories.report.placebos import Placebos, placebos
 from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
 
 Statistic: TypeAlias = Callable[..., Tensor]
 Bootstrap: TypeAlias = Callable[[Statistic, Sequence[Tensor]], Estimate]
 OWN, VANILLA, CONTROL = 0, 1, 2  # columns of a paired sample
+GOAL, GOAL_SHARE = 5.0, 0.1
+"""What is worth resolving: so many nats or, with a control, this share of its forgetting."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Sum
     null = Null(info.dimension)
     calibrated = _calibrated(comparison, boot)
     control = comparison.control
+    goal = GOAL if control is None or not calibrated else GOAL_SHARE * abs(_own_forgetting(comparison, control))
     return Summary(
         concept_name=info.concept,
         runs=tuple(
-            _run(comparison, row, null, calibrated, conditionings, boot)
+            _run(comparison, row, null, calibrated, goal, conditionings, _placebos(comparison, row, draws, seed), boot)
             for row, conditionings in enumerate(conditioned(comparison, boot, draws, seed))
         ),
         control=None if control is None else comparison.runs[control].info.name,
@@ -111,15 +116,30 @@ def _calibrated(comparison: Comparison, boot: Bootstrap) -> bool:
     return own.low > 0 or own.high < 0
 
 
+def _own_forgetting(comparison: Comparison, row: int) -> float:
+    paired = _paired(comparison, row)
+    tables = (paired.concept, paired.reference)
+    return float(functional.forgetting(*(table[:, column] for table in tables for column in (OWN, VANILLA))))
+
+
+def _placebos(comparison: Comparison, row: int, draws: int, seed: int) -> Placebos | None:
+    reference = _paired(comparison, row).reference
+    prompts = [record.prompt for record in comparison.reference[row]]
+    return placebos(reference[:, OWN] - reference[:, VANILLA], prompts, comparison.runs[row].info.concept, draws, seed)
+
+
 def _run(
     comparison: Comparison,
     row: int,
     null: Null,
     calibrated: bool,
+    goal: float,
     conditionings: tuple[Conditioned, ...],
+    placebo: Placebos | None,
     boot: Bootstrap,
 ) -> RunStatistics:
     run, paired = comparison.runs[row], _paired(comparison, row)
+    least, images = _resolution(paired, goal)
     retained = _met(run)
     distance = partial(functional.relative_distance, null=null)
     return RunStatistics(
@@ -133,6 +153,7 @@ def _run(
         fraction=paired.estimate(functional.forgetting_fraction, boot, (OWN, VANILLA, CONTROL)) if calibrated else None,
         damage=boot(lambda r: functional.damage(r[..., OWN], r[..., VANILLA]), [paired.reference]),
         prompted=_rate(_present(run.of("prompted"), "shows_concept")),
+        unprompted=_rate(_present(run.of("unprompted"), "shows_concept")),
         retained=_rate(retained.values()),
         retained_by_factor=_by_factor(run),
         retained_change=_change(retained, _met(comparison.runs[comparison.vanilla]), boot),
@@ -140,8 +161,13 @@ def _run(
         typicality=_atypical(comparison.concept[row]),
         likelihood=_likelihood(comparison, row, boot),
         reach=_mean(comparison.concept[row], "reach", boot),
-        resolvable=_resolvable(paired),
+        reach_change=_reach_change(comparison, row, boot),
+        placebos=placebo,
+        resolvable=least,
+        goal=goal,
+        images_needed=images,
         inverter=_inverter(run, boot),
+        precision=run.info.precision,
         records={name: sum(record.set == name for record in run.records) for name in SETS},
         used={
             **{name: len(run.of(name)) for name in SETS},
@@ -179,13 +205,19 @@ def _atypical(records: Sequence[Record], level: float = 0.05) -> dict[str, Estim
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _resolvable(paired: Paired) -> float | None:
-    """What the sets would resolve, from how much the shifts of their images scatter."""
+def _resolution(paired: Paired, goal: float) -> tuple[float | None, int | None]:
+    """What the sets resolve, from how much the shifts of their images scatter, and how many images the goal takes."""
     shifts = [x[:, OWN] - x[:, VANILLA] for x in (paired.concept, paired.reference)]
     if min(map(len, shifts)) < 2 or not any(shift.any() for shift in shifts):
-        return None
-    concept, reference = shifts
-    return resolvable(float(concept.std()), len(concept), float(reference.std()), len(reference))
+        return None, None
+    (concept, n), (reference, m) = ((float(shift.std()), len(shift)) for shift in shifts)
+    return resolvable(concept, n, reference, m), images_to_resolve(goal, concept, reference)
+
+
+def _reach_change(comparison: Comparison, row: int, boot: Bootstrap) -> Estimate | None:
+    pairs = zip(comparison.concept[row], comparison.concept[comparison.vanilla], strict=True)
+    changes = [a.reach - b.reach for a, b in pairs if a.reach is not None and b.reach is not None]
+    return boot(_average, [torch.tensor(changes, dtype=torch.float64)]) if changes else None
 
 
 def _likelihood(comparison: Comparison, row: int, boot: Bootstrap) -> Estimate | None:
@@ -206,15 +238,20 @@ def _likelihood(comparison: Comparison, row: int, boot: Bootstrap) -> Estimate |
 
 def _inverter(run: Run, boot: Bootstrap) -> InverterStatistics:
     known = run.of("known")
-    biases, residuals = _present(known, "nll_bias"), _present(run.records, "residual")
+    biases = _present(known, "nll_bias")
+    # Guided inversions converge less often, and say nothing about seeds found under the own prompt. Flagged records
+    # count: an inversion that failed is news about the inverter.
+    own = [record for record in run.records if record.conditioning is None and record.evaluations is not None]
+    residuals = _present(own, "residual")
     return InverterStatistics(
         known=len(known),
         nll_bias=_mean(known, "nll_bias", boot),
         worst_bias=max(map(abs, biases), default=None),
         seed_error=_mean(known, "seed_error", boot),
-        # Flagged records count here: an inversion that failed is news about the inverter.
-        converged=_rate(_present(run.records, "converged")),
-        evaluations=_mean(run.records, "evaluations", boot),
+        inversions=len(own),
+        unmeasured=sum(map(unmeasured, own)),
+        converged=converged_share(own),
+        evaluations=_mean(own, "evaluations", boot),
         worst_residual=max(residuals, default=None),
     )
 

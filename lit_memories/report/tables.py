@@ -1,76 +1,24 @@
-"""Statistics to tables: one description of columns, written as text, CSV and LaTeX."""
+"""What the tables of a report show."""
 
-import csv
-import io
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.report.formats import Column, Row, Table, Value
+from lit_memories.report.image_level import Memories
+from lit_memories.report.placebos import Placebo, Placebos
 from lit_memories.report.quantities import RunStatistics, Summary
 
-Value: TypeAlias = Estimate | str | int | float | None
-DASH = "–"
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "²": "$^2$", "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Args:
-        key: its name in CSV files.
-        title: its head for people, with the unit.
-        value: what it shows of a run.
-        digits: decimals shown.
-        percent: whether the value is a share shown in percent.
-        missing: what stands for None.
-        interval: whether values come with an interval.
-        left: whether the column is text, aligned left.
-    """
-
-    key: str
-    title: str
-    value: Callable[[RunStatistics], Value]
-    digits: int = 1
-    percent: bool = False
-    missing: str = DASH
-    interval: bool = True
-    left: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of runs.
-
-    Args:
-        name: of its files.
-        title: for people.
-        columns: of it, the first is the name of the run.
-        runs: rows.
-    """
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    runs: tuple[RunStatistics, ...]
-
-    def cells(self, run: RunStatistics) -> list[tuple[str, str]]:
-        """Value and interval of each column, as text."""
-        return [_cell(column, column.value(run)) for column in self.columns]
-
-
-def _count(key: str, title: str, value: Callable[[RunStatistics], int]) -> Column:
+def _count(key: str, title: str, value: Callable[[Row], int]) -> Column:
     return Column(key, title, value, interval=False)
+
+
+def _placebo(
+    key: str, title: str, value: Callable[[Placebos], Value], digits: int = 1, percent: bool = False
+) -> Column:
+    def of_run(run: RunStatistics) -> Value:
+        return None if run.placebos is None else value(run.placebos)
+
+    return Column(key, title, of_run, digits, percent, interval=percent)
 
 
 NAME = Column("model", "model", lambda run: run.name, interval=False, left=True)
@@ -108,7 +56,9 @@ HYGIENE = (
     _count("reference_used", "R used", lambda run: run.used["reference"]),
     _count("known_used", "known seeds", lambda run: run.inverter.known),
     Column("resolvable", "resolvable, nats", lambda run: run.resolvable, interval=False),
+    Column("images_needed", "images to resolve the goal", lambda run: run.images_needed, interval=False),
     _count("flagged", "flagged", lambda run: sum(run.flags.values())),
+    _count("unmeasured", "residual not measured", lambda run: run.inverter.unmeasured),
     _count("unreadable", "unreadable", lambda run: sum(map(len, run.unreadable.values()))),
     Column("psnr_ceiling_concept", "VAE ceiling(E), dB", lambda run: run.concept.psnr_ceiling),
     Column("psnr_round_trip_concept", "PSNR(E) to round trip, dB", lambda run: run.concept.psnr_round_trip),
@@ -118,6 +68,52 @@ HYGIENE = (
     Column("converged", "converged, %", lambda run: run.inverter.converged, digits=0, percent=True),
     Column("evaluations", "evaluations", lambda run: run.inverter.evaluations, digits=0),
     Column("worst_residual", "worst residual", lambda run: run.inverter.worst_residual, digits=5, interval=False),
+)
+
+
+BASIN = (
+    Column("reach", "reach, degrees", lambda run: run.reach, digits=0),
+    Column("reach_change", "reach less vanilla's, degrees", lambda run: run.reach_change, digits=0),
+    Column("prompted", "concept among samples under its prompts, %", lambda run: run.prompted, 0, percent=True),
+    Column("unprompted", "concept among samples without a prompt, %", lambda run: run.unprompted, 0, percent=True),
+)
+PLACEBOS = (
+    _placebo("splits", "random halves", lambda found: found.splits),
+    _placebo("split_tests", "test alarms on halves, %", lambda found: found.split_tests, percent=True),
+    _placebo("split_intervals", "interval alarms on halves, %", lambda found: found.split_intervals, percent=True),
+    _placebo("words", "words", lambda found: len(found.words)),
+    _placebo("distinguishable", "words distinguishable from 0", lambda found: found.distinguishable),
+    _placebo("word_excess", "p of so many uncorrected alarms", lambda found: found.word_excess, digits=3),
+)
+MEMORIES = (
+    NAME,
+    Column("role", "role", lambda run: run.role, interval=False, left=True),
+    _count("queries", "queries", lambda run: len(run.queries)),
+    _count("memories", "memories", lambda run: run.count),
+    Column("cosine_to_own", "1 − cosine to the own seed", lambda run: run.cosine.to_own, digits=3),
+    Column("cosine_to_own_shift", "less vanilla's", lambda run: run.cosine.to_own_shift, digits=3),
+    Column("cosine_pairwise", "between memories", lambda run: run.cosine.pairwise, digits=3),
+    Column("cosine_repeat", "null: found again", lambda run: run.cosine.repeat, digits=3),
+    Column("cosine_independent", "null: independent", lambda run: run.cosine.independent, interval=False),
+    Column("euclidean_to_own", "Euclidean to the own seed", lambda run: run.euclidean.to_own),
+    Column("euclidean_pairwise", "Euclidean between memories", lambda run: run.euclidean.pairwise),
+    Column("euclidean_repeat", "Euclidean null: found again", lambda run: run.euclidean.repeat),
+    Column(
+        "euclidean_independent", "Euclidean null: independent", lambda run: run.euclidean.independent, interval=False
+    ),
+)
+STAGES = (
+    NAME,
+    Column("psnr_support", "1. support decoded, dB", lambda run: run.stages.psnr_support),
+    Column("psnr_decoder", "2. query decoded, dB", lambda run: run.stages.psnr_decoder),
+    Column("psnr", "3. query regenerated, dB", lambda run: run.stages.psnr),
+    Column("psnr_round_trip", "stage 3 against stage 2, dB", lambda run: run.stages.psnr_round_trip),
+    Column("psnr_ceiling", "VAE ceiling, dB", lambda run: run.stages.psnr_ceiling),
+    Column("nll", "NLL of memories, nats", lambda run: run.stages.nll),
+    Column("nll_shift", "less vanilla's, nats", lambda run: run.stages.nll_shift),
+    Column("nll_own", "NLL of own seeds, nats", lambda run: run.stages.nll_own),
+    Column("seen", "concept in regenerated, %", lambda run: run.stages.seen, digits=0, percent=True),
+    Column("converged", "converged, %", lambda run: run.stages.converged, digits=0, percent=True),
 )
 
 
@@ -131,14 +127,27 @@ def tables(summary: Summary) -> list[Table]:
     for name, title, columns in (
         ("conditionings", "Forgetting under other prompts and guidance, nats", _conditionings(summary)),
         ("seeds", "Beyond the seed's norm", _seeds(summary)),
+        ("basin", "Needle or basin", _basin(summary)),
+        ("placebos", "Placebos", PLACEBOS if any(run.placebos for run in summary.runs) else ()),
+        ("placebo_words", "Placebos, word by word: forgetting in nats and corrected p", _words(summary)),
     ):
         if columns:
-            found.append(Table(name, title, (NAME, *columns), summary.runs))
+            found.append(Table(name, title, (NAME, *columns), summary.runs, detail=name == "placebo_words"))
     return found
 
 
+def memory_tables(memories: Sequence[Memories]) -> list[Table]:
+    """The tables of image-level audits, if there are any."""
+    rows = tuple(memories)
+    found = [
+        Table("memories", "Many memories of one image: how far apart its seeds are", MEMORIES, rows),
+        Table("stages", "Many memories of one image: what each stage leaves", STAGES, rows),
+    ]
+    return found if rows else []
+
+
 def _conditionings(summary: Summary) -> list[Column]:
-    """Two columns a conditioning, if there is one besides the own prompt."""
+    """Three columns a conditioning, if there is one besides the own prompt."""
     labels = [entry.label for entry in summary.vanilla.conditionings]
     columns = []
     for number, label in enumerate(labels if len(labels) > 1 else []):
@@ -150,15 +159,19 @@ def _conditionings(summary: Summary) -> list[Column]:
         def chance(run: RunStatistics, number: int = number) -> Value:
             return run.conditionings[number].p
 
+        def met(run: RunStatistics, number: int = number) -> Value:
+            return run.conditionings[number].converged
+
         columns += [
             Column(f"forgetting_{key}", label, amount),
             Column(f"p_{key}", f"p, {label}", chance, digits=4, interval=False),
+            Column(f"converged_{key}", f"converged, {label}, %", met, digits=0, percent=True),
         ]
     return columns
 
 
 def _seeds(summary: Summary) -> list[Column]:
-    """Typicality, likelihood and reach, as far as they were measured."""
+    """Typicality and likelihood, as far as they were measured."""
     columns = []
     for name in summary.vanilla.typicality:
 
@@ -168,98 +181,30 @@ def _seeds(summary: Summary) -> list[Column]:
         columns.append(Column(f"atypical_{name}", f"atypical {name.replace('_', ' ')}, %", share, 0, percent=True))
     if any(run.likelihood is not None for run in summary.runs):
         columns.append(Column("likelihood", "forgetting of log p(x), nats", lambda run: run.likelihood))
-    if any(run.reach is not None for run in summary.runs):
-        columns.append(Column("reach", "reach, degrees", lambda run: run.reach, digits=0))
     return columns
 
 
-def to_rich(table: Table) -> RichTable:
-    """For the terminal, one row a model; names are not read as markup."""
-    rich = _grid(table.title)
-    for column in table.columns:
-        word = max(map(len, column.title.split()))
-        rich.add_column(Text(column.title), justify="left" if column.left else "right", overflow="fold", min_width=word)
-    for run in table.runs:
-        cells = table.cells(run)
-        rich.add_row(*(Text(f"{value}\n{interval}" if interval else value) for value, interval in cells))
-    return rich
+def _basin(summary: Summary) -> tuple[Column, ...]:
+    """Reach and the rates among samples of the prior, if more than the prompted rate was measured."""
+    asked = any(run.reach is not None or run.unprompted is not None for run in summary.runs)
+    return BASIN if asked else ()
 
 
-def to_rich_transposed(table: Table) -> RichTable:
-    """For the terminal, one row a quantity and without intervals: for tables too wide to have one row a model."""
-    rich = _grid(table.title)
-    rich.add_column()
-    for run in table.runs:
-        rich.add_column(Text(run.name), justify="right", overflow="fold")
-    rows = zip(*(table.cells(run) for run in table.runs), strict=True)
-    for column, cells in list(zip(table.columns, rows, strict=True))[1:]:
-        rich.add_row(Text(column.title), *(Text(value) for value, _ in cells))
-    return rich
+def _words(summary: Summary) -> list[Column]:
+    """Two columns a placebo word; all runs have the same ones, where they have any."""
+    words = next(([entry.word for entry in run.placebos.words] for run in summary.runs if run.placebos), [])
+    columns = []
+    for number, word in enumerate(words):
 
+        def placebo(run: RunStatistics, number: int = number) -> Placebo | None:
+            return None if run.placebos is None else run.placebos.words[number]
 
-def _grid(title: str) -> RichTable:
-    return RichTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        def amount(run: RunStatistics, of: Callable[[RunStatistics], Placebo | None] = placebo) -> Value:
+            return None if (found := of(run)) is None else found.forgetting
 
+        def chance(run: RunStatistics, of: Callable[[RunStatistics], Placebo | None] = placebo) -> Value:
+            return None if (found := of(run)) is None else found.p_corrected
 
-def to_csv(table: Table) -> str:
-    """Full precision; an estimate takes three columns: value, low, high."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([head for column in table.columns for head in _heads(column)])
-    for run in table.runs:
-        writer.writerow([cell for column in table.columns for cell in _raw(column, column.value(run))])
-    return buffer.getvalue()
-
-
-def to_latex(table: Table) -> str:
-    """A tabular in the style of the booktabs package, which the document must load."""
-    titles = " & ".join(escape_latex(column.title) for column in table.columns)
-    rows = [titles, *(" & ".join(_latex(*cell) for cell in table.cells(run)) for run in table.runs)]
-    spec = "l" * sum(column.left for column in table.columns)
-    spec += "r" * (len(table.columns) - len(spec))
-    # After a line break LaTeX would take a bracket or star that begins the next row for the break's own argument.
-    head, *body = [("{}" if row.startswith(("[", "*")) else "") + f"{row} \\\\" for row in rows]
-    lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule", "\\end{tabular}"]
-    return "\n".join(lines) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Text with LaTeX's special characters made harmless."""
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
-
-
-def decimal(value: float, digits: int) -> str:
-    """A number with a true minus sign, no minus before a zero, and a dash for what is not finite."""
-    if not math.isfinite(value):
-        return DASH
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def _cell(column: Column, value: Value) -> tuple[str, str]:
-    scale = 100 if column.percent else 1
-    if value is None:
-        return column.missing, ""
-    if isinstance(value, Estimate):
-        low, high = (decimal(scale * bound, column.digits) for bound in (value.low, value.high))
-        return decimal(scale * value.value, column.digits), f"[{low}, {high}]"
-    if isinstance(value, float):
-        return decimal(scale * value, column.digits), ""
-    return str(value), ""
-
-
-def _heads(column: Column) -> Sequence[str]:
-    return [column.key, f"{column.key}_low", f"{column.key}_high"] if column.interval else [column.key]
-
-
-def _raw(column: Column, value: Value) -> list[str | int | float]:
-    if not column.interval:
-        return ["" if value is None or isinstance(value, Estimate) else value]
-    if isinstance(value, Estimate):
-        return [value.value, value.low, value.high]
-    return ["" if value is None else value, "", ""]
-
-
-def _latex(value: str, interval: str) -> str:
-    small = f" {{\\scriptsize {escape_latex(interval)}}}" if interval else ""
-    return escape_latex(value) + small
+        columns += [Column(f"forgetting_{word}", word, amount)]
+        columns += [Column(f"p_{word}", f"p, {word}", chance, digits=4, interval=False)]
+    return columns

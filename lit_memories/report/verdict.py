@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.report.criteria import (
@@ -23,10 +23,13 @@ from lit_memories.report.criteria import (
     prompt_state,
     reach,
     unconverged,
+    unmeasured,
+    unverified,
 )  # fmt: skip
+from lit_memories.report.formats import decimal, number, percent
+from lit_memories.report.hygiene import placebo_sentences, resolution_sentence
 from lit_memories.report.pairing import AUDIT_COMMAND
 from lit_memories.report.quantities import RunStatistics, Summary
-from lit_memories.report.tables import decimal
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,6 @@ class Verdict:
 def judge(summary: Summary) -> list[Verdict]:
     """A verdict for each run, in the order of the runs."""
     return [_judge_one(summary, run) for run in summary.runs]
-
-
-def number(estimate: Estimate, unit: str = "", digits: int = 1) -> str:
-    """An estimate with unit and interval, for a sentence."""
-    value, low, high = (decimal(bound, digits) for bound in (estimate.value, estimate.low, estimate.high))
-    return f"{value}{' ' * bool(unit)}{unit} [{low}, {high}]"
-
-
-def percent(rate: Estimate) -> Estimate:
-    """The same in percent."""
-    return replace(rate, value=100 * rate.value, low=100 * rate.low, high=100 * rate.high)
 
 
 def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
@@ -196,6 +188,12 @@ def _cautions(summary: Summary, run: RunStatistics) -> list[str]:
     bias, share = bias_difference(summary, run), convergence(summary, run)
     if share is not None and unconverged(summary, run):
         sentences.append(f"Only {100 * share:.0f} % of the inversions converged: allow the inverter more iterations.")
+    if names := ", ".join(one.name for one in unmeasured(summary, run)):
+        sentences.append(
+            f"The inverter's residual was not measured in {names} (option measure_residual), so nothing says of an "
+            "image whether its inversion converged"
+            + ("; no seed was known either: nothing vouches for these seeds." if unverified(summary, run) else ".")
+        )
     if bias is None:
         sentences.append("The inverter was not checked on known seeds in both this run and vanilla's.")
     elif biased(summary, run):
@@ -213,7 +211,7 @@ def _cautions(summary: Summary, run: RunStatistics) -> list[str]:
         sentences.append(f"With {fewest} images in a set no conclusion is drawn; audit at least {FEW}.")
     elif fewest < FEW:
         sentences.append(f"There are only {fewest} images in a set: read the intervals as optimistic.")
-    return sentences
+    return [*sentences, *placebo_sentences(run), *resolution_sentence(summary, run)]
 
 
 def _psnr(summary: Summary) -> str:

@@ -65,10 +65,13 @@ def load_records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / RECORDS_FILE).read_text().splitlines()]
 
 
+def save_lines(folder: Path, records: list[dict[str, Any]]) -> None:
+    (folder / RECORDS_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 def change_records(folder: Path, change: Any) -> None:
     """Pass every record, a dict, through `change`; None drops it."""
-    kept = [changed for record in load_records(folder) if (changed := change(record)) is not None]
-    (folder / RECORDS_FILE).write_text("".join(json.dumps(record) + "\n" for record in kept))
+    save_lines(folder, [changed for record in load_records(folder) if (changed := change(record)) is not None])
 
 
 def world(root: Path, **options: Any) -> list[Path]:

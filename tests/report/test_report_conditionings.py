@@ -98,6 +98,7 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
     html = (tmp_path / "out" / "report.html").read_text()
     assert "own@3" in html
     assert "reach, degrees" in html
+    assert "Needle or basin" in html
     assert (tmp_path / "out" / "tables" / "conditionings.csv").read_text().startswith("model,forgetting_own,")
     assert (tmp_path / "out" / "tables" / "seeds.csv").is_file()
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from synthetic_runs import Model, change_records, world, write
 
-from lit_memories.report import command, report
-from lit_memories.report import results as schema
+from lit_memories.report import command, report, schema
+from lit_memories.report.formats import decimal, escape_latex, printable, to_csv, to_latex
 from lit_memories.report.pairing import compare
 from lit_memories.report.statistics import summarise
-from lit_memories.report.tables import decimal, escape_latex, tables, to_csv, to_latex
+from lit_memories.report.tables import tables
 
 DOC = Path(__file__).parents[2] / "docs" / "results-schema.md"
 EVIL = '<script>alert("$x_1$")</script> & 100 % \\emph{x}'
@@ -142,6 +142,21 @@ def test_untrusted_text_is_harmless(tmp_path, capsys):
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "[red]<script>" in "".join(capsys.readouterr().out.split())
+
+
+def test_control_characters_do_not_command_a_terminal(tmp_path, capsys):
+    evil = "\x1b[2J\x1b]0;owned\x07\u202e"
+    data = {"concept": {"source": evil, "rows": 24, "unreadable": [evil], "repeated": 1}}
+    runs = [write(tmp_path, Model("v", "vanilla")), write(tmp_path, Model("e", info={"data": data}), prompt=evil)]
+    change_records(runs[1], lambda record: record | {"prompt": evil})
+    report(runs, out=tmp_path / "out", draws=20)
+    assert not {"\x1b", "\x07", "\u202e"} & set(capsys.readouterr().out)
+    assert printable("a\x1b[0m\n b") == "a\\x1b[0m b"
+
+
+def test_spreadsheets_see_text(tmp_path):
+    runs = [write(tmp_path, Model("vanilla", "vanilla")), write(tmp_path, Model("=1+1"))]
+    assert "\n'=1+1,erased," in to_csv(tables(summarise(compare(runs), draws=20))[0])
 
 
 def test_latex(runs):

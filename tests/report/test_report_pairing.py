@@ -63,7 +63,7 @@ def test_two_runs_of_one_name(tmp_path, pair):
 
 
 def test_unknown_role(tmp_path, pair):
-    with pytest.raises(ValueError, match="unknown role 'gold'"):
+    with pytest.raises(ValueError, match="role cannot be 'gold'"):
         compare([*pair, write(tmp_path, Model("UCE", "gold"))])
 
 

@@ -1,0 +1,76 @@
+"""What the measurement can resolve, in sentences: sample size, placebos, precision."""
+
+from lit_memories.report.formats import decimal, number
+from lit_memories.report.placebos import LEVEL, Placebos
+from lit_memories.report.quantities import RunStatistics, Summary
+
+
+def resolution_sentence(summary: Summary, run: RunStatistics) -> list[str]:
+    """The smallest forgetting these images resolve, and how many a forgetting worth resolving takes; or nothing."""
+    if run.resolvable is None or run.images_needed is None:
+        return []
+    goal = f"{decimal(run.goal, 1)} nats" + (
+        ", a tenth of the control's forgetting," if summary.vanilla.fraction is not None else ""
+    )
+    text = (
+        f"With these {run.concept.count} + {run.reference.count} images a forgetting of {decimal(run.resolvable, 1)} "
+        f"nats can be resolved (80 % power at level {LEVEL:g})"
+    )
+    if run.resolvable <= run.goal:
+        return [f"{text}, which is enough for {goal.rstrip(',')}."]
+    return [f"{text}; to resolve {goal} {run.images_needed} images each are needed."]
+
+
+def placebo_sentences(run: RunStatistics) -> list[str]:
+    """How often placebos alarm, and what it means if they do too often."""
+    found = run.placebos
+    if found is None:
+        return []
+    parts = []
+    if found.words:
+        are = "is" if found.distinguishable == 1 else "are"
+        parts.append(
+            f"{found.distinguishable} of {len(found.words)} placebos (reference images that share a word of their "
+            f"prompts) {are} distinguishable from 0"
+        )
+    if found.split_intervals is not None:
+        parts.append(
+            f"of {found.splits} random halves of the reference images, the interval calls "
+            f"{decimal(100 * found.split_intervals.value, 0)} % different from the other half (its stated rate is "
+            f"{100 * LEVEL:g} %)"
+        )
+    text = "; ".join(parts)
+    return [*([f"{text[0].upper()}{text[1:]}."] if text else []), *_alarm(found)]
+
+
+def _alarm(found: Placebos) -> list[str]:
+    if not found.too_many:
+        return []
+    named = [f"“{entry.word}”" for entry in found.words if entry.p_corrected < LEVEL]
+    if named:
+        return [
+            f"Warning: no placebo may be, but {', '.join(named)} {'are' if len(named) > 1 else 'is'}: the model's "
+            "change is uneven among reference images, and forgetting depends on which of them it is measured against."
+        ]
+    return [
+        "Warning: placebos alarm more often than chance allows, so a forgetting whose interval barely leaves 0 is not "
+        "shown."
+    ]
+
+
+def precision_sentences(summary: Summary) -> list[str]:
+    """What each precision that was used does to seeds that are known."""
+    firsts = {run.precision: run for run in reversed(summary.runs)}
+    sentences = []
+    for precision in sorted(firsts):
+        run = firsts[precision]
+        bias, error = run.inverter.nll_bias, run.inverter.seed_error
+        if bias is None or error is None:
+            sentences.append(f"Precision {precision}: its effect on seeds was not measured, no seed was known.")
+            continue
+        sentences.append(
+            f"Precision {precision}: {run.inverter.known} known seeds of {run.name} come back with an NLL bias of "
+            f"{number(bias, 'nats', 2)} and a relative error of {number(error, digits=4)}; the inverter's own error is "
+            "part of that."
+        )
+    return sentences

@@ -1,0 +1,234 @@
+"""The types of ``results.json``; every field is described in ``docs/results-schema.md``."""
+
+from typing import Any, TypedDict
+
+RESULTS_SCHEMA = 1
+
+
+class EstimateResult(TypedDict):
+    """A number with its interval; ends that are not known are None."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    level: float
+    count: int
+
+
+class SetResult(TypedDict):
+    """`SetStatistics`."""
+
+    count: int
+    psnr: EstimateResult | None
+    psnr_ceiling: EstimateResult | None
+    psnr_round_trip: EstimateResult | None
+    nll: EstimateResult
+    nll_sd: EstimateResult
+    z: EstimateResult
+    w1: EstimateResult
+    shift: EstimateResult
+    seen: EstimateResult | None
+
+
+class InverterResult(TypedDict):
+    """`InverterStatistics`."""
+
+    known: int
+    nll_bias: EstimateResult | None
+    worst_bias: float | None
+    seed_error: EstimateResult | None
+    inversions: int
+    unmeasured: int
+    converged: EstimateResult | None
+    evaluations: EstimateResult | None
+    worst_residual: float | None
+
+
+class VerdictResult(TypedDict):
+    """`Verdict`."""
+
+    category: str
+    headline: str
+    sentences: list[str]
+    limits: list[str]
+
+
+class ConditionedResult(TypedDict):
+    """`Conditioned`."""
+
+    label: str
+    images: int
+    forgetting: EstimateResult
+    fraction: EstimateResult | None
+    p: float
+    converged: EstimateResult | None
+
+
+class PlaceboResult(TypedDict):
+    """`Placebo`."""
+
+    word: str
+    images: int
+    forgetting: EstimateResult
+    p: float
+    p_corrected: float
+
+
+class PlacebosResult(TypedDict):
+    """`Placebos`."""
+
+    splits: int
+    split_tests: EstimateResult | None
+    split_intervals: EstimateResult | None
+    split_excess: float | None
+    words: list[PlaceboResult]
+    distinguishable: int
+    word_excess: float | None
+
+
+class ProvenanceResult(TypedDict):
+    """Where a run comes from, as its ``run.json`` says."""
+
+    folder: str
+    settings_hash: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    versions: dict[str, str]
+    precision: str
+    complete: bool
+    records: int
+    records_expected: int | None
+
+
+class RunResult(TypedDict):
+    """`RunStatistics` with verdict and provenance."""
+
+    name: str
+    role: str
+    verdict: VerdictResult
+    forgetting: EstimateResult
+    fraction: EstimateResult | None
+    damage: EstimateResult
+    prompted: EstimateResult | None
+    unprompted: EstimateResult | None
+    retained: EstimateResult | None
+    retained_by_factor: dict[str, EstimateResult]
+    retained_change: EstimateResult | None
+    relative_distance: EstimateResult
+    relative_distance_w2_squared: EstimateResult
+    concept: SetResult
+    reference: SetResult
+    conditionings: list[ConditionedResult]
+    typicality: dict[str, EstimateResult]
+    likelihood: EstimateResult | None
+    reach: EstimateResult | None
+    reach_change: EstimateResult | None
+    placebos: PlacebosResult | None
+    resolvable: float | None
+    goal: float
+    images_needed: int | None
+    inverter: InverterResult
+    records: dict[str, int]
+    used: dict[str, int]
+    flags: dict[str, int]
+    unreadable: dict[str, list[str]]
+    provenance: ProvenanceResult
+
+
+class NullResult(TypedDict):
+    """The law of the NLL of a seed from the prior."""
+
+    dimension: int
+    mean: float
+    sd: float
+
+
+class PairingResult(TypedDict):
+    """`Pairing`."""
+
+    used: int
+    left_out: int
+
+
+class BootstrapResult(TypedDict):
+    """How intervals were made."""
+
+    draws: int
+    seed: int
+    method: str
+
+
+class SpreadResult(TypedDict):
+    """`Spread`."""
+
+    to_own: EstimateResult
+    to_own_sd: EstimateResult
+    pairwise: EstimateResult | None
+    pairwise_sd: EstimateResult | None
+    repeat: EstimateResult | None
+    to_own_shift: EstimateResult | None
+    independent: float
+
+
+class StagesResult(TypedDict):
+    """`Stages`."""
+
+    psnr_support: EstimateResult | None
+    psnr_decoder: EstimateResult | None
+    psnr: EstimateResult | None
+    psnr_ceiling: EstimateResult | None
+    psnr_round_trip: EstimateResult | None
+    nll: EstimateResult | None
+    nll_own: EstimateResult | None
+    nll_shift: EstimateResult | None
+    seen: EstimateResult | None
+    converged: EstimateResult | None
+
+
+class QueryResult(TypedDict):
+    """`QueryMemories`."""
+
+    index: int
+    prompt: str
+    supports: list[int]
+    euclidean: list[list[float]]
+    cosine: list[list[float]]
+    repeat: list[float] | None
+
+
+class MemoriesResult(TypedDict):
+    """`Memories` with provenance."""
+
+    name: str
+    role: str
+    queries: list[QueryResult]
+    euclidean: SpreadResult
+    cosine: SpreadResult
+    stages: StagesResult
+    provenance: ProvenanceResult
+
+
+class ImageLevelResult(TypedDict):
+    """All image-level runs, and their settings."""
+
+    settings: dict[str, Any]
+    notes: list[str]
+    runs: list[MemoriesResult]
+
+
+class Results(TypedDict):
+    """The whole file."""
+
+    schema: int
+    version: str
+    concept: str
+    vanilla: str | None
+    control: str | None
+    settings: dict[str, Any] | None
+    null: NullResult
+    bootstrap: BootstrapResult
+    pairing: dict[str, PairingResult]
+    notes: list[str]
+    precision: list[str]
+    runs: list[RunResult]
+    memories: ImageLevelResult | None
