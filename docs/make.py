@@ -58,7 +58,9 @@ def main() -> None:
     _fill(ROOT / "docs" / "audit.md", "inverters", _body("inversion"))
     _fill(ROOT / "docs" / "erasing.md", "esd", _body("esd"))
     _fill(ROOT / "docs" / "erasing.md", "erasure", erasure())
-    _fill(ROOT / "docs" / "validity.md", "validity", _body("validity").replace("\n## ", "\n### "))
+    for name in ("precision", "throughput"):
+        _fill(ROOT / "docs" / "scale.md", name, _body(name))
+    _fill(ROOT / "docs" / "validity.md", "validity", _body("validity").replace("\n## ", "\n### ").replace("../", ""))
 
 
 def _fill(page: Path, marker: str, text: str) -> None:

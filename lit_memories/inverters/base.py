@@ -41,6 +41,8 @@ class Inversion:
         evaluations: network evaluations spent on each sample (n,).
         converged: whether every step met the inverter's tolerance (n,).
         state: what `Inverter.regenerate` needs besides the seeds (n, ...); None if the seeds are all.
+        measured: whether `residual` was; if not it is NaN and nothing counts as converged, which says nothing about the
+            seeds. Audits then record neither, where a NaN that was measured means divergence.
     """
 
     seeds: Tensor
@@ -48,6 +50,7 @@ class Inversion:
     evaluations: Tensor
     converged: Tensor
     state: Tensor | None = None
+    measured: bool = True
 
 
 class Inverter(ABC):

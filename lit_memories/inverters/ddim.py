@@ -17,7 +17,8 @@ class DDIMInversion(Inverter):
     on the pictogram model the seeds' NLL comes out far too low (docs/audit.md has the figure).
 
     Args:
-        measure_residual: spend one more evaluation a step to report by how much the substitution fails.
+        measure_residual: spend one more evaluation a step to report by how much the substitution fails. Without it an
+            audit cannot tell which samples diverged, and flags only those that are not finite.
         tolerance: relative residual below which a step counts as converged.
     """
 
@@ -41,4 +42,5 @@ class DDIMInversion(Inverter):
             residual=residual,
             evaluations=torch.full((len(latents),), evaluations, device=latents.device),
             converged=residual < self.tolerance,
+            measured=self.measure_residual,
         )

@@ -30,6 +30,9 @@ class NullText(Inverter):
     (n, steps, tokens, width), give the image back under guidance. As in the paper's code the learning rate falls to
     half over the steps. Unlike there, a sample stops by itself, and keeps the embeddings of its smallest loss.
 
+    Residual and convergence are the pivot's, as the seeds are; of the tuning convergence says only that it stayed
+    finite. How well the tuned embeddings lead back to the image is seen in what they regenerate.
+
     The audit must not guide on top: noise is asked for at guidance 1 and, through `PromptedNoise`, under the tuned
     embeddings. Evaluations count forward passes; all but the last of a step's tuning also go backward.
 
@@ -84,7 +87,7 @@ class NullText(Inverter):
             for number, (step, target) in enumerate(zip(steps, pivots[1:], strict=True)):
                 lr = self.lr * (1 - number / (2 * len(steps)))
                 found, null, loss, used = self._tune(noise, found, target, null, step, lr)
-                evaluations, converged = evaluations + used, converged & (loss < self.early_stop)
+                evaluations, converged = evaluations + used, converged & loss.isfinite()
                 tuned.append(null)
         return replace(inversion, evaluations=evaluations, converged=converged, state=torch.stack(tuned, 1))
 
@@ -114,6 +117,7 @@ class NullText(Inverter):
             residual=torch.stack([part.residual for part in parts]).amax(0),
             evaluations=torch.stack([part.evaluations for part in parts]).sum(0),
             converged=torch.stack([part.converged for part in parts]).all(0),
+            measured=all(part.measured for part in parts),
         )
         return pivots, inversion
 

@@ -55,7 +55,8 @@ class ReNoise(Inverter):
         regularization_steps: rounds of regularisation, each a step of the one and `rolls` of the other.
         rolls: steps against autocorrelation a round.
         seed: of the rolls and of the reference's noise.
-        measure_residual: spend one more evaluation a step to report how well it is solved.
+        measure_residual: spend one more evaluation a step to report how well it is solved. Without it an audit cannot
+            tell which samples diverged, and flags only those that are not finite.
         tolerance: relative residual below which a step counts as converged.
         faithful: see above.
 
@@ -114,7 +115,8 @@ class ReNoise(Inverter):
                 again = a * latents + b * predict_noise(moved, step.timestep, rows)
                 residual = torch.maximum(residual, relative_norm(again - moved, again))
             latents = moved
-        return Inversion(latents, residual, torch.full_like(rows, evaluations), residual < self.tolerance)
+        used = torch.full_like(rows, evaluations)
+        return Inversion(latents, residual, used, residual < self.tolerance, measured=self.measure_residual)
 
     def _span(self, step: DDIMStep) -> tuple[int, int] | None:
         return self.average_first if step.timestep < FIRST_TIMESTEPS else self.average

@@ -42,12 +42,14 @@ def curved(x: Tensor, timestep: int) -> Tensor:
 class Prompted:
     """`curved` with a bias that depends on embeddings: the least that any inverter can work with.
 
-    Calls of a row are counted, and rows in all; a sick row is NaN above timestep 500.
+    Calls of a row are counted, and rows in all; a sick row's predictions hold one `illness` above timestep 500.
     """
 
-    def __init__(self, rows: int, guidance_scale: float = 1.0, sick: int | None = None) -> None:
+    def __init__(
+        self, rows: int, guidance_scale: float = 1.0, sick: int | None = None, illness: float = torch.nan
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.guidance_scale, self.sick = guidance_scale, sick
+        self.guidance_scale, self.sick, self.illness = guidance_scale, sick, illness
         self.calls, self.total = torch.zeros(rows, dtype=torch.long), 0
         self.maps = torch.randn(TOKENS * WIDTH, 4 * 8 * 8, generator=generator) / 8
         self.empty = torch.randn(TOKENS, WIDTH, generator=generator)
@@ -69,10 +71,10 @@ class Prompted:
     def __call__(self, x: Tensor, timestep: int, rows: Tensor) -> Tensor:
         assert len(x) == len(rows)
         self.calls[rows] += 1
-        embeds = self.prompts[rows]
+        noise = self.under(x, timestep, self.prompts[rows])
         if timestep > 500:
-            embeds[rows == self.sick] = torch.nan
-        return self.under(x, timestep, embeds)
+            noise[rows == self.sick, 0, 0, 0] = self.illness
+        return noise
 
 
 def noise(diffusion: Diffusion, prompts: list[str], guidance_scale: float = 1.0) -> BlockwiseNoise:

@@ -10,6 +10,7 @@ import torch
 from small_models import STEPS, Counted, Prompted, curved, latents
 from torch import Tensor
 
+from lit_memories.audit.base import quality
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
 from lit_memories.inverters.belm import BELM
@@ -163,19 +164,58 @@ def test_neighbours_change_no_bit(inverter: Inverter) -> None:
 
 
 @each_inverter
-@pytest.mark.parametrize("broken", ["latent", "model"])
-def test_a_row_of_nan_infects_no_other(inverter: Inverter, broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "illness"),
+    [("latent", math.nan), ("latent", -math.inf), ("model", math.nan), ("model", math.inf)],
+)
+def test_a_row_that_is_not_finite_infects_no_other(inverter: Inverter, broken: str, illness: float) -> None:
     z = latents(3)
     clean = inverter(Prompted(3), z, STEPS)
     if broken == "latent":
-        z[1, 0, 0, 0] = torch.nan
-    found = inverter(Prompted(3, sick=None if broken == "latent" else 1), z, STEPS)
+        z[1, 0, 0, 0] = illness
+    model = Prompted(3, sick=None if broken == "latent" else 1, illness=illness)
+    found = inverter(model, z, STEPS)
+    again = inverter.regenerate(model, found, STEPS)
     for row in (0, 2):
         assert torch.equal(found.seeds[row], clean.seeds[row])
+        assert torch.equal(again[row], inverter.regenerate(Prompted(3), clean, STEPS)[row])
         assert found.evaluations[row] == clean.evaluations[row]
         assert found.converged[row] == clean.converged[row]
+        assert found.residual[row] == clean.residual[row]
     assert not found.converged[1]
-    assert not (found.residual[1] <= 0.1), "a row without a solution says so"
+    sound = bool(found.seeds[1].isfinite().all() and again[1].isfinite().all())
+    record = quality(found, 1, sound)
+    assert record["flag"] in ("not finite", "diverged"), "it does not count"
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "inverter",
+    [DDIMInversion(False), ReNoise(measure_residual=False), NullText(inner_steps=1, pivot=DDIMInversion(False))],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_residual_that_was_not_measured_is_no_divergence(inverter: Inverter) -> None:
+    z = latents(3)
+    z[2] = torch.nan
+    found = inverter(Prompted(3), z, STEPS)
+    assert not found.measured
+    assert not found.converged.any()
+    expected = {"residual": None, "evaluations": int(found.evaluations[0]), "converged": None, "flag": None}
+    assert quality(found, 0, sound=True) == expected
+    assert quality(found, 2, sound=False)["flag"] == "not finite"
+    whole = DDIMInversion()(Prompted(3), z, STEPS)
+    assert whole.measured
+    assert torch.equal(whole.seeds[:2], DDIMInversion(False)(Prompted(3), z, STEPS).seeds[:2])
+
+
+@pytest.mark.parametrize("inner_steps", [0, 5])
+def test_null_text_converges_as_its_pivot_does(inner_steps: int) -> None:
+    z, sound, poor = latents(3), FixedPoint(30, 1e-4), DDIMInversion()
+    for pivot, converged in ((sound, True), (poor, False)):
+        inverter = NullText(guidance_scale=3, inner_steps=inner_steps, early_stop=1e-12, pivot=pivot)
+        found = inverter(Prompted(3), z, STEPS)
+        assert found.converged.tolist() == [converged] * 3
+        assert (found.residual < 1e-4).all() == converged
 
 
 def contraction(z: Tensor, slope: float) -> Inversion:

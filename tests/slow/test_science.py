@@ -18,7 +18,7 @@ from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.metrics import gaussian_nll, psnr
 from lit_memories.ops.rollout import rollout
-from lit_memories.quickstart import quickstart
+from lit_memories.tools.quickstart import quickstart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
