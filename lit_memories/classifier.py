@@ -12,6 +12,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.diffusion import fingerprint
 from lit_memories.judges.base import Judge, Verdict
+from lit_memories.storage.hub import plain
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -56,10 +57,16 @@ def load_classifier(folder: Path) -> PictogramClassifier:
 
     Raises:
         FileNotFoundError: if the folder holds none.
+        ValueError: if its weights are damaged, or do not fit.
     """
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected config.json and safetensors weights")
-    model = PictogramClassifier.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
+    try:
+        model = PictogramClassifier.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
+    except OSError:
+        raise
+    except Exception as error:  # files that anybody may have made can fail in any way
+        raise ValueError(f"{folder} holds no classifier that can be read: {plain(error)}") from None
     return model.requires_grad_(False).eval()
 
 

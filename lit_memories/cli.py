@@ -97,6 +97,9 @@ def _tool(name: str, argv: list[str]) -> None:
     if name in {"report", "status"}:  # any number of folders, which auto_cli cannot express
         import_module(TOOLS[name][0]).command(argv)
     else:
+        from lit_memories.recipes import quiet
+
+        quiet()
         auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)
 
 

@@ -50,7 +50,7 @@ class Record:
         psnr_round_trip: regenerated image against the VAE round trip, in dB: the inverter's own error.
         residual: relative residual of the inversion's fixed point, worst step.
         evaluations: network evaluations the inversion took.
-        converged: whether every step met the inverter's tolerance.
+        converged: whether every step met the inverter's tolerance; None if the residual was not measured.
         seed_error: relative error of the inverted seed, for known seeds.
         nll_bias: NLL of the inverted seed less that of the known one, in nats.
         shows_concept: whether the judge sees the concept in the regenerated or sampled image (0 or 1).

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from lit_memories.audit.base import Audit, quality, sound_psnr
 from lit_memories.concept import Concept
-from lit_memories.data.cache import load_whole, save_whole
+from lit_memories.data.cache import cached
 from lit_memories.data.memories import Query
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_pil
@@ -130,10 +130,8 @@ class ImageAudit(Audit):
         pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).hexdigest()
         name = hashlib.sha256(f"{self._autoencoder}/{start}/{pixels}".encode()).hexdigest()[:20]
         file = self.cache / f"decoder-{name}.safetensors"
-        kept = load_whole(file, [part.name for part in fields(Decoded)])
-        if kept is None:
-            kept = vars(self.decoder(self.diffusion.decode_unscaled, image, latents()))
-            save_whole(kept, file)
+        names = [part.name for part in fields(Decoded)]
+        kept = cached(file, names, lambda: vars(self.decoder(self.diffusion.decode_unscaled, image, latents())))
         return Decoded(**{part: tensor.to(self.device) for part, tensor in kept.items()}), name
 
     def _encode(self, image: Tensor, generator: Generator | None = None) -> Tensor:

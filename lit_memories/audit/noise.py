@@ -39,7 +39,7 @@ class BlockwiseNoise:
 
     @property
     def empty(self) -> Tensor:
-        """Embeddings of the empty prompt (tokens, width), without what a gated adapter adds to them."""
+        """Embeddings of the empty prompt (tokens, width): rows of text alone, without a pooled embedding or a gate."""
         return self._empty[0, : self.diffusion.tokenizer.model_max_length]
 
     def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ class BlockwiseNoise:
         return self._blocks(latents, timestep, self._prompts[rows], self.guidance_scale)
 
     def under(self, latents: Tensor, timestep: int, embeds: Tensor) -> Tensor:
-        """Noise predicted, unguided, under embeddings (m, tokens, width); a gate stays that of the empty prompt."""
-        gate = self._empty[:, embeds.shape[1] :].expand(len(embeds), -1, -1)
-        return self._blocks(latents, timestep, torch.cat([embeds, gate], 1), 1.0)
+        """Noise predicted, unguided, under embeddings (m, tokens, width); other rows stay the empty prompt's."""
+        more = self._empty[:, embeds.shape[1] :].expand(len(embeds), -1, -1)
+        return self._blocks(latents, timestep, torch.cat([embeds, more], 1), 1.0)
 
     def _blocks(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
         empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)

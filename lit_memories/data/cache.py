@@ -1,6 +1,6 @@
-"""Files of a cache: whole or not at all."""
+"""What is made once and kept: files of tensors, whole or not at all."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -9,22 +9,24 @@ from torch import Tensor
 from lit_memories.storage.files import read_tensors, whole
 
 
-def save_whole(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write safetensors; a killed run leaves no half a file under the name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as part:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-
-
-def load_whole(file: Path, names: Collection[str]) -> dict[str, Tensor] | None:
-    """What `save_whole` wrote; None if there is nothing yet, or what is there is damaged and has to be made again.
+def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors from a file of the cache; made and kept there if it is not there yet, damaged, or of other tensors.
 
     Args:
-        file: of the cache.
-        names: of the tensors that make sense of it.
+        file: of the cache, named by all that its tensors depend on.
+        names: of the tensors.
+        make: gives the tensors; a killed run leaves no half a file.
+
+    Returns:
+        The tensors on the CPU, as they are in the file.
     """
     try:
-        tensors = read_tensors(file)
+        kept = read_tensors(file)
     except (FileNotFoundError, ValueError):
-        return None
-    return tensors if tensors.keys() == set(names) else None
+        kept = {}
+    if kept.keys() != set(names):
+        kept = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(file) as part:
+            save_file(kept, part)
+    return kept

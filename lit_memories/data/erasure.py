@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, cast
@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.concept import Concept
-from lit_memories.data.cache import load_whole, save_whole
+from lit_memories.data.cache import cached
 from lit_memories.data.sources import Source, read_picture
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_tensor
@@ -164,18 +164,14 @@ class ErasureData(LightningDataModule):
         chosen = [prompts[i % len(prompts)] for i in range(self.count)]
         model = [diffusion.fingerprint, diffusion.weights]
         settings = [*model, chosen, self.num_inference_steps, self.guidance_scale, self.seed]
-        file = self._file(json.dumps(settings).encode())
-        kept = load_whole(file, ["latents"])
-        if kept is None:
-            steps, parts = diffusion.schedule.ddim_steps(self.num_inference_steps), []
-            for start in track(range(0, self.count, self.batch_size), "drawing images", transient=True):
-                numbers = range(start, min(start + self.batch_size, self.count))
-                seeds = diffusion.draw_seeds([Generator().manual_seed(self.seed * 1_000_003 + i) for i in numbers])
-                embeds = diffusion.encode_prompts([chosen[i] for i in numbers])
-                parts.append(rollout(diffusion.noise_fn(embeds, self.guidance_scale), seeds, steps).cpu())
-            kept = {"latents": torch.cat(parts)}
-            save_whole(kept, file)
-        return Latents(kept["latents"], chosen)
+        steps = diffusion.schedule.ddim_steps(self.num_inference_steps)
+
+        def draw(numbers: range) -> Tensor:
+            seeds = diffusion.draw_seeds([Generator().manual_seed(self.seed * 1_000_003 + i) for i in numbers])
+            embeds = diffusion.encode_prompts([chosen[i] for i in numbers])
+            return rollout(diffusion.noise_fn(embeds, self.guidance_scale), seeds, steps)
+
+        return Latents(self._kept(json.dumps(settings).encode(), self.count, "drawing images", draw), chosen)
 
     def _encoded(self, diffusion: Diffusion, source: Source, name: str) -> Latents:
         rows, pictures, captions = source.load(), [], []
@@ -191,19 +187,22 @@ class ErasureData(LightningDataModule):
             captions.append(row["caption"])
         if not pictures:
             raise ValueError(f"the {name} set is empty: no image of {source.describe()} can be read")
-        file = self._file(digest.digest())
-        kept = load_whole(file, ["latents"])
-        if kept is None:
-            parts = []
-            for start in track(range(0, len(pictures), self.batch_size), "encoding images", transient=True):
-                images = torch.stack([to_tensor(p) for p in pictures[start : start + self.batch_size]])
-                parts.append(diffusion.encode_images(images.to(diffusion.device)).float().cpu())
-            kept = {"latents": torch.cat(parts)}
-            save_whole(kept, file)
-        return Latents(kept["latents"], captions)
 
-    def _file(self, content: bytes) -> Path:
-        return Path(self.cache) / f"{hashlib.sha256(content).hexdigest()[:20]}.safetensors"
+        def encode(numbers: range) -> Tensor:
+            images = torch.stack([to_tensor(pictures[i]) for i in numbers])
+            return diffusion.encode_images(images.to(diffusion.device)).float()
+
+        return Latents(self._kept(digest.digest(), len(pictures), "encoding images", encode), captions)
+
+    def _kept(self, content: bytes, count: int, doing: str, some: Callable[[range], Tensor]) -> Tensor:
+        """Latents (count, c, h, w) that depend on `content` alone, from the cache or made in batches by `some`."""
+
+        def make() -> dict[str, Tensor]:
+            starts = track(range(0, count, self.batch_size), doing, transient=True)
+            return {"latents": torch.cat([some(range(i, min(i + self.batch_size, count))).cpu() for i in starts])}
+
+        name = f"{hashlib.sha256(content).hexdigest()[:20]}.safetensors"
+        return cached(Path(self.cache) / name, ["latents"], make)["latents"]
 
 
 @contextmanager

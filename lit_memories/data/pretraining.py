@@ -9,11 +9,11 @@ import datasets
 import torch
 from diffusers import AutoencoderKL
 from lightning import LightningDataModule
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.data import pictograms
+from lit_memories.data.cache import cached
 from lit_memories.data.pictograms import FACTORS
 
 
@@ -126,18 +126,17 @@ class LatentPictogramData(PictogramData):
         weights = (self.autoencoder / "diffusion_pytorch_model.safetensors").read_bytes()
         key = hashlib.sha256(weights + f"{pictograms.VERSION}/{split}/{size}".encode()).hexdigest()[:16]
         file = self.cache / f"{key}.safetensors"
-        if not file.exists():
+        names = ("mean", "std")
+
+        def make() -> dict[str, Tensor]:
             vae = AutoencoderKL.from_pretrained(self.autoencoder, use_safetensors=True).eval()
             loader = DataLoader(rows.with_format("torch"), batch_size=64, collate_fn=collate_pictograms)
             posteriors = [vae.encode(batch["images"] * 2 - 1).latent_dist for batch in loader]
-            scale = vae.config.scaling_factor
-            self.cache.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            save_file(
-                {name: scale * torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std")}, part
-            )
-            part.replace(file)
-        latents, kept = load_file(file), self.kept(rows)
+            return {
+                name: vae.config.scaling_factor * torch.cat([getattr(p, name) for p in posteriors]) for name in names
+            }
+
+        latents, kept = cached(file, names, make), self.kept(rows)
         captions = rows["caption"]
         return LatentRows(latents["mean"][kept], latents["std"][kept], [captions[position] for position in kept])
 

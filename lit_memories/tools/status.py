@@ -228,8 +228,8 @@ def _batch(file: Path) -> tuple[float, int]:
 
 
 def _gone(read: Callable[[], T], otherwise: T) -> T:
-    """What a function reads, or something else if a merge took the file away meanwhile."""
+    """What a function reads, or something else if a merge took the file away meanwhile, or it is damaged."""
     try:
         return read()
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError, ValueError):
         return otherwise

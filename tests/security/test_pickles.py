@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from lit_memories.audit.writer import RecordWriter, merge
 from lit_memories.classifier import load_classifier
-from lit_memories.data.cache import load_whole
+from lit_memories.data.cache import cached
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure
 from lit_memories.judges.hub import load_model
@@ -123,7 +123,8 @@ def test_as_the_classifiers_weights(pickled: Write, tiny_classifier: Path, tmp_p
 
 
 def test_as_a_file_of_the_cache(pickled: Write, tmp_path: Path) -> None:
-    assert load_whole(pickled(tmp_path / "latents.safetensors"), ["latents"]) is None, "made again, not opened"
+    made = cached(pickled(tmp_path / "latents.safetensors"), ["latents"], lambda: {"latents": torch.ones(1)})
+    assert made["latents"].equal(torch.ones(1)), "made again, not opened"
 
 
 def test_as_the_seeds_of_a_run(pickled: Write, tmp_path: Path) -> None:
