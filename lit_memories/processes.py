@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from rich import get_console
@@ -47,6 +48,11 @@ class Watch(Callback):
 
     def _keep_watch(self) -> None:
         while True:
+            for thread in threading.enumerate():
+                if isinstance(
+                    thread, _ChildProcessObserver
+                ):  # every 5 s, and kills without a word: it must not be first
+                    thread._child_processes = []
             self._look()
             time.sleep(EVERY)
 

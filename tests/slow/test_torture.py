@@ -1,5 +1,6 @@
 """Audits that are killed again and again, at random and at the worst moments, and lose nothing."""
 
+import contextlib
 import json
 import os
 import random
@@ -92,7 +93,8 @@ class Server:
 
     def kill(self, group: int) -> int:
         """Kill all of a command's processes."""
-        os.killpg(group, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+            os.killpg(group, signal.SIGKILL)
         return self.wait()
 
     def run(self, argv: Sequence[str], before: str = "") -> str:
