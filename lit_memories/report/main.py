@@ -23,7 +23,8 @@ from lit_memories.storage.files import whole
 
 FIGURES = ("forgetting", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (
-    "Forgetting is in nats: 0 = remembers as vanilla does. Of control: 1 = as if it had never seen the concept. "
+    "Forgetting is in nats: 0 = seeds are as likely as in vanilla, so that at least a trace is left. "
+    "Of control: 1 = as if it had never seen the concept. "
     "Brackets are 95 % intervals; a verdict holds for these prompts, this guidance and this inverter only."
 )
 HOW_TO_READ_MEMORIES = (
