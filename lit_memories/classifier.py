@@ -96,9 +96,9 @@ class PictogramJudge(Judge):
         shown = all(seen[factor][0] == value for factor, value in concept.factors.items())
         return {"shows_concept": float(shown), "correct": _compare(seen, prompt)}
 
-    def identity(self) -> str:
-        """The weights."""
-        return fingerprint(self)
+    def identity(self, concept: Concept) -> str:
+        """The weights, and which factors are the concept."""
+        return f"PictogramJudge {fingerprint(self)} factors={concept.factors}"
 
 
 def _compare(seen: Mapping[str, list[str]], prompt: str) -> dict[str, bool] | None:

@@ -6,7 +6,8 @@ A run folder holds
 - ``records.jsonl``: one line a sample, sorted by set and index,
 - ``seeds.safetensors``: the seed of every inverted sample, by key,
 - ``images/SET-INDEX-KIND.png``: pictures of the first few samples of each set,
-- ``parts/`` while the audit runs: what each process has finished so far.
+- ``parts/`` while the audit runs: what each process has finished so far,
+- ``stale/``: records and seeds of samples that the audit no longer has, out of every count.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ ADDED = "conditioned", "unprompted"
 Role = Literal["vanilla", "erased", "control", "random"]
 
 RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES = "run.json", "records.jsonl", "seeds.safetensors", "parts", "images"
-OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES)
+STALE = "stale"
+OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES, STALE)
 """All that an audit writes to its folder."""
 SCHEMA_VERSION = 1
 
@@ -232,6 +234,27 @@ class Run:
         return image_path(self.folder, name, index, kind)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a sample stands in a run.
+
+    Args:
+        set: it belongs to.
+        index: its row there.
+        support: of an image-level audit, the support's row in its set.
+        pictured: whether it leaves pictures, if it is among the first of its set.
+    """
+
+    set: SetName
+    index: int
+    support: int | None = None
+    pictured: bool = False
+
+    def holds(self, record: Record) -> bool:
+        """Whether a record of the sample says the same."""
+        return (record.set, record.index, record.support) == (self.set, self.index, self.support)
+
+
 def image_path(folder: Path, name: SetName, index: int, kind: str) -> Path:
     """Where a run keeps the picture of a sample."""
     return folder / IMAGES / f"{name}-{index:04d}-{kind}.png"
@@ -280,6 +303,17 @@ def read_records(folder: Path) -> list[Record]:
     check_inside(Path(folder), OWN)
     files = [Path(folder) / RECORDS_FILE, *sorted((Path(folder) / PARTS).glob("records-*.jsonl"))]
     return order(record for file in files if file.is_file() for record in read_lines(file))
+
+
+def read_stale(folder: Path) -> list[Record]:
+    """Records of a run folder that were set aside, because the audit no longer had their samples.
+
+    Raises:
+        ValueError: if the file is damaged, or a link leads out of the folder.
+    """
+    check_inside(Path(folder), OWN)
+    file = Path(folder) / STALE / RECORDS_FILE
+    return read_lines(file) if file.is_file() else []
 
 
 def read_run(folder: Path) -> Run:

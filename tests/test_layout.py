@@ -19,6 +19,7 @@ LEVELS = (
     {"records", "processes"},
     {"conditioning"},
     {"diffusion", "erasure"},
+    {"identity"},
     {"inverters", "metrics", "data", "judges"},
     {"classifier"},
     {"audit", "erasers", "training", "report"},

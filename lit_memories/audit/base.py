@@ -3,29 +3,40 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
+from lit_memories.audit.folder import look, merge, rearrange
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.noise import BlockwiseNoise
-from lit_memories.audit.writer import RecordWriter, explained, merge
+from lit_memories.audit.writer import RecordWriter, explained
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import versions
+from lit_memories.identity import arguments_of, autoencoder_of, configuration_of, schedule_of
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.judges.base import Judge
 from lit_memories.metrics.functional import psnr
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout_rows
-from lit_memories.records import RUN_FILE, Record, Role, RunInfo, differences, finite, read_records
+from lit_memories.records import (
+    RUN_FILE,
+    Place,
+    Record,
+    Role,
+    RunInfo,
+    differences,
+    finite,
+    read_records,
+)
 from lit_memories.storage.files import check_writable
 
 DIVERGED = 0.1
@@ -62,6 +73,9 @@ class Audit(LightningModule, ABC):
         ValueError: if `block_size` is below 1.
     """
 
+    OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images"})
+    """Arguments that are no settings: the model and the concept stand elsewhere, the others change no number."""
+
     def __init__(
         self,
         diffusion: Diffusion,
@@ -83,6 +97,7 @@ class Audit(LightningModule, ABC):
         self.name, self.role = name, role or _role(diffusion)
         self.guidance_scale, self.block_size = guidance_scale, block_size
         self.keep_images, self.seed = keep_images, seed
+        self.num_inference_steps = num_inference_steps
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
         self._embeds: dict[str, Tensor] = {}
 
@@ -133,43 +148,39 @@ class Audit(LightningModule, ABC):
         return Path(self.trainer.default_root_dir)
 
     def settings(self) -> dict[str, Any]:
-        """Everything a record depends on besides the sample and the model."""
-        schedule, stored = self.diffusion.schedule, self.diffusion.unet.dtype
-        unusual = {
-            "speed": self.diffusion.speed.settings(),
-            "torch_dtype": None if stored == torch.float32 else str(stored).removeprefix("torch."),
-        }
-        return {
-            "audit": type(self).__name__,
-            "inverter": self.inverter.settings(),
-            "num_inference_steps": len(self.steps),
-            "timestep_spacing": schedule.timestep_spacing,
-            "first_timestep": self.steps[0].timestep,
-            "prediction_type": schedule.prediction_type,
-            "guidance_scale": self.guidance_scale,
-            "image_size": list(self.image_size),
-            "vae": fingerprint(self.diffusion.vae),
-            "judge": None if self.judge is None else self.judge.identity(),
-            "block_size": self.block_size,
-            "precision": str(self.trainer.precision),
-            "seed": self.seed,
-        } | {name: value for name, value in unusual.items() if value}
+        """Everything a record depends on besides the sample and the model: all that the constructors take, and more.
 
-    def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
+        A new option is in it unless `OUTSIDE` says that no number depends on it.
+        """
+        diffusion = self.diffusion
+        names = sorted(arguments_of(type(self)) - self.OUTSIDE)
+        return {name: _described(getattr(self, name), self.concept) for name in names} | {
+            "audit": type(self).__name__,
+            "schedule": schedule_of(diffusion.schedule),
+            "vae": autoencoder_of(diffusion),
+            "image_size": list(self.image_size),
+            "speed": diffusion.speed.settings(),
+            "torch_dtype": str(diffusion.unet.dtype).removeprefix("torch."),
+            "precision": str(self.trainer.precision),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+        }
+
+    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> set[str]:
         """Check that the run folder is new or of this very audit, and read what it holds.
 
         Args:
             data: what the data module says of its sets, for ``run.json``.
-            expected: how many records the finished run will have.
+            places: the finished run's records, by the name each is keyed by.
 
         Returns:
-            The records already there, by key.
+            The names of which nothing is left to do. If that is all, but the folder does not say so, one is left out:
+            audited again, it brings the run to its end.
 
         Raises:
             ValueError: if the folder holds records of another audit; names what differs.
             OSError: if it cannot be written.
         """
-        self.info = self._describe(data)
+        self.info, there = self._describe(data), None
         if (self.folder / RUN_FILE).is_file():
             there = RunInfo.load(self.folder)
             if lines := differences(there.comparable(), self.info.comparable()):
@@ -177,14 +188,13 @@ class Audit(LightningModule, ABC):
                     f"{self.folder} holds records of another audit ({'; '.join(lines[:3])}): "
                     "choose another folder with --trainer.default_root_dir"
                 )
-        recorded = {record.key: record for record in read_records(self.folder)}
-        self.recorded, self.expected = recorded, expected
-        return recorded
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run folder was completed by an earlier run."""
-        return (self.folder / RUN_FILE).is_file() and RunInfo.load(self.folder).complete
+        self.places, self.expected = {self.key(name): place for name, place in places.items()}, len(places)
+        found = look(self.folder, self.places, self.keep_images)
+        self.recorded, self.changed = found.recorded, found.changed
+        done = {name for name in places if self.key(name) in found.done}
+        as_said = there is not None and there.complete and there.data == self.info.data
+        self.finished = as_said and not self.changed and len(done) == len(places)
+        return done if self.finished or len(done) < len(places) else done - set(list(places)[:1])
 
     def _describe(self, data: dict[str, Any]) -> RunInfo:
         settings = json.loads(json.dumps(self.settings()))
@@ -200,10 +210,11 @@ class Audit(LightningModule, ABC):
                 "revision": diffusion.revision,
                 "base_fingerprint": diffusion.fingerprint,
                 "fingerprint": diffusion.weights_fingerprint(),
+                "configuration": configuration_of(diffusion),
                 "erasure": None if diffusion.erasure is None else diffusion.erasure.provenance.to_dict(),
             },
             dimension=self.dimension,
-            data=data,
+            data=json.loads(json.dumps(data)),
             versions=versions(),
             precision=str(self.trainer.precision),
         )
@@ -221,10 +232,14 @@ class Audit(LightningModule, ABC):
                 f"a network in bfloat16 does not let {type(self.inverter).__name__} meet a residual of {tolerance:g}: "
                 f"set --model.inverter.tolerance {COARSE:g} to save evaluations that are in vain"
             )
-        self.writer = RecordWriter(self.folder, self.trainer.global_rank)
+        self.trainer.strategy.barrier("audit: run folder read")
         if self.trainer.is_global_zero:
             with explained(self.folder):
+                if self.changed:
+                    rearrange(self.folder, self.places)
                 self.info.save(self.folder)
+        self.trainer.strategy.barrier("audit: run folder arranged")
+        self.writer = RecordWriter(self.folder, self.trainer.global_rank)
 
     def summary(self, records: Sequence[Record]) -> dict[str, float]:
         """Numbers for ``run.json`` from all records of the finished run; none here."""
@@ -235,12 +250,12 @@ class Audit(LightningModule, ABC):
         self.trainer.strategy.barrier("audit: all records written")
         if self.trainer.is_global_zero:
             with explained(self.folder):
-                merge(self.folder)
+                merge(self.folder, self.places)
         self.trainer.strategy.barrier("audit: merged")
         records = read_records(self.folder)
         metrics = self.summary(records)
         if self.trainer.is_global_zero:
-            complete = len(records) == self.expected
+            complete = {record.key for record in records} == self.places.keys()
             with explained(self.folder):
                 RunInfo(**{**vars(self.info), "metrics": metrics, "complete": complete}).save(self.folder)
 
@@ -316,6 +331,13 @@ def quality(inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
         "converged": bool(inversion.converged[row]) if measured else None,
         "flag": "not finite" if not sound else None if residual <= DIVERGED or not measured else "diverged",
     }
+
+
+def _described(value: Any, concept: Concept) -> Any:
+    """An argument as plain values."""
+    if isinstance(value, Judge):
+        return value.identity(concept)
+    return value.settings() if hasattr(value, "settings") else value
 
 
 def _role(diffusion: Diffusion) -> Role:

@@ -70,14 +70,6 @@ class ConceptAudit(Audit):
         self.posterior_seed = posterior_seed
         self.metrics = AuditMetrics(self.dimension)
 
-    def settings(self) -> dict[str, Any]:
-        """Everything a record depends on besides the sample and the model."""
-        asked = {"likelihood_probes": self.likelihood_probes, "reach_directions": self.reach_directions}
-        settings = super().settings() | {"sample_guidance_scale": self.sample_guidance_scale}
-        if self.posterior_seed is not None:
-            settings["posterior_seed"] = self.posterior_seed
-        return settings | {name: value for name, value in asked.items() if value}
-
     def on_predict_start(self) -> None:
         """Open the run folder for writing, and count what is recorded already."""
         super().on_predict_start()

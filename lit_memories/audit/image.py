@@ -16,7 +16,8 @@ from lit_memories.audit.base import Audit, quality, sound_psnr
 from lit_memories.concept import Concept
 from lit_memories.data.cache import cached
 from lit_memories.data.memories import Query
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
+from lit_memories.identity import autoencoder_of
 from lit_memories.images import to_pil
 from lit_memories.inverters.base import Inverter
 from lit_memories.inverters.decoder import Decoded, DecoderInversion
@@ -46,6 +47,8 @@ class ImageAudit(Audit):
         **options: see `Audit`; `keep_images` counts queries.
     """
 
+    OUTSIDE = Audit.OUTSIDE | {"cache"}
+
     def __init__(
         self,
         diffusion: Diffusion,
@@ -59,17 +62,10 @@ class ImageAudit(Audit):
         super().__init__(diffusion, inverter, concept, **options)
         self.decoder, self.reencode, self.cache = decoder or DecoderInversion(), reencode, Path(cache)
 
-    def settings(self) -> dict[str, Any]:
-        """Everything a record depends on besides the sample and the model."""
-        return super().settings() | {"decoder": self.decoder.settings(), "reencode": self.reencode}
-
     def on_predict_start(self) -> None:
         """Open the run folder for writing, and say what decoder inversions depend on besides the images."""
         super().on_predict_start()
-        vae = self.diffusion.vae
-        config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-        parts = [fingerprint(vae), config, self.decoder.settings()]
-        self._autoencoder = json.dumps(parts, sort_keys=True, default=str)
+        self._autoencoder = json.dumps([autoencoder_of(self.diffusion), self.decoder.settings()], sort_keys=True)
 
     def audit(self, batch: Query) -> list[Record]:
         """Audit a query and put it on disk."""

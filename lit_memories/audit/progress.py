@@ -115,7 +115,7 @@ class AuditProgress(ProgressBar):
         """If there is nothing to do, say so in place of Lightning, which knows only of an empty loader."""
         super().setup(trainer, pl_module, stage)
         audit = cast("Audit", pl_module)
-        if audit.complete and len(audit.recorded) >= audit.expected:
+        if audit.finished:
             warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
             self._say(f"nothing left to do: all {audit.expected} records are in {audit.folder}")
 

@@ -1,7 +1,7 @@
 """Appends records as they come, merges them at the end, and takes up a run where it stopped."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_memories.records import OWN, PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record, read_lines, read_records
-from lit_memories.storage.files import PART, check_inside, read_tensors, sync, whole
+from lit_memories.records import (
+    OWN,
+    PARTS,
+    Record,
+    read_lines,
+)
+from lit_memories.storage.files import check_inside, sync, whole
 
 
 @contextmanager
@@ -85,41 +90,3 @@ class RecordWriter:
         if self.file.is_file() and not self.file.read_bytes().endswith(b"\n"):
             with whole(self.file) as part:
                 part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)))
-
-
-def merge(folder: Path) -> list[Record]:
-    """Gather all parts of a run into ``records.jsonl`` and ``seeds.safetensors``, in an order of their own.
-
-    The two files depend on nothing but the records: not on how many processes wrote them, in which order, or how
-    often the run was stopped. Killed half-way, a merge can be repeated.
-
-    Returns:
-        The records, in order.
-
-    Raises:
-        ValueError: if a file is damaged; names it.
-    """
-    records = read_records(folder)
-    keys = {record.key for record in records}
-    parts = sorted((folder / PARTS).glob("seeds-*.safetensors"))
-    seeds: dict[str, Tensor] = {}
-    for file in (folder / SEEDS_FILE, *parts):
-        if file.is_file():
-            seeds |= {key: seed for key, seed in read_tensors(file).items() if key in keys}
-    with whole(folder / SEEDS_FILE) as part:
-        save_file({key: seeds[key] for key in sorted(seeds)}, part)
-    with whole(folder / RECORDS_FILE) as part:
-        part.write_text("".join(record.to_json() + "\n" for record in records))
-    _clear(folder / PARTS)
-    for name in (RUN_FILE, RECORDS_FILE, SEEDS_FILE):
-        for left in folder.glob(f"{name}.*{PART}"):  # by a process that was killed while it wrote
-            left.unlink()
-    return records
-
-
-def _clear(parts: Path) -> None:
-    files: Iterable[Path] = parts.iterdir() if parts.is_dir() else ()
-    for file in files:
-        file.unlink()
-    if parts.is_dir():
-        parts.rmdir()

@@ -62,7 +62,7 @@ class AuditData(LightningDataModule):
             raise ValueError("known, prompted and unprompted cannot be negative, and batch_size must be at least 1")
         self.sources = {"concept": concept_images, "reference": reference_images}
         self.known, self.prompted, self.unprompted, self.batch_size = known, prompted, unprompted, batch_size
-        self.conditionings = [Conditioning.parse(text) for text in conditionings]
+        self.conditionings = [Conditioning.parse(text) for text in dict.fromkeys(conditionings)]
         self.resize = resize
 
     def setup(self, stage: str) -> None:
@@ -92,10 +92,8 @@ class AuditData(LightningDataModule):
             if name != "unprompted" or self.unprompted:
                 data[name] = {"source": source, "rows": sum(s.set == name for s in samples), "unreadable": []}
         count_cut(data, samples, audit.diffusion)
-        recorded = audit.open_run(data, len(samples))
-        left = [s for s in samples if audit.key(s.name) not in recorded]
-        if not left and not audit.complete:
-            left = samples[:1]  # killed between its last batch and its end: one sample again brings it there
+        done = audit.open_run(data, {s.name: s.place for s in samples})
+        left = [s for s in samples if s.name not in done]
         self.rows = AuditRows(fill_up(left, samples, trainer.world_size), images)
 
     def _promptings(self, images: Mapping[SetName, ImageRows]) -> list[Sample]:

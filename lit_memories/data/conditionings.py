@@ -42,26 +42,23 @@ class Conditioning:
             ValueError: if captions cannot be shuffled as all are the same.
         """
         if self.prompt == "shuffled":
-            pairs = shuffled(images.samples)
-            samples = [replace(s, prompt=other.prompt, caption_of=other.content) for s, other in pairs]
-        else:
-            samples = images.samples
-        return [conditioned for sample in samples if (conditioned := self.of(sample, concept))]
+            return [self._under(sample, other.prompt) for sample, other in shuffled(images.samples)]
+        pairs = [(sample, self._prompt(sample, concept)) for sample in images.samples]
+        return [self._under(s, prompt) for s, prompt in pairs if prompt != s.prompt or self.guidance_scale is not None]
 
-    def of(self, sample: Sample, concept: Concept) -> Sample | None:
-        """An image's sample under this; None if that differs in nothing from the sample itself."""
-        prompt = sample.prompt
-        if self.prompt == "empty":
-            prompt = ""
-        elif sample.set == "concept" and self.prompt == "phrase":
-            prompt = concept.phrase
-        elif sample.set == "concept" and self.prompt == "anchor":
-            prompt = concept.anchored(prompt)
-        elif sample.set == "concept" and self.prompt == "paraphrase":
-            prompt = concept.paraphrased(prompt, sample.index)
-        if prompt == sample.prompt and self.guidance_scale is None and sample.caption_of is None:
-            return None
+    def _under(self, sample: Sample, prompt: str) -> Sample:
         return replace(sample, prompt=prompt, conditioning=self.label, guidance_scale=self.guidance_scale)
+
+    def _prompt(self, sample: Sample, concept: Concept) -> str:
+        if self.prompt == "empty":
+            return ""
+        if sample.set == "concept" and self.prompt == "phrase":
+            return concept.phrase
+        if sample.set == "concept" and self.prompt == "anchor":
+            return concept.anchored(sample.prompt)
+        if sample.set == "concept" and self.prompt == "paraphrase":
+            return concept.paraphrased(sample.prompt, sample.index)
+        return sample.prompt
 
 
 def shuffled(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from lit_memories.concept import Concept
 from lit_memories.data.cache import cached
 from lit_memories.data.sources import Source, read_picture
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
+from lit_memories.identity import autoencoder_of, configuration_of, schedule_of
 from lit_memories.images import to_tensor
 from lit_memories.ops.rollout import rollout
 
@@ -162,8 +163,9 @@ class ErasureData(LightningDataModule):
 
     def _drawn(self, diffusion: Diffusion, prompts: Sequence[str]) -> Latents:
         chosen = [prompts[i % len(prompts)] for i in range(self.count)]
-        model = [diffusion.fingerprint, diffusion.weights]
-        settings = [*model, chosen, self.num_inference_steps, self.guidance_scale, self.seed]
+        model = [diffusion.fingerprint, diffusion.weights, str(diffusion.unet.dtype), configuration_of(diffusion)]
+        sampler = [schedule_of(diffusion.schedule), self.num_inference_steps, self.guidance_scale, self.seed]
+        settings = [*model, *sampler, chosen, diffusion.latent_shape]
         steps = diffusion.schedule.ddim_steps(self.num_inference_steps)
 
         def draw(numbers: range) -> Tensor:
@@ -175,7 +177,7 @@ class ErasureData(LightningDataModule):
 
     def _encoded(self, diffusion: Diffusion, source: Source, name: str) -> Latents:
         rows, pictures, captions = source.load(), [], []
-        digest = hashlib.sha256(f"{fingerprint(diffusion.vae)} {diffusion.image_size}".encode())
+        digest = hashlib.sha256(json.dumps([autoencoder_of(diffusion), diffusion.image_size]).encode())
         for row in rows:
             try:
                 picture = read_picture(row["image"], diffusion.image_size)

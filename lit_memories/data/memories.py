@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.data.samples import Audit, ImageRows, Sample, count_cut, fill_up
 from lit_memories.data.sources import Resize, Source
-from lit_memories.records import SetName
+from lit_memories.records import Place, SetName
 
 
 @dataclass
@@ -34,6 +34,13 @@ class Query:
         content = self.sample.content
         records: dict[str, tuple[SetName, Sample | None]] = {f"{name}/{content}": (name, None) for name in _ALONE}
         return records | {f"memory/{content}/{support.content}": ("memory", support) for support in self.supports}
+
+    def places(self) -> dict[str, Place]:
+        """Where its records stand, by what each is keyed by."""
+        return {
+            name: Place(set_name, self.sample.index, None if support is None else support.index, pictured=True)
+            for name, (set_name, support) in self.named().items()
+        }
 
 
 _ALONE: tuple[SetName, SetName] = ("own", "repeat")
@@ -105,10 +112,8 @@ class MemoryData(LightningDataModule):
             "supports": {**support_rows.describe(len(supports)), "each": self.supports},
         }
         count_cut(data, samples, audit.diffusion)
-        recorded = audit.open_run(data, sum(len(query.named()) for query in queries))
-        left = [query for query in queries if any(audit.key(name) not in recorded for name in query.named())]
-        if not left and not audit.complete:
-            left = queries[:1]  # killed between its last query and its end: one again brings it there
+        done = audit.open_run(data, {name: place for query in queries for name, place in query.places().items()})
+        left = [query for query in queries if not done.issuperset(query.named())]
         self.rows = _Rows(fill_up(left, queries, trainer.world_size), query_rows, support_rows)
 
     def predict_dataloader(self) -> DataLoader[Query]:

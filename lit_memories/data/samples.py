@@ -13,7 +13,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.sources import Resize, Source, read_picture
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
-from lit_memories.records import Record, SetName
+from lit_memories.records import Place, SetName
 
 
 @dataclass
@@ -29,7 +29,6 @@ class Sample:
         picture: hash of its pixels, if it has an image.
         conditioning: what the prompt is, if not the image's own.
         guidance_scale: of the inversion, if not the audit's.
-        caption_of: content of the image whose caption the prompt is, if not its own.
     """
 
     set: SetName
@@ -40,27 +39,28 @@ class Sample:
     picture: str | None = None
     conditioning: str | None = None
     guidance_scale: float | None = None
-    caption_of: str | None = None
 
     @property
     def name(self) -> str:
-        """What the sample's record is keyed by."""
-        return "/".join(filter(None, [self.set, self.content, self.conditioning, self.caption_of]))
+        """What the sample's record is keyed by: all of it that an audit sees. `content` holds the own prompt."""
+        other = [] if self.conditioning is None else [self.conditioning, digest(self.prompt.encode())]
+        return "/".join([self.set, self.content, *other])
+
+    @property
+    def place(self) -> Place:
+        """Where its record stands; known seeds and images under other prompts leave no pictures."""
+        return Place(self.set, self.index, pictured=self.set != "known" and self.conditioning is None)
 
 
 class Audit(Protocol):
-    """What the data needs of the audit it feeds: the model's image size and window, and what is recorded already."""
+    """What the data needs of the audit it feeds: the model's image size and window, and what is left to do."""
 
     diffusion: Diffusion
     image_size: tuple[int, int]
     concept: Concept
-    complete: bool
 
-    def open_run(self, data: dict[str, Any], expected: int) -> dict[str, Record]:
-        """Check or make the run folder; the records already in it, by key."""
-
-    def key(self, content: str) -> str:
-        """The key of a sample's record."""
+    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> set[str]:
+        """Check or make the run folder; the names of which nothing is left to do."""
 
 
 class ImageRows:

@@ -1,6 +1,5 @@
 """Everything an erasure method does not say in its paper: selection, teacher, optimiser, probe, artefact."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.identity import arguments_of
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.select import Selection, select
 from lit_memories.ops.targets import match
 
-_NOT_SETTINGS = {"self", "diffusion", "concept", "options", "probe_size", "seed"}
+_NOT_SETTINGS = {"diffusion", "concept", "train", "probe_size", "seed"}
 
 
 class Eraser(LightningModule, ABC):
@@ -116,13 +116,7 @@ class Eraser(LightningModule, ABC):
 
     def settings(self) -> dict[str, Any]:
         """Hyper-parameters for the artefact's provenance: what the constructors take, by name."""
-        names: set[str] = set()
-        for part in type(self).__mro__:
-            parameters = inspect.signature(part).parameters
-            names |= set(parameters)
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-                break  # nothing is passed on from here
-        wanted = sorted(names - _NOT_SETTINGS - {"train", "args"})
+        wanted = sorted(arguments_of(type(self)) - _NOT_SETTINGS)
         return {"train": self.train_rule} | {name: getattr(self, name) for name in wanted if hasattr(self, name)}
 
     @contextmanager

@@ -1,7 +1,5 @@
 """What an audit asks of a detector."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -41,11 +39,5 @@ class Judge(nn.Module, ABC):
         """The verdict on one picture (1, 3, h, w)."""
 
     @abstractmethod
-    def identity(self) -> str:
-        """All that verdicts depend on besides picture, prompt and concept; part of the audit's settings."""
-
-
-def digest(config: dict[str, Any]) -> str:
-    """Short hash of a configuration."""
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    def identity(self, concept: Concept) -> str:
+        """All that verdicts depend on besides picture and prompt; part of the audit's settings."""

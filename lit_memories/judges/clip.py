@@ -7,8 +7,9 @@ from transformers import CLIPModel
 
 from lit_memories.concept import Concept
 from lit_memories.diffusion import fingerprint
+from lit_memories.identity import config_of, digest, tokenizer_of
 from lit_memories.images import to_pil
-from lit_memories.judges.base import Judge, Verdict, digest
+from lit_memories.judges.base import Judge, Verdict
 from lit_memories.judges.hub import load_image_processor, load_model, load_tokenizer, locate
 
 NEUTRAL = "a picture"
@@ -51,16 +52,22 @@ class CLIPJudge(Judge):
 
     def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
         """The verdict on one picture."""
-        texts = [concept.phrase, *(self.against or [concept.anchor or NEUTRAL])]
         window = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=window, return_tensors="pt")
+        tokens = self.tokenizer(
+            self.texts(concept), padding=True, truncation=True, max_length=window, return_tensors="pt"
+        )
         pixels = self.processor(to_pil(image[0]), return_tensors="pt")["pixel_values"]
         inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "pixel_values": pixels}
         scores = self.model(**{name: value.to(image.device) for name, value in inputs.items()}).logits_per_image[0]
         probability = float(scores.float().softmax(0)[0])
         return {"shows_concept": float(probability >= self.threshold), "probability": probability}
 
-    def identity(self) -> str:
-        """Weights, preprocessing, threshold and texts."""
-        made = digest(self.processor.to_dict())
-        return f"CLIPJudge {fingerprint(self.model)}/{made} threshold={self.threshold} against={self.against}"
+    def identity(self, concept: Concept) -> str:
+        """Weights, configuration, preprocessing, tokenizer, threshold and texts."""
+        parts = [config_of(self.model), self.processor.to_dict(), tokenizer_of(self.tokenizer)]
+        made = f"{fingerprint(self.model)}/{digest(parts)}"
+        return f"CLIPJudge {made} threshold={self.threshold} texts={self.texts(concept)}"
+
+    def texts(self, concept: Concept) -> list[str]:
+        """The concept's phrase, and what it is held against."""
+        return [concept.phrase, *(self.against or [concept.anchor or NEUTRAL])]

@@ -8,8 +8,9 @@ from transformers import AutoModelForImageClassification
 
 from lit_memories.concept import Concept
 from lit_memories.diffusion import fingerprint
+from lit_memories.identity import config_of, digest
 from lit_memories.images import to_pil
-from lit_memories.judges.base import Judge, Verdict, digest
+from lit_memories.judges.base import Judge, Verdict
 from lit_memories.judges.hub import load_image_processor, load_model, locate
 
 
@@ -48,9 +49,9 @@ class ImageClassifierJudge(Judge):
         shown = not set(self.labels).isdisjoint(best)
         return {"shows_concept": float(shown), "probability": float(probabilities[self.labels].sum())}
 
-    def identity(self) -> str:
-        """Weights, preprocessing, labels and `top_k`."""
-        made = digest(self.processor.to_dict())
+    def identity(self, concept: Concept) -> str:
+        """Weights, configuration, preprocessing, labels and `top_k`."""
+        made = digest([config_of(self.model), self.processor.to_dict()])
         return f"ImageClassifierJudge {fingerprint(self.model)}/{made} labels={self.labels} top_k={self.top_k}"
 
 

@@ -63,6 +63,6 @@ class NudeNetJudge(Judge):
         shown = any(box["class"] in self.counted and box["score"] >= self.threshold for box in found)
         return {"shows_concept": float(shown)}
 
-    def identity(self) -> str:
+    def identity(self, concept: Concept) -> str:
         """NudeNet's version, which comes with its weights, threshold and list of classes."""
         return f"NudeNetJudge {version('nudenet')} threshold={self.threshold} faithful={self.faithful}"

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_errors import refused
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_memories.audit import base as audit_base
 from lit_memories.audit import concept as concept_audit
-from lit_memories.audit import writer
+from lit_memories.audit import folder, writer
 from lit_memories.cli import main
 from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
@@ -39,15 +40,6 @@ def same(one: RunInfo, other: RunInfo) -> bool:
     """Equal, up to the order in which the metrics summed."""
     assert one.metrics == pytest.approx(other.metrics, rel=1e-9)
     return replace(one, metrics={}) == replace(other, metrics={})
-
-
-def refused(arguments: list[str]) -> str:
-    """The message with which a command ends; one line."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    message = str(stop.value)
-    assert "\n" not in message
-    return message
 
 
 def test_every_sample_has_its_record(undisturbed: Path) -> None:
@@ -156,16 +148,6 @@ def test_a_second_run_does_nothing(arguments: Arguments, undisturbed: Path, monk
     assert read_run(undisturbed).info == info
 
 
-def test_more_images_are_added_to_a_run(arguments: Arguments, undisturbed: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    main(arguments(run, "--data.concept_images.limit=2"))
-    assert len(read_run(run).of("concept")) == 2
-    main(arguments(run, "--data.concept_images.limit=4"))
-    old = [(r.key, r.nll) for r in read_run(undisturbed).of("concept")]
-    assert [(r.key, r.nll) for r in read_run(run).of("concept")] == old
-    assert read_run(run).info.complete
-
-
 KILLED_WHILE_WRITING = r"""
 import os, signal, sys
 from lit_memories.audit.writer import RecordWriter
@@ -227,7 +209,7 @@ def between_seeds_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def before_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "_clear", die)
+    monkeypatch.setattr(folder, "_clear", die)
 
 
 def before_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +261,7 @@ def test_a_full_disk_loses_nothing(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "save_file", full)
+        patch.setattr(folder, "save_file", full)
         message = refused(arguments(run))
     assert "No space left on device" in message
     assert str(run) in message

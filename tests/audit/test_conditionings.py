@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -107,26 +108,27 @@ def test_unknown_conditionings_are_refused(text: str) -> None:
 
 
 def test_a_concept_without_paraphrases_says_so() -> None:
-    sample = Sample("concept", 0, "x", "an umbrella")
+    rows = SimpleNamespace(samples=[Sample("concept", 0, "x", "an umbrella")])
     with pytest.raises(ValueError, match="has no paraphrases"):
-        Conditioning.parse("paraphrase").of(sample, Concept("umbrella", "object", ["umbrella"]))
+        Conditioning.parse("paraphrase").all(rows, Concept("umbrella", "object", ["umbrella"]))
 
 
 def test_prompts_of_conditionings() -> None:
     concept, reference = Sample("concept", 1, "x", "a red umbrella"), Sample("reference", 0, "y", "a red gear")
     found = {name: Conditioning.parse(name) for name in ("empty", "anchor", "paraphrase", "phrase", "own@3")}
-    prompts = {name: how.of(concept, CONCEPT).prompt for name, how in found.items()}
+    of_concept, of_reference = (SimpleNamespace(samples=[sample]) for sample in (concept, reference))
+    prompts = {name: [sample.prompt for sample in how.all(of_concept, CONCEPT)] for name, how in found.items()}
     assert prompts == {
-        "empty": "",
-        "anchor": "a red star",
-        "paraphrase": "a red brolly",
-        "phrase": "umbrella",
-        "own@3": "a red umbrella",
+        "empty": [""],
+        "anchor": ["a red star"],
+        "paraphrase": ["a red brolly"],
+        "phrase": ["umbrella"],
+        "own@3": ["a red umbrella"],
     }
-    others = {name: how.of(reference, CONCEPT) for name, how in found.items()}
-    assert {name for name, sample in others.items() if sample is None} == {"anchor", "paraphrase", "phrase"}
-    assert others["empty"].prompt == ""
-    assert others["own@3"].guidance_scale == 3
+    others = {name: how.all(of_reference, CONCEPT) for name, how in found.items()}
+    assert {name for name, samples in others.items() if not samples} == {"anchor", "paraphrase", "phrase"}
+    assert others["empty"][0].prompt == ""
+    assert others["own@3"][0].guidance_scale == 3
 
 
 def test_reach_needs_a_judge(arguments: Arguments, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli_errors import refused
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Generator, Tensor
@@ -29,15 +30,6 @@ def few(arguments: Arguments, folder: Path, *more: str, **options: int) -> list[
     """The command line of an audit of a handful of samples in mixed precision."""
     limits = ("--data.concept_images.limit=2", "--data.reference_images.limit=1", "--data.known=1", "--data.prompted=1")
     return arguments(folder, *limits, *MIXED, *more, **options)
-
-
-def refused(arguments: list[str]) -> str:
-    """The message with which a command ends; one line."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    message = str(stop.value)
-    assert "\n" not in message
-    return message
 
 
 def test_only_the_unet_computes_in_few_bits(

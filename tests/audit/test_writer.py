@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 
 from lit_memories import records
 from lit_memories.audit import writer as writing
-from lit_memories.audit.writer import RecordWriter, explained, merge
-from lit_memories.records import PARTS, Record, read_records
+from lit_memories.audit.folder import merge, rearrange
+from lit_memories.audit.writer import RecordWriter, explained
+from lit_memories.records import PARTS, SEEDS_FILE, STALE, Place, Record, read_records, read_stale
+
+PLACES = {f"key{i}": Place("concept", i) for i in range(10)}
 
 
 def record(number: int) -> Record:
@@ -45,7 +48,7 @@ def test_a_merge_depends_on_nothing_but_the_records(batches: list[tuple[int, tup
     for rank, numbers in batches:
         write(RecordWriter(tmp_path / "run", rank), *numbers)
     write(RecordWriter(tmp_path / "other"), 0, 1, 2, 3)
-    assert merge(tmp_path / "run") == merge(tmp_path / "other") == [record(i) for i in range(4)]
+    assert merge(tmp_path / "run", PLACES) == merge(tmp_path / "other", PLACES) == [record(i) for i in range(4)]
     assert files(tmp_path / "run") == files(tmp_path / "other")
     seeds = load_file(tmp_path / "run" / "seeds.safetensors")
     assert list(seeds) == [f"key{i}" for i in range(4)]
@@ -70,29 +73,29 @@ def test_a_repeated_sample_takes_no_others_seed(tmp_path: Path) -> None:
     write(writer, 0, 1, 2)
     write(writer, 0)
     write(writer, 0, 3)
-    merge(tmp_path)
+    merge(tmp_path, PLACES)
     assert set(load_file(tmp_path / "seeds.safetensors")) == {f"key{i}" for i in range(4)}
 
 
 def test_seeds_without_a_record_are_dropped(tmp_path: Path) -> None:
     RecordWriter(tmp_path).write([record(0)], {"key0": seed(0), "orphan": seed(1)}, {})
-    merge(tmp_path)
+    merge(tmp_path, PLACES)
     assert set(load_file(tmp_path / "seeds.safetensors")) == {"key0"}
 
 
 def test_records_without_seeds_can_be_written(tmp_path: Path) -> None:
     RecordWriter(tmp_path).write([record(0)], {}, {})
-    assert merge(tmp_path) == [record(0)]
+    assert merge(tmp_path, PLACES) == [record(0)]
 
 
 def test_a_merge_can_be_repeated_and_added_to(tmp_path: Path) -> None:
     write(RecordWriter(tmp_path), 1)
-    merge(tmp_path)
+    merge(tmp_path, PLACES)
     before = files(tmp_path)
-    merge(tmp_path)
+    merge(tmp_path, PLACES)
     assert files(tmp_path) == before
     write(RecordWriter(tmp_path), 0)
-    assert merge(tmp_path) == [record(0), record(1)]
+    assert merge(tmp_path, PLACES) == [record(0), record(1)]
     assert set(load_file(tmp_path / "seeds.safetensors")) == {"key0", "key1"}
 
 
@@ -205,11 +208,15 @@ def session(folder: Path, done: list[int]) -> None:
         RecordWriter(folder, rank).write([record(i) for i in numbers], seeds, picture)
         done.extend(numbers)
     with explained(folder):
-        merge(folder)
+        merge(folder, PLACES)
     write(RecordWriter(folder), 5)
     done.append(5)
     with explained(folder):
-        merge(folder)
+        rearrange(
+            folder, {key: place for key, place in PLACES.items() if key != "key3"} | {"key4": Place("concept", 9)}
+        )
+    with explained(folder):
+        rearrange(folder, {key: place for key, place in PLACES.items() if key != "key1"})
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -235,10 +242,11 @@ def test_a_disk_that_fails_at_any_operation_loses_nothing(tmp_path: Path, monkey
             break
         assert message.startswith(f"cannot write to {folder}: ")
         assert os.strerror(error) in message
-        kept = {record.key for record in read_records(folder)}
+        kept = {record.key for record in (*read_records(folder), *read_stale(folder))}
         assert {f"key{number}" for number in done} <= kept, f"operation {operation} lost a finished batch"
         whole_seeds = set()
-        for file in (folder / records.SEEDS_FILE, *(folder / PARTS).glob("seeds-*.safetensors")):
+        aside = folder / records.STALE / records.SEEDS_FILE
+        for file in (aside, folder / records.SEEDS_FILE, *(folder / PARTS).glob("seeds-*.safetensors")):
             whole_seeds |= set(load_file(file)) if file.is_file() else set()
         assert kept <= whole_seeds, f"operation {operation} left a record without its seed"
         session(folder, [])
@@ -270,12 +278,30 @@ def test_a_damaged_seed_file_is_named(tmp_path: Path) -> None:
     (part,) = (tmp_path / PARTS).glob("seeds-*")
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(ValueError, match=rf"{part.name} is a damaged safetensors file"):
-        merge(tmp_path)
+        merge(tmp_path, PLACES)
 
 
 def test_what_killed_processes_left_half_written_is_cleared(tmp_path: Path) -> None:
     write(RecordWriter(tmp_path), 0)
     for name in ("seeds.safetensors.0a1b2c3d.part", "records.jsonl.0a1b2c3d.part", "run.json.0a1b2c3d.part"):
         (tmp_path / name).write_text("half")
-    merge(tmp_path)
+    merge(tmp_path, PLACES)
     assert sorted(files(tmp_path)) == ["records.jsonl", "seeds.safetensors"]
+
+
+def test_records_of_other_samples_are_set_aside_and_come_back(tmp_path: Path) -> None:
+    write(RecordWriter(tmp_path), 0, 1, 2)
+    merge(tmp_path, PLACES)
+    whole = everything(tmp_path)
+    fewer = {"key0": Place("concept", 0), "key2": Place("concept", 1)}
+    picture = tmp_path / "images" / "concept-0002-original.png"
+    RecordWriter(tmp_path).write([], {}, {picture: Image.new("RGB", (8, 8), "red")})
+    with pytest.warns(UserWarning, match="1 records are of samples that this audit no longer has"):
+        rearrange(tmp_path, fewer)
+    assert [(record.key, record.index) for record in read_records(tmp_path)] == [("key0", 0), ("key2", 1)]
+    assert [record.key for record in read_stale(tmp_path)] == ["key1"]
+    assert set(load_file(tmp_path / SEEDS_FILE)) == {"key0", "key2"}
+    assert set(load_file(tmp_path / STALE / SEEDS_FILE)) == {"key1"}
+    assert not picture.exists(), "it shows a sample that is in another row now"
+    rearrange(tmp_path, PLACES)
+    assert everything(tmp_path) == whole, "nothing was lost, and nothing is left aside"

@@ -192,7 +192,7 @@ def test_what_changes_verdicts_changes_the_identity(resnet: Path, vit: Path, cli
     other.mkdir()
     for file in resnet.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
-    same = ImageClassifierJudge(str(other), ["parachute"]).identity()
+    same = ImageClassifierJudge(str(other), ["parachute"]).identity(CHURCH)
     ConvNextImageProcessorPil(size={"shortest_edge": 24}).save_pretrained(other)
     judges = [
         ImageClassifierJudge(str(resnet), [2]),
@@ -202,10 +202,10 @@ def test_what_changes_verdicts_changes_the_identity(resnet: Path, vit: Path, cli
         ImageClassifierJudge(str(vit), [1]),
         CLIPJudge(str(clip)),
         CLIPJudge(str(clip), 0.6),
-        CLIPJudge(str(clip), against=["park"]),
+        CLIPJudge(str(clip), against=["street"]),
     ]
-    assert same == judges[0].identity(), "neither the folder nor how a label is written matters"
-    assert len({judge.identity() for judge in judges}) == len(judges)
+    assert same == judges[0].identity(CHURCH), "neither the folder nor how a label is written matters"
+    assert len({judge.identity(CHURCH) for judge in judges}) == len(judges)
 
 
 def test_weights_that_would_be_drawn_at_random_are_refused(resnet: Path, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_nudenets_version_and_options_are_its_identity(
 ) -> None:
     nudenet()
     monkeypatch.setattr("lit_memories.judges.nudity.version", lambda name: "3.4.2")
-    assert NudeNetJudge().identity() == "NudeNetJudge 3.4.2 threshold=0.5 faithful=False"
+    assert NudeNetJudge().identity(CHURCH) == "NudeNetJudge 3.4.2 threshold=0.5 faithful=False"
     with pytest.raises(ValueError, match=r"threshold must be in 0\.25\.\.1"):
         NudeNetJudge(0.1)
 

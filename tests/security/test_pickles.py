@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from lit_memories.audit.writer import RecordWriter, merge
+from lit_memories.audit.folder import merge
+from lit_memories.audit.writer import RecordWriter
 from lit_memories.classifier import load_classifier
 from lit_memories.data.cache import cached
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure
 from lit_memories.judges.hub import load_model
-from lit_memories.records import PARTS, Record
+from lit_memories.records import PARTS, Place, Record
 from lit_memories.tools.convert import convert
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_as_the_seeds_of_a_run(pickled: Write, tmp_path: Path) -> None:
     RecordWriter(tmp_path / "run").write([Record("k", "concept", 0, "p")], {"k": torch.zeros(1, 2, 2)}, {})
     pickled(tmp_path / "run" / PARTS / "seeds-0.safetensors")
     with pytest.raises(ValueError, match="is a damaged safetensors file"):
-        merge(tmp_path / "run")
+        merge(tmp_path / "run", {"k": Place("concept", 0)})
     (tmp_path / "run" / PARTS / "seeds-0.safetensors").unlink()
     save_file({"k": torch.zeros(1, 2, 2)}, tmp_path / "run" / PARTS / "seeds-1.safetensors")
-    merge(tmp_path / "run")
+    merge(tmp_path / "run", {"k": Place("concept", 0)})
