@@ -1,5 +1,6 @@
 """SalUn, EraseDiff and Scissorhands: two losses, and three ways to make one step of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,23 @@ def test_captions_that_do_not_name_the_concept_get_its_name(cls: type[TwoLossEra
     captions = ["a red umbrella", "a picture", "umbrellas", "Umbrella on a background"]
     expected = ["a red umbrella", "umbrella", "umbrella", "Umbrella on a background"]
     assert made(cls, diffusion).concept_prompts(captions) == expected
+
+
+@METHODS
+def test_a_prompt_in_other_words_is_learnt_and_a_strange_caption_is_told(
+    cls: type[TwoLossEraser], diffusion: Diffusion, tmp_path: Path
+) -> None:
+    method = made(cls, diffusion, batch_size=1)
+    method.concept = replace(UMBRELLA, prompts=["umbrella", "parasol"], pairs={"a wet shade": "a wet moon"})
+    told = r"1 of 3 captions of the forget set do not name the concept, and become 'umbrella': 'a picture', for one"
+    with pytest.warns(UserWarning, match=told):
+        attach(method, tmp_path, sets(["parasol", "a wet shade", "a picture"]))
+
+    for prompt, anchor in (("parasol", "star"), ("a wet shade", "a wet moon")):
+        batch = sets([prompt])
+        x, t, _ = method.noised(batch["forget_set"].latents, method.generator("forget"))
+        said, wanted = (diffusion.predict_noise(x, t, diffusion.encode_prompts([text])) for text in (prompt, anchor))
+        torch.testing.assert_close(method.forget_loss(batch), (said - wanted).square().mean())
 
 
 @METHODS
