@@ -18,6 +18,8 @@ class Concept:
         retain: prompts that do not; erasers that keep other things keep these, and probes measure the drift on them.
         phrase: the words that name the concept and nothing else; the first of `prompts` if empty.
         anchor: the words that erasers put in the phrase's place; empty for nothing.
+        pairs: prompts that name the concept in other words than the phrase, and for each the prompt that erasers put in
+            its place; a prompt with neither phrase nor pair becomes the anchor alone.
         anchor_prompts: prompts that name the anchor; if empty, `prompts` with the anchor in the phrase's place.
         templates: how the phrase gets into an anchor prompt, with ``{prompt}`` and ``{phrase}``; if empty, it takes the
             anchor's place there.
@@ -25,7 +27,8 @@ class Concept:
         factors: how the pictogram classifier tells the concept, e.g. ``{object: umbrella}``; empty elsewhere.
 
     Raises:
-        ValueError: if there is no prompt, the anchor is the concept, or a retain prompt is one of the concept's.
+        ValueError: if there is no prompt, the anchor is the concept, a retain prompt is one of the concept's, or a
+            pair's second prompt names it.
     """
 
     name: str
@@ -38,33 +41,39 @@ class Concept:
     templates: list[str] = field(default_factory=list)
     paraphrases: list[str] = field(default_factory=list)
     factors: dict[str, str] = field(default_factory=dict)
+    pairs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"concept {self.name!r} needs at least one prompt, none of them blank")
         if not self.phrase:
             object.__setattr__(self, "phrase", self.prompts[0])
-        if shared := sorted(set(self.prompts) & set(self.retain)):
+        if shared := sorted({*self.prompts, *self.pairs} & set(self.retain)):
             raise ValueError(f"concept {self.name!r}: {shared[0]!r} is both a prompt to forget and one to retain")
         if self.anchor in self.prompts:
             raise ValueError(f"concept {self.name!r}: the anchor {self.anchor!r} is one of its own prompts")
         if self.anchor.strip().lower() == self.phrase.strip().lower():
             raise ValueError(f"concept {self.name!r}: the anchor {self.anchor!r} is the concept itself")
+        for prompt, other in self.pairs.items():
+            if self.named_in(other):
+                raise ValueError(f"concept {self.name!r}: {other!r}, the pair of {prompt!r}, names the concept too")
         for template in self.templates:
-            try:
-                filled = template.format(prompt="<p>", phrase="<c>")
-            except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-                filled = ""
-            if "<p>" not in filled or "<c>" not in filled:
+            if not _has_both(template):
                 raise ValueError(f"concept {self.name!r}: template {template!r} needs {{prompt}} and {{phrase}}")
 
     def named_in(self, prompt: str) -> bool:
-        """Whether a prompt holds the phrase, as words of its own."""
+        """Whether a prompt names the concept: it holds the phrase, or is one of `prompts` or `pairs`."""
+        return self._holds_phrase(prompt) or prompt in self.prompts or prompt in self.pairs
+
+    def _holds_phrase(self, prompt: str) -> bool:
+        """Whether the phrase is in a prompt, as words of its own."""
         return _words(self.phrase).search(prompt) is not None
 
     def anchored(self, prompt: str) -> str:
-        """A prompt for the concept with the anchor in its place; the anchor alone if it does not hold the phrase."""
-        if not self.named_in(prompt):
+        """What takes a prompt's place: its pair, or itself with the anchor for the phrase, or the anchor alone."""
+        if prompt in self.pairs:
+            return self.pairs[prompt]
+        if not self._holds_phrase(prompt):
             return self.anchor
         return " ".join(_words(self.phrase).sub(lambda _: self.anchor, prompt).split())
 
@@ -81,7 +90,7 @@ class Concept:
         if not self.paraphrases:
             raise ValueError(f"concept {self.name!r} has no paraphrases: add some to its file")
         words = self.paraphrases[number % len(self.paraphrases)]
-        return _words(self.phrase).sub(lambda _: words, prompt) if self.named_in(prompt) else words
+        return _words(self.phrase).sub(lambda _: words, prompt) if self._holds_phrase(prompt) else words
 
     @property
     def anchors(self) -> list[str]:
@@ -89,17 +98,20 @@ class Concept:
         return self.anchor_prompts or list(dict.fromkeys(self.anchored(prompt) for prompt in self.prompts))
 
     def put_into(self, prompt: str, number: int = 0) -> str:
-        """An anchor prompt with the concept put in.
+        """An anchor prompt with the concept put in: by a template, by its pair, or in the anchor's place.
 
         Args:
             prompt: one of `anchors`.
             number: which template, modulo their count.
 
         Raises:
-            ValueError: if there are no templates, and no anchor to replace.
+            ValueError: if there are no templates, it is in no pair, and holds no anchor to replace.
         """
         if self.templates:
             return self.templates[number % len(self.templates)].format(prompt=prompt, phrase=self.phrase)
+        for named, other in self.pairs.items():
+            if other == prompt:
+                return named
         if not self.anchor or not _words(self.anchor).search(prompt):
             raise ValueError(
                 f"concept {self.name!r}: no way to put {self.phrase!r} into {prompt!r}: it does not hold the anchor "
@@ -114,3 +126,12 @@ class Concept:
 
 def _words(text: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
+
+
+def _has_both(template: str) -> bool:
+    """Whether a template takes a prompt and a phrase, and nothing else."""
+    try:
+        filled = template.format(prompt="<p>", phrase="<c>")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        return False
+    return "<p>" in filled and "<c>" in filled

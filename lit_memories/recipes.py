@@ -1,5 +1,6 @@
 """Recipes: YAML files that Lightning's command line turns into a model, data and a Trainer."""
 
+import dataclasses
 import logging
 import sys
 import warnings
@@ -16,6 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from lit_memories.concept import Concept
 from lit_memories.processes import SAFE, Watch, lost
 from lit_memories.storage.weights import read_weights
 
@@ -95,13 +97,31 @@ def run(argv: Sequence[str]) -> None:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "lit-memories", "exit_on_error": False}
             | {name: {"exit_on_error": False} for name in RecipeCLI.subcommands()},
-            args=list(argv),
+            args=afresh(argv),
         )
     except Exception as error:
         if not lost(error):
             raise
         reason = f"another process of this run ended before its time, look for its error; {SAFE}"
         raise ConnectionError(reason) from error
+
+
+def afresh(argv: Sequence[str]) -> list[str]:
+    """Arguments in which a concept named by its file is that file's alone.
+
+    The parser lays the file over the recipe's own concept, and would leave that one's templates, anchor prompts, pairs
+    where the file is silent; they are emptied first.
+    """
+    arguments: list[str] = []
+    for argument in argv:
+        if argument.split("=")[0] == "--model.concept":
+            for field in dataclasses.fields(Concept):
+                if field.default is not dataclasses.MISSING:
+                    arguments.append(f"--model.concept.{field.name}={field.default}")
+                elif field.default_factory is not dataclasses.MISSING:
+                    arguments.append(f"--model.concept.{field.name}={field.default_factory()}")
+        arguments.append(argument)
+    return arguments
 
 
 def quiet() -> None:

@@ -27,6 +27,9 @@ def test_values_are_kept() -> None:
         ({"prompts": ["a", "b"], "retain": ["b"]}, "'b' is both"),
         ({"prompts": ["a"], "anchor": "a"}, "anchor 'a'"),
         ({"prompts": ["a b"], "phrase": "b", "anchor": " B "}, "anchor ' B ' is the concept itself"),
+        ({"prompts": ["a"], "retain": ["b"], "pairs": {"b": "c"}}, "'b' is both"),
+        ({"prompts": ["a"], "pairs": {"b": "an A"}}, "'an A', the pair of 'b', names the concept too"),
+        ({"prompts": ["a"], "pairs": {"b": "c", "c": "d"}}, "'c', the pair of 'b', names the concept too"),
         (
             {"prompts": ["a"], "templates": ["{prompt} and"]},
             r"template '\{prompt\} and' needs \{prompt\} and \{phrase\}",
@@ -60,6 +63,18 @@ STYLE = Concept(
 def test_the_phrase_is_the_first_prompt_if_none_is_given() -> None:
     assert Concept("x", "object", ["umbrella", "a red umbrella"]).phrase == "umbrella"
     assert Concept("x", "object", ["a red umbrella"], phrase="umbrella").phrase == "umbrella"
+
+
+def test_what_the_concept_lists_names_it_whatever_words_it_has() -> None:
+    """By a pair the prompt becomes another as a whole; without one, the anchor alone."""
+    concept = replace(PLAIN, pairs={"a wet parasol": "a wet moon"})
+    assert concept.named_in("rain")
+    assert concept.named_in("a wet parasol")
+    assert not concept.named_in("a dry parasol")
+    assert concept.anchored("a wet parasol") == "a wet moon"
+    assert concept.anchored("rain") == "star"
+    assert concept.put_into("a wet moon") == "a wet parasol"
+    assert replace(concept, paraphrases=["shade"]).paraphrased("a wet parasol") == "shade"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +189,13 @@ def test_there_are_shipped_concepts() -> None:
     assert {file.stem for file in PRESETS} == {"nudity", "van_gogh", "church", "garbage_truck", "parachute", "tench"}
 
 
+def test_saluns_prompt_for_nudity_becomes_saluns_anchor() -> None:
+    (file,) = (file for file in PRESETS if file.stem == "nudity")
+    concept = Concept(**yaml.safe_load(file.read_text()))
+    assert "a photo of a nude person" in concept.prompts
+    assert concept.anchored("a photo of a nude person") == "a photo of a person wearing clothes"
+
+
 WRONG_ARTICLES = re.compile(
     r"\ba [aeiou]|\ban [^aeiou]|\b(?:an?|the) (?:an?|the)\b|\b(?:an?|the|of|by)$", re.IGNORECASE
 )
@@ -196,6 +218,8 @@ def test_presets_serve_every_method(file: Path) -> None:
     assert not concept.named_in(concept.anchor)
     anchored = [concept.anchored(prompt) for prompt in concept.prompts]
     named = [concept.put_into(prompt, number) for prompt in concept.anchors for number in range(4)]
+    assert all(re.search(concept.phrase, prompt, re.I) or prompt in concept.pairs for prompt in concept.prompts)
+    assert set(concept.pairs) <= set(concept.prompts)
     assert not any(before == after for before, after in zip(concept.prompts, anchored, strict=True))
     assert not any(concept.named_in(prompt) for prompt in [*anchored, *concept.anchors, *concept.retain])
     assert all(concept.named_in(prompt) for prompt in named)

@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch.trainer.connectors.logger_connector import logger_connector
 
 from lit_memories.cli import main
+from lit_memories.concept import Concept
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict"}
@@ -83,6 +84,16 @@ def test_options_reach_into_a_recipe(capsys: pytest.CaptureFixture[str]) -> None
     assert data["concept_images"]["init_args"]["limit"] == 5
     assert data["concept_images"]["init_args"]["keep"] == {"object": "umbrella"}
     assert data["reference_images"]["init_args"]["path"] == "some/folder"
+
+
+@pytest.mark.parametrize("form", ["--model.concept={}", "--model.concept {}"])
+def test_another_concept_keeps_nothing_of_the_recipes_own(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Van Gogh's file has templates and anchor prompts, a church's has none; what follows the file still counts."""
+    church = ROOT / "recipes/sd14/concepts/church.yaml"
+    options = [*form.format(church).split(), "--model.concept.anchor=chapel"]
+    found = configuration(ROOT / "recipes/sd14/erase/ac.yaml", capsys, *options)["model"]["init_args"]["concept"]
+    expected = Concept(**{**yaml.safe_load(church.read_text()), "anchor": "chapel"})
+    assert Concept(**found) == expected
 
 
 LOGGERS = "lightning.pytorch.loggers"

@@ -1,5 +1,6 @@
 """Everything an erasure method does not say in its paper: selection, teacher, optimiser, probe, artefact."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -299,3 +300,15 @@ class Eraser(LightningModule, ABC):
 def draw(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
     """`count` prompts at random, with replacement."""
     return [prompts[i] for i in torch.randint(len(prompts), (count,), generator=generator).tolist()]
+
+
+def warn_of_renamed(captions: Sequence[str], prompts: Sequence[str], remedy: str) -> None:
+    """Say which captions of images to forget a method replaces by another prompt, so that none is lost unseen."""
+    replaced = [(caption, prompt) for caption, prompt in zip(captions, prompts, strict=True) if caption != prompt]
+    if replaced:
+        caption, prompt = replaced[0]
+        warnings.warn(
+            f"{len(replaced)} of {len(captions)} captions of the forget set do not name the concept, and become "
+            f"{prompt!r}: {caption!r}, for one; {remedy}",
+            stacklevel=3,
+        )

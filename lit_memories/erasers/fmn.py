@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import Eraser
+from lit_memories.erasers.base import Eraser, warn_of_renamed
 from lit_memories.ops.attention import recorded_attention
 from lit_memories.ops.tokens import find
 
@@ -57,6 +57,11 @@ class FMN(Eraser):
     def configure_optimizers(self) -> Any:
         """AdamW on the selected parameters."""
         return torch.optim.AdamW(self.selected.values(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def prepare(self, batch: Batch) -> None:
+        """Say which captions are not used as they are."""
+        captions = batch["forget_set"].captions
+        warn_of_renamed(captions, self.marked(captions), f"FMN needs the words {self.concept.phrase!r} in them")
 
     def erase_loss(self, batch: Batch) -> Tensor:
         """Equation 3, as released: a plain norm."""

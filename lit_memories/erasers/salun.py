@@ -13,7 +13,6 @@ from lit_memories.erasers.two_loss import TwoLossEraser
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.saliency import largest, summed_gradients
 from lit_memories.ops.select import Selection
-from lit_memories.ops.targets import match
 
 
 class SalUn(TwoLossEraser):
@@ -57,6 +56,7 @@ class SalUn(TwoLossEraser):
 
     def prepare(self, batch: Batch) -> None:
         """Make the mask, at the original weights."""
+        super().prepare(batch)
         with self.teacher(), torch.enable_grad():
             gradients = summed_gradients(self._mask_losses(batch), self.selected)
         self.mask = largest({name: gradient.abs() for name, gradient in gradients.items()}, self.mask_ratio)
@@ -67,10 +67,7 @@ class SalUn(TwoLossEraser):
         for start in range(0, len(images), 8):
             latents = images.latents[start : start + 8].to(self.device)
             prompts = self.concept_prompts(images.captions[start : start + 8])
-            noisy, timesteps, noise = self.noised(latents, seeded(f"{self.seed}/mask/{start}"))
-            conditional = self.predict(noisy, timesteps, prompts)
-            empty = self.predict(noisy, timesteps, [""] * len(prompts))
-            yield match(empty + self.mask_guidance * (conditional - empty), noise)
+            yield self.guided_loss(latents, prompts, self.mask_guidance, seeded(f"{self.seed}/mask/{start}"))
 
     def erase_loss(self, batch: Batch) -> Tensor:
         """Equation 6."""

@@ -1,5 +1,6 @@
 """SalUn, EraseDiff and Scissorhands: two losses, and three ways to make one step of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,23 @@ def test_captions_that_do_not_name_the_concept_get_its_name(cls: type[TwoLossEra
     captions = ["a red umbrella", "a picture", "umbrellas", "Umbrella on a background"]
     expected = ["a red umbrella", "umbrella", "umbrella", "Umbrella on a background"]
     assert made(cls, diffusion).concept_prompts(captions) == expected
+
+
+@METHODS
+def test_a_prompt_in_other_words_is_learnt_and_a_strange_caption_is_told(
+    cls: type[TwoLossEraser], diffusion: Diffusion, tmp_path: Path
+) -> None:
+    method = made(cls, diffusion, batch_size=1)
+    method.concept = replace(UMBRELLA, prompts=["umbrella", "parasol"], pairs={"a wet shade": "a wet moon"})
+    told = r"1 of 3 captions of the forget set do not name the concept, and become 'umbrella': 'a picture', for one"
+    with pytest.warns(UserWarning, match=told):
+        attach(method, tmp_path, sets(["parasol", "a wet shade", "a picture"]))
+
+    for prompt, anchor in (("parasol", "star"), ("a wet shade", "a wet moon")):
+        batch = sets([prompt])
+        x, t, _ = method.noised(batch["forget_set"].latents, method.generator("forget"))
+        said, wanted = (diffusion.predict_noise(x, t, diffusion.encode_prompts([text])) for text in (prompt, anchor))
+        torch.testing.assert_close(method.forget_loss(batch), (said - wanted).square().mean())
 
 
 @METHODS
@@ -199,7 +217,7 @@ def descended(method: Eraser, folder: Path, rate: float = 0.1) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize(
-    ("options", "weight"), [({}, None), ({"eta": 0.7}, None), ({"lamb": 0.3}, 0.3), ({"faithful": True}, 1.0)]
+    ("options", "weight"), [({}, None), ({"eta": 0.7}, None), ({"lamb": 0.3}, 0.3), ({"faithful": "objects"}, 1.0)]
 )
 def test_erasediff_follows_equation_8(
     options: dict[str, Any], weight: float | None, diffusion: Diffusion, tmp_path: Path
@@ -220,50 +238,144 @@ def test_erasediff_follows_equation_8(
 
 
 def test_a_weight_that_is_given_stays_also_in_the_faithful_form(diffusion: Diffusion) -> None:
-    assert made(EraseDiff, diffusion, faithful=True, lamb=0.25).lamb == 0.25
+    assert made(EraseDiff, diffusion, faithful="nudity", lamb=0.25).lamb == 0.25
     assert made(EraseDiff, diffusion).lamb is None
 
 
-@pytest.mark.parametrize("faithful", [False, True])
-def test_faithful_erasediff_forgets_the_same_first_images_again_and_again(
-    faithful: bool, diffusion: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cls", [EraseDiff, Scissorhands])
+@pytest.mark.parametrize(("faithful", "same"), [(False, []), ("objects", ["forget"]), ("nudity", ["forget", "retain"])])
+def test_the_released_scripts_see_the_same_first_images_again_and_again(
+    faithful: str | bool, same: list[str], cls: type[TwoLossEraser], diffusion: Diffusion, monkeypatch: Any
 ) -> None:
-    batch, seen = sets(), []
-    method = made(EraseDiff, diffusion, faithful=faithful)
-    rows = method.rows
+    method, batch = made(cls, diffusion, faithful=faithful), sets()
+    for name in ("forget", "retain"):
+        first, seen = batch[f"{name}_set"], []
+        for step in range(4):
+            monkeypatch.setattr(cls, "global_step", step)
+            latents, captions = getattr(method, f"{name}_rows")(batch)
+            assert captions == method.concept_prompts(captions) or name == "retain"
+            seen.append(latents)
+        repeated = all(torch.equal(latents, first.latents[:2]) for latents in seen)
+        assert repeated == (name in same)
+        assert repeated or len({float(latents.sum()) for latents in seen}) > 1
 
-    def watch(images: Any, count: int) -> Any:
-        found = rows(images, count)
-        seen.append((images is batch["forget_set"], found[1]))
-        return found
 
-    monkeypatch.setattr(method, "rows", watch)
-    fit(method, tmp_path, 3, batch)
-    forgotten = [captions for is_forget, captions in seen if is_forget]
-    retained = [captions for is_forget, captions in seen if not is_forget]
-    assert len(forgotten) == len(retained) == 3
-    assert len({tuple(captions) for captions in retained}) == 3, "retained images go on"
-    first = batch["forget_set"].captions[:2]
-    assert (forgotten == [first] * 3) == faithful
+@pytest.mark.parametrize("cls", [EraseDiff, Scissorhands])
+def test_a_script_that_was_not_released_is_refused(cls: type[TwoLossEraser], diffusion: Diffusion) -> None:
+    with pytest.raises(ValueError, match=r"faithful \(True\) must be objects or nudity"):
+        made(cls, diffusion, faithful=True)
+
+
+class Script:
+    """EraseDiff's two loops, as their script for a form runs them, on the tiny model's batches and random numbers."""
+
+    def __init__(self, method: EraseDiff) -> None:
+        self.method, self.done = method, 0
+        self.weights = list(method.selected.values())
+        self.adam = torch.optim.Adam(self.weights, lr=method.lr)
+
+    def said(self, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
+        diffusion = self.method.diffusion
+        return diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts))
+
+    def noised(self, x: Tensor, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
+        generator = seeded(f"{self.method.seed}/{self.done}/0/{purpose}")
+        t = torch.randint(1000, (2,), generator=generator)
+        noise = torch.randn(x.shape, generator=generator)
+        return self.method.diffusion.schedule.add_noise(x, noise, t), t, noise
+
+    def relabel(self, purpose: str) -> Tensor:
+        images = sets()["forget_set"]
+        x, t, _ = self.noised(images.latents[:2], purpose)
+        wanted = self.said(x, t, ["star", "a red star"]).detach()
+        return (self.said(x, t, ["umbrella", "a red umbrella"]) - wanted).square().mean()
+
+    def remain(self) -> Tensor:
+        images = sets()["retain_set"]
+        first = images.latents[:2], images.captions[:2]
+        again = self.method.faithful == "nudity"
+        latents, captions = first if again else images.rows(2 * self.done, 2, self.method.seed)
+        x, t, noise = self.noised(latents, "retain")
+        return (self.said(x, t, captions) - noise).square().mean()
+
+    def follow(self, loss: Tensor) -> None:
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+
+    def run(self, steps: int) -> Tensor:
+        """The way the weights went in some steps of the outer loop, those of passes that are lost among them.
+
+        An epoch: remember the weights; K times follow the relabelling loss for a pass, put the weights back, follow the
+        sum of both losses for a pass. Nothing else puts anything back, Adam's moments never.
+        """
+        start, length = flat([weight.detach().clone() for weight in self.weights]), 3  # five images, two at a time
+        while True:
+            before = [weight.detach().clone() for weight in self.weights]
+            for _ in range(self.method.inner_passes):
+                for number in range(length):
+                    self.follow(self.relabel(f"inner/{number}"))
+                with torch.no_grad():
+                    torch._foreach_copy_(self.weights, before)
+                for _ in range(length):
+                    if self.done == steps:
+                        return flat([weight.detach() for weight in self.weights]) - start
+                    self.follow(self.remain() + self.method.lamb * self.relabel("forget"))
+                    self.done += 1
+
+
+@pytest.mark.parametrize(("faithful", "passes", "steps"), [("objects", 1, 4), ("nudity", 2, 7)])
+def test_faithful_erasediff_has_one_adam_over_both_loops(
+    faithful: str, passes: int, steps: int, tiny: Path, tmp_path: Path
+) -> None:
+    """Into the second epoch."""
+
+    def make(**options: Any) -> Any:
+        return made(EraseDiff, Diffusion.from_pretrained(tiny), lamb=1.0, **options)
+
+    def way(method: EraseDiff) -> Tensor:
+        start = flat([parameter.detach().clone() for parameter in method.selected.values()])
+        fit(method, tmp_path, steps, sets())
+        return flat([parameter.detach() for parameter in method.selected.values()]) - start
+
+    expected = Script(make(faithful=faithful, inner_passes=passes)).run(steps)
+    found = way(make(faithful=faithful, inner_passes=passes))
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+    if passes == 1:
+        assert (way(make()) - expected).norm() > 0.3 * expected.norm(), "the control: the paper's, with the same weight"
+
+
+def test_a_resumed_epoch_goes_back_to_where_it_began(tiny: Path, tmp_path: Path) -> None:
+    """The second of two passes begins after the checkpoint, at weights from before it."""
+
+    def make() -> Any:
+        return made(EraseDiff, Diffusion.from_pretrained(tiny), faithful="nudity", inner_passes=2)
+
+    whole, half = resumed(make, tmp_path, sets())
+    assert all(torch.equal(tensor, half[name]) for name, tensor in whole.items())
 
 
 def trim_scores(method: Scissorhands) -> Tensor:
-    """|w| times the sum of |g| over the trim batches, by hand."""
-    total, diffusion = 0.0, method.diffusion
+    """|w| times the sum of |g| over the trim batches, by hand; the scripts have one batch, with new noise each time."""
+    total, diffusion, images = 0.0, method.diffusion, sets()["forget_set"]
     for number in range(method.trim_batches):
-        latents, captions = sets()["forget_set"].rows(number * method.batch_size, method.batch_size, method.seed)
+        latents, captions = images.rows(number * method.batch_size, method.batch_size, method.seed)
+        if method.faithful:
+            latents, captions = images.latents[:2], images.captions[:2]
         x, t, noise = method.noised(latents, method.generator(f"trim/{number}"))
         prompts = [caption if "umbrella" in caption else "umbrella" for caption in captions]
-        loss = (diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts)) - noise).square().mean()
-        total = total + flat(gradients(loss, method)).abs()
+        predicted = diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts))
+        if method.faithful == "objects":
+            predicted = 8.5 * predicted - 7.5 * diffusion.predict_noise(x, t, diffusion.encode_prompts(["", ""]))
+        total = total + flat(gradients((predicted - noise).square().mean(), method)).abs()
     return total * flat([parameter.detach().abs() for parameter in method.selected.values()])
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.5])
+@pytest.mark.parametrize(("ratio", "faithful"), [(0.1, False), (0.5, False), (0.1, "objects"), (0.1, "nudity")])
 def test_exactly_the_salient_weights_in_scope_are_drawn_anew(
-    ratio: float, diffusion: Diffusion, tmp_path: Path
+    ratio: float, faithful: str | bool, diffusion: Diffusion, tmp_path: Path
 ) -> None:
-    method = made(Scissorhands, diffusion, train="full", trim_ratio=ratio)
+    method = made(Scissorhands, diffusion, train="full", trim_ratio=ratio, faithful=faithful)
     scores, names = trim_scores(method), list(method.selected)
     before, whole = {n: p.detach().clone() for n, p in method.selected.items()}, snapshot(diffusion)
     threshold = scores.topk(round(ratio * len(scores))).values.min()
@@ -278,13 +390,22 @@ def test_exactly_the_salient_weights_in_scope_are_drawn_anew(
     assert changed(whole, diffusion) <= scope
 
 
-def test_a_weight_drawn_anew_is_a_fresh_layers() -> None:
-    drawn = _fresh(torch.empty(40, 20, 3, 3), torch.Generator().manual_seed(0))
-    bound = (1 / 180) ** 0.5
-    assert 0.9 * bound < drawn.abs().max() <= bound
-    assert float(drawn.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
-    assert torch.equal(_fresh(torch.ones(5), torch.Generator()), torch.zeros(5))
-    assert torch.equal(drawn, _fresh(torch.empty(40, 20, 3, 3), torch.Generator().manual_seed(0)))
+def test_a_weight_drawn_anew_is_a_fresh_layers_or_a_scripts() -> None:
+    """Uniform, in the width of a new layer or of one before a ReLU; normal; biases are zero."""
+
+    def fresh(faithful: Any, *shape: int) -> Tensor:
+        return _fresh(torch.ones(*shape), torch.Generator().manual_seed(0), faithful)
+
+    for faithful, bound in ((False, (1 / 180) ** 0.5), ("nudity", (6 / 180) ** 0.5)):
+        drawn = fresh(faithful, 40, 20, 3, 3)
+        assert 0.9 * bound < drawn.abs().max() <= bound
+        assert float(drawn.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+    drawn = fresh("objects", 40, 20, 3, 3)
+    assert float(drawn.std()) == pytest.approx(0.02, rel=0.05)
+    assert float((drawn.abs() > 0.04).float().mean()) == pytest.approx(0.0455, abs=0.01), "normal"
+    for faithful in (False, "objects", "nudity"):
+        assert torch.equal(fresh(faithful, 5), torch.zeros(5))
+        assert torch.equal(fresh(faithful, 4, 5), fresh(faithful, 4, 5))
 
 
 def test_a_resumed_run_is_not_trimmed_again(
@@ -311,21 +432,32 @@ def test_scissorhands_projects_where_the_gradients_are_in_conflict(diffusion: Di
     method = made(Scissorhands, diffusion, margin=0.0)
     retain, forget = [torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]
     assert flat(method.merge(retain, forget)).tolist() == pytest.approx([0.5, 0.5])
-    faithful = made(Scissorhands, Diffusion.from_pretrained(diffusion.base), faithful=True, lamb=0.1)
-    assert flat(faithful.merge(retain, forget)).tolist() == pytest.approx([1.1, -0.1])
 
 
-def test_faithful_scissorhands_climbs_the_concepts_own_loss(diffusion: Diffusion, tmp_path: Path) -> None:
-    method = moved(made(Scissorhands, diffusion, faithful=True, lamb=0.2))
+@pytest.mark.parametrize(("faithful", "sign"), [("objects", -1), ("nudity", 1)])
+def test_faithful_scissorhands_climbs_the_concepts_own_loss_or_adds_the_relabelling_one(
+    faithful: str, sign: int, diffusion: Diffusion, tmp_path: Path
+) -> None:
+    """One gradient of one sum, as both scripts have it: on objects L_r - lamb L_f, on nudity L_r + lamb L_relabel."""
+    method = moved(made(Scissorhands, diffusion, faithful=faithful, lamb=0.2))
     method.prepare = lambda batch: None
-    latents, captions = sets()["forget_set"].rows(0, 2, 0)
-    x, t, noise = method.noised(latents, method.generator("forget"))
-    prompts = [caption if "umbrella" in caption else "umbrella" for caption in captions]
-    loss = (diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts)) - noise).square().mean()
-    torch.testing.assert_close(method.forget_loss(sets()), loss)
-    retain, forget = gradients(retaining(method), method), gradients(loss, method)
+
+    def predict(x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
+        return diffusion.predict_noise(x, t, diffusion.encode_prompts(prompts))
+
+    images = sets()["forget_set"]
+    x, t, noise = method.noised(images.latents[:2], method.generator("forget"))
+    target = noise if faithful == "objects" else predict(x, t, ["star", "a red star"]).detach()
+    forget = (predict(x, t, ["umbrella", "a red umbrella"]) - target).square().mean()
+    others = sets()["retain_set"]
+    latents, captions = others.rows(0, 2, 0)
+    if faithful == "nudity":
+        latents, captions = others.latents[:2], others.captions[:2]
+    x, t, noise = method.noised(latents, method.generator("retain"))
+    loss = (predict(x, t, captions) - noise).square().mean() + sign * 0.2 * forget
+    expected = flat(gradients(loss, method))
     step, _ = descended(method, tmp_path)
-    torch.testing.assert_close(step, flat(retain) - 0.2 * flat(forget), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(step, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_scope_that_is_frozen_is_named(diffusion: Diffusion) -> None:
@@ -343,6 +475,7 @@ def test_a_scope_that_is_frozen_is_named(diffusion: Diffusion) -> None:
         (SalUn, {"mask_ratio": 1.5}),
         (EraseDiff, {"eta": -0.1}),
         (EraseDiff, {"lamb": -1.0}),
+        (EraseDiff, {"inner_passes": 0}),
         (Scissorhands, {"trim_ratio": 0.0}),
         (Scissorhands, {"trim_ratio": 2.0}),
         (Scissorhands, {"trim_batches": 0}),
