@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.metrics import Null, relative_distance
-from lit_memories.metrics.bootstrap import Estimate, bootstrap
+from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.inference import auc, permutation_test
+from lit_memories.metrics.intervals import mean_interval, ratio_interval
 from lit_memories.metrics.typicality import TESTS
 from lit_memories.records import RUN_FILE, Record, Run, SetName, read_run
 
@@ -178,30 +179,18 @@ def _place(measure: Measure, runs: dict[str, Run], name: str, hidden: Hidden) ->
     )
     if len(own) < FEWEST:
         return None
-    samples = [torch.stack([own - base, control - base], 1)]
-    if len(own_r) >= FEWEST:
-        samples.append(torch.stack([own_r - base_r, control_r - base_r], 1))
-    scale = bootstrap(lambda *x: _difference(*x)[..., 1], samples)
-    usable = scale.low > 0 or scale.high < 0
+    concept, reference = torch.stack([own - base, control - base], 1), None
+    if len(own_r) >= FEWEST:  # the reference set may not have the number
+        reference = torch.stack([own_r - base_r, control_r - base_r], 1)
+    place = ratio_interval(concept, reference)
     return {
         "images": len(own),
-        "scale": _plain(scale),
-        "place": _plain(bootstrap(_ratio, samples)) if usable else None,
+        "scale": _plain(mean_interval(concept[:, 1], None if reference is None else reference[:, 1])),
+        "place": None if math.isnan(place.low) else _plain(place),
         "against vanilla": _auc(own, base),
         "against never knew": _auc(own, control),
         "reference, against vanilla": _auc(own_r, base_r),
     }
-
-
-def _difference(concept: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Mean shift of E less that of R (draws, columns), as far as R has the number."""
-    mean = concept.mean(-2)
-    return mean if reference is None else mean - reference.mean(-2)
-
-
-def _ratio(*samples: Tensor) -> Tensor:
-    difference = _difference(*samples)
-    return difference[..., 0] / difference[..., 1]
 
 
 def _order(measure: Measure, runs: dict[str, Run]) -> dict[str, Any]:
@@ -221,7 +210,7 @@ def _order(measure: Measure, runs: dict[str, Run]) -> dict[str, Any]:
             sign = float((vanilla - models[0]).mean().sign())
         steps = [sign * (later - earlier) for earlier, later in combinations(models, 2)]
         right = torch.stack([(step > 0).double() + (step == 0).double() / 2 for step in steps]).mean(0)
-        row[side] = _plain(bootstrap(lambda x: x.mean(-1), [right]))
+        row[side] = _plain(wilson_interval(float(right.sum()), len(right)))
     return row
 
 
@@ -254,7 +243,7 @@ def _placebos(concept: str, runs: dict[str, Run], hidden: Hidden) -> list[dict[s
                 if min(len(inside), len(outside)) < FEWEST or (factor, value) == WITHHELD[concept]:
                     continue
                 e, r = torch.tensor(inside).double(), torch.tensor(outside).double()
-                forgetting = _plain(bootstrap(lambda a, b: a.mean(-1) - b.mean(-1), [e, r]))
+                forgetting = _plain(mean_interval(e, r))
                 test = permutation_test(e, r).p_value
                 row = {"model": name, "factor": factor, "value": value, "images": len(inside), "p": round(test, 4)}
                 rows.append(row | {"forgetting": forgetting})

@@ -87,7 +87,7 @@ def quickstart() -> str:
         digits = [(1, 1), (0, 100), (1, 1), (2, 1), (1, 1), (0, 100)]
         cells = [_cell(x, *d) for x, d in zip([*numbers, run["retained"]], digits, strict=True)]
         lines.append(f"| {run['name']} | {' | '.join(cells)} |")
-    images = results["pairing"]["concept"]["used"], results["pairing"]["reference"]["used"]
+    images = [results["runs"][0]["pairing"][name]["used"] for name in ("concept", "reference")]
     note = (
         f"`make quickstart`, seed 0: {images[0]} + {images[1]} images, "
         f"{results['settings']['num_inference_steps']} DDIM steps, guidance {results['settings']['guidance_scale']:g}; "

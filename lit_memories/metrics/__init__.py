@@ -1,4 +1,4 @@
-"""Metrics of an audit: torchmetrics over pure functions (`functional`), each number with its interval (`bootstrap`)."""
+"""Metrics of an audit: torchmetrics over pure functions (`functional`), each number with its interval."""
 
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.distance import EarthMoversDistance, RelativeDistance
@@ -25,7 +25,13 @@ from lit_memories.metrics.functional import (
     resolvable,
     typicality,
 )
-from lit_memories.metrics.inference import PermutationTest
+from lit_memories.metrics.inference import PermutationTest, rates_differ
+from lit_memories.metrics.intervals import (
+    mean_interval,
+    paired_rate_interval,
+    rate_difference_interval,
+    ratio_interval,
+)
 from lit_memories.metrics.rate import ConceptRate, MeanPSNR
 from lit_memories.metrics.seed import SeedNLL, Typicality
 
@@ -54,9 +60,14 @@ __all__ = [
     "gaussian_w2_squared",
     "holm",
     "images_to_resolve",
+    "mean_interval",
+    "paired_rate_interval",
     "paired_shift",
     "permutation_test",
     "psnr",
+    "rate_difference_interval",
+    "rates_differ",
+    "ratio_interval",
     "relative_distance",
     "resolvable",
     "typicality",

@@ -10,6 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lit_memories.metrics.bootstrap import Estimate, Statistic, bootstrap, sort_rows
 from lit_memories.metrics.checks import as_float64, as_set
+from lit_memories.metrics.intervals import mean_interval
 
 
 class IntervalMetric(Metric):
@@ -62,6 +63,9 @@ class IntervalMetric(Metric):
         estimate = bootstrap(statistic, samples, self.draws, self.level, self.seed)
         return named(estimate, name)
 
+    def _mean(self, values: Tensor, others: Tensor | None = None, name: str = "value") -> dict[str, Tensor]:
+        return named(mean_interval(values, others, self.level), name)
+
 
 def named(estimate: Estimate, name: str = "value") -> dict[str, Tensor]:
     """An estimate as entries of a metric's result.
@@ -73,16 +77,6 @@ def named(estimate: Estimate, name: str = "value") -> dict[str, Tensor]:
     prefix = "" if name == "value" else f"{name}_"
     values = {name: estimate.value, f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
     return {key: torch.tensor(value, dtype=torch.float64) for key, value in values.items()}
-
-
-def mean(values: Tensor) -> Tensor:
-    """Mean over cases, the last dimension.
-
-    Example:
-        >>> mean(torch.tensor([[1.0, 3.0]]))
-        tensor([2.])
-    """
-    return values.mean(-1)
 
 
 def split_by_concept(cases: Tensor) -> tuple[Tensor, Tensor]:

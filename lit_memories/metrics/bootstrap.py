@@ -85,11 +85,11 @@ def bootstrap(
     return Estimate(float(value), low, high, level, count)
 
 
-def wilson_interval(successes: int, total: int, level: float = 0.95) -> Estimate:
+def wilson_interval(successes: float, total: int, level: float = 0.95) -> Estimate:
     """Wilson's score interval of a rate (1927): sensible at 0 and 1, where a bootstrap has no width.
 
     Args:
-        successes: how many of the cases.
+        successes: how many of the cases; the sum of numbers in [0, 1] does too, as none scatter more than a rate's.
         total: number of cases.
         level: confidence of the interval.
 
@@ -105,7 +105,7 @@ def wilson_interval(successes: int, total: int, level: float = 0.95) -> Estimate
         raise ValueError("the set is empty: a rate needs one case or more")
     if not 0 <= successes <= total:
         raise ValueError(f"successes must be in 0..{total}, got {successes}")
-    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    z2 = z_of(level) ** 2
     rate = successes / total
     centre = (rate + z2 / (2 * total)) / (1 + z2 / total)
     half = math.sqrt(z2 * (rate * (1 - rate) + z2 / (4 * total)) / total) / (1 + z2 / total)
@@ -113,6 +113,11 @@ def wilson_interval(successes: int, total: int, level: float = 0.95) -> Estimate
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == total else centre + half
     return Estimate(rate, low, high, level, total)
+
+
+def z_of(level: float) -> float:
+    """Standard deviations to either side between which a normal law has a share of `level`."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def sort_rows(rows: Tensor) -> Tensor:

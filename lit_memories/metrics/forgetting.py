@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lit_memories.metrics.base import IntervalMetric, split_by_concept
-from lit_memories.metrics.functional import damage, forgetting, forgetting_fraction
+from lit_memories.metrics.base import IntervalMetric, named, split_by_concept
+from lit_memories.metrics.functional import paired_shift
+from lit_memories.metrics.intervals import ratio_interval
 
 
 class Forgetting(IntervalMetric):
@@ -13,7 +15,7 @@ class Forgetting(IntervalMetric):
 
     `compute` returns ``value``, ``low``, ``high`` (forgetting, nats), ``damage``, ``damage_low``, ``damage_high`` (the
     shift of R, nats) and, with a control, ``fraction``, ``fraction_low``, ``fraction_high`` (see
-    `forgetting_fraction`). Resampling takes images, so every image keeps its numbers under all models.
+    `forgetting_fraction`, with `ratio_interval`).
 
     Args:
         with_control: whether cases come with the NLL under a control that never saw the concept.
@@ -58,20 +60,10 @@ class Forgetting(IntervalMetric):
             ValueError: if E or R is empty.
         """
         concept, reference = split_by_concept(self._cases())
-        result = self._bootstrap(_forgetting, [concept, reference])
-        result |= self._bootstrap(_damage, [reference], "damage")
+        moved = [paired_shift(cases[:, 0], cases[:, 1]) for cases in (concept, reference)]
+        result = self._mean(moved[0], moved[1]) | self._mean(moved[1], name="damage")
         if self.with_control:
-            result |= self._bootstrap(_fraction, [concept, reference], "fraction")
+            unit = [paired_shift(cases[:, 2], cases[:, 1]) for cases in (concept, reference)]
+            pairs = [torch.stack(columns, 1) for columns in zip(moved, unit, strict=True)]
+            result |= named(ratio_interval(pairs[0], pairs[1], self.level), "fraction")
         return result
-
-
-def _forgetting(concept: Tensor, reference: Tensor) -> Tensor:
-    return forgetting(concept[..., 0], concept[..., 1], reference[..., 0], reference[..., 1])
-
-
-def _damage(reference: Tensor) -> Tensor:
-    return damage(reference[..., 0], reference[..., 1])
-
-
-def _fraction(concept: Tensor, reference: Tensor) -> Tensor:
-    return forgetting_fraction(*concept.unbind(-1), *reference.unbind(-1))

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_memories.metrics.base import IntervalMetric, mean, named
+from lit_memories.metrics.base import IntervalMetric, named
 from lit_memories.metrics.bootstrap import wilson_interval
 from lit_memories.metrics.functional import TESTS, Null, combined_p_value, gaussian_nll, typicality
 
@@ -45,7 +45,7 @@ class SeedNLL(IntervalMetric):
             ValueError: if there are no seeds.
         """
         nll, z = self._cases().unbind(1)
-        return self._bootstrap(mean, [nll]) | {"sd": nll.std(correction=0), "z": z.mean()}
+        return self._mean(nll) | {"sd": nll.std(correction=0), "z": z.mean()}
 
 
 class Typicality(IntervalMetric):
@@ -53,7 +53,7 @@ class Typicality(IntervalMetric):
 
     `compute` returns ``value``, ``low``, ``high``: the share of seeds whose `combined_p_value` is at most `alpha`, with
     Wilson's interval; it is at most about `alpha` for seeds from the prior. For each of `TESTS` there are ``NAME``,
-    ``NAME_low`` and ``NAME_high``, the mean of its statistic with the bootstrap's.
+    ``NAME_low`` and ``NAME_high``, the mean of its statistic with its interval.
 
     Args:
         alpha: below which p-value a seed is atypical.
@@ -95,5 +95,5 @@ class Typicality(IntervalMetric):
         p_values, *values = self._cases().unbind(1)
         result = named(wilson_interval(int((p_values <= self.alpha).sum()), len(p_values), self.level))
         for name, column in zip(TESTS, values, strict=True):
-            result |= self._bootstrap(mean, [column], name)
+            result |= self._mean(column, name=name)
         return result

@@ -3,32 +3,45 @@
 from typing import Literal
 
 from lit_memories.metrics.bootstrap import Estimate
-from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.metrics.inference import rates_differ
+from lit_memories.metrics.intervals import rate_difference_interval
+from lit_memories.report.quantities import RunStatistics, Summary, beyond
 
 REMEMBERS_BELOW = 0.25
 """A fraction whose whole interval lies below this keeps the memory, practically speaking."""
 FORGOT_ABOVE = 0.5
 """A fraction must keep its whole interval above this, and reach 1, to count as forgetting."""
 REFUSES_BELOW = 0.25
-"""A prompt is refused if it shows the concept less often than this share of vanilla's rate, intervals apart."""
+"""A prompt is refused if it shows the concept less often than this share of vanilla's rate, at most."""
+MATTERS = 0.5
+"""A loss of this share of vanilla's rate must be excluded before a prompt is said to work, and be shown before it is
+said to be refused."""
 PROMPTABLE_ABOVE = 0.5
 """Vanilla itself must show the concept at least this often for a low rate to mean anything."""
+LEVEL = 0.05
+"""Of the test that two rates are the same."""
 DAMAGE_SD = 0.5
 """A reference shift larger than this many null standard deviations is called large."""
+WRECKED_SD = 4
+"""Without a scale, a reference shift beyond so many null standard deviations says that the model is damaged; with one,
+it is the scale itself. The controls' forgetting is 4.1 and 4.8 of them (docs/results/erasure.md)."""
+WRECKED_LOSS = 0.25
+"""A model is damaged that misses so many more of the prompts for other things than vanilla."""
 BIAS_SHARE = 0.25
 """An inverter bias that differs from vanilla's by more than this share of the forgetting makes it untrustworthy."""
 CONVERGED_AT_LEAST = 0.9
 """With a smaller share of converged inversions the seeds themselves are in doubt."""
-FEW = 20
-"""With fewer images than this in a set, bootstrap intervals tend to be too narrow."""
-TOO_FEW = 5
-"""With fewer images than this in a set nothing is concluded."""
+FEW = 32
+"""With fewer images than this in a set, intervals of skewed shifts may hold less than they say."""
+TOO_FEW = 8
+"""With fewer images than this in a set nothing is concluded: intervals hold what they say from here on
+(docs/results/intervals.md)."""
 PSNR_SPREAD = 1.0
 """Mean PSNR that differs by less than this many dB between all models carries no news about any."""
 
 Category = Literal[
-    "by construction", "remembers", "not shown to forget", "partly forgot", "forgot", "cannot tell", "not trustworthy",
-    "not calibrated",
+    "by construction", "remembers", "not shown to forget", "partly forgot", "forgot", "damaged", "cannot tell",
+    "not trustworthy", "not calibrated",
 ]  # fmt: skip
 Prompt = Literal["works", "weakened", "refused", "unknown"]
 
@@ -39,22 +52,50 @@ def apart(estimate: Estimate, value: float = 0) -> bool:
 
 
 def prompt_state(run: RunStatistics, vanilla: RunStatistics) -> Prompt:
-    """Whether the prompt still brings up the concept, measured by vanilla's own rate."""
+    """Whether the prompt still brings up the concept, measured by vanilla's own rate.
+
+    A difference must be significant before the prompt is called weakened or refused, and a loss that matters be
+    excluded before it is said to work; where samples are too few for either, nothing is known.
+    """
     rate, usual = run.prompted, vanilla.prompted
     if rate is None or usual is None or usual.value < PROMPTABLE_ABOVE:
         return "unknown"
-    if rate.high >= usual.low:
-        return "works"
-    return "refused" if rate.value < REFUSES_BELOW * usual.value else "weakened"
+    (hits, total), (others, total_others) = _cases(rate), _cases(usual)
+    if rate.value < usual.value and rates_differ(hits, total, others, total_others) < LEVEL:
+        little = rate.value < REFUSES_BELOW * usual.value and rate.high < MATTERS * usual.value
+        return "refused" if little else "weakened"
+    change = rate_difference_interval(hits, total, others, total_others)
+    return "works" if change.low > -MATTERS * usual.value else "unknown"
+
+
+def samples_to_know(vanilla: RunStatistics) -> int | None:
+    """How many samples of each model would show that a prompt works as in vanilla; None if there it hardly does."""
+    usual = vanilla.prompted
+    if usual is None or usual.value < PROMPTABLE_ABOVE:
+        return None
+    count = 1
+    while True:
+        hits = round(usual.value * count)
+        if rate_difference_interval(hits, count, hits, count).low > -MATTERS * hits / count:
+            return count
+        count += 1
+
+
+def _cases(rate: Estimate) -> tuple[int, int]:
+    return round(rate.value * rate.count), rate.count
 
 
 def categorise(summary: Summary, run: RunStatistics) -> Category:
     """The category of an erased model; checks of trust come before the numbers they would undermine."""
     if min(run.concept.count, run.reference.count) < TOO_FEW:
         return "cannot tell"
+    if fails_prompts(run):
+        return "damaged"
     if biased(summary, run) or unconverged(summary, run) or unverified(summary, run):
         return "not trustworthy"
-    if run.fraction is None:
+    if beyond(run.damage, scale(summary)):
+        return "damaged"
+    if not summary.calibrated or run.fraction is None:
         return "not calibrated"
     low, high = run.fraction.low, run.fraction.high
     if high < REMEMBERS_BELOW:
@@ -62,6 +103,17 @@ def categorise(summary: Summary, run: RunStatistics) -> Category:
     if low > 0:
         return "forgot" if low >= FORGOT_ABOVE and high >= 1 else "partly forgot"
     return "not shown to forget" if high < 1 else "cannot tell"
+
+
+def fails_prompts(run: RunStatistics) -> bool:
+    """Whether a model surely lost so many prompts for other things that it is damaged."""
+    return run.retained_change is not None and run.retained_change.high < -WRECKED_LOSS
+
+
+def scale(summary: Summary) -> float:
+    """Nats that a memory is read on: the control's forgetting or, without a scale, several standard deviations."""
+    control = summary.control_run
+    return WRECKED_SD * summary.null_sd if control is None or not summary.calibrated else abs(control.forgetting.value)
 
 
 def reach(summary: Summary, run: RunStatistics) -> float:

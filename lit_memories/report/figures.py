@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.null import Null
+from lit_memories.records import SetName
 from lit_memories.report.formats import decimal, printable
 from lit_memories.report.pairing import Comparison
 from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.report.shifts import shifts
 
 CONCEPT, REFERENCE, NULL, FAINT = "#d55e00", "#0072b2", "#4a4a4a", "#d9d9d9"
 ROLE_COLOURS = {"vanilla": "#4a4a4a", "erased": "#d55e00", "control": "#009e73", "random": "#999999"}
@@ -167,9 +169,8 @@ def _edges(summary: Summary, values: Sequence[tuple[np.ndarray, np.ndarray]]) ->
     return np.linspace(low, high, bins + 1)
 
 
-def _nll(comparison: Comparison, name: str, row: int) -> np.ndarray:
-    records = comparison.concept[row] if name == "concept" else comparison.reference[row]
-    return np.array([record.nll for record in records], dtype=float)
+def _nll(comparison: Comparison, name: SetName, row: int) -> np.ndarray:
+    return np.array([record.nll for record in comparison.used(row, name)], dtype=float)
 
 
 def shift_figure(summary: Summary, comparison: Comparison) -> bytes:
@@ -179,10 +180,14 @@ def shift_figure(summary: Summary, comparison: Comparison) -> bytes:
         figure = blank(WIDTH, 1.2 + 0.62 * max(1, len(runs)))
         axes = figure.subplots()
         for place, (row, run) in enumerate(runs):
-            for name, offset, colour in (("concept", -0.17, CONCEPT), ("reference", 0.17, REFERENCE)):
-                shift = _nll(comparison, name, row) - _nll(comparison, name, comparison.vanilla)
-                label = {"concept": "concept E", "reference": "reference R"}[name] if place == 0 else None
-                _strip(axes, place + offset, shift, run, name, colour, label)
+            moved = shifts(comparison, row)
+            if moved is None:
+                continue
+            for values, mean, offset, colour, label in (
+                (moved.concept, run.concept.shift, -0.17, CONCEPT, "concept E"),
+                (moved.reference, run.reference.shift, 0.17, REFERENCE, "reference R"),
+            ):
+                _strip(axes, place + offset, values.numpy(), mean, colour, label if place == 0 else None)
         axes.axvline(0, color=ROLE_COLOURS["vanilla"], lw=1, ls=(0, (4, 3)))
         axes.set_yticks(range(len(runs)), [shorten(run.name) for _, run in runs])
         axes.set_ylim(max(1, len(runs)) - 0.5, -0.5)
@@ -198,11 +203,8 @@ def shift_figure(summary: Summary, comparison: Comparison) -> bytes:
         return png(figure)
 
 
-def _strip(
-    axes: Axes, place: float, shift: np.ndarray, run: RunStatistics, name: str, colour: str, label: str | None
-) -> None:
+def _strip(axes: Axes, place: float, shift: np.ndarray, mean: Estimate, colour: str, label: str | None) -> None:
     jitter = np.random.default_rng(0).uniform(-0.09, 0.09, len(shift))
     axes.plot(shift, place + jitter, "o", color=colour, ms=3.4, alpha=0.4, mew=0, label=label)
-    mean = (run.concept if name == "concept" else run.reference).shift
     axes.plot([mean.low, mean.high], [place, place], color="#111111", lw=1.6)
     axes.plot([mean.value], [place], "D", color=colour, ms=6, mec="#111111", mew=0.9)

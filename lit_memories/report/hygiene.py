@@ -9,9 +9,7 @@ def resolution_sentence(summary: Summary, run: RunStatistics) -> list[str]:
     """The smallest forgetting these images resolve, and how many a forgetting worth resolving takes; or nothing."""
     if run.resolvable is None or run.images_needed is None:
         return []
-    goal = f"{decimal(run.goal, 1)} nats" + (
-        ", a tenth of the control's forgetting," if summary.vanilla.fraction is not None else ""
-    )
+    goal = f"{decimal(run.goal, 1)} nats" + (", a tenth of the control's forgetting," if summary.calibrated else "")
     text = (
         f"With these {run.concept.count} + {run.reference.count} images a forgetting of {decimal(run.resolvable, 1)} "
         f"nats can be resolved (80 % power at level {LEVEL:g})"
@@ -33,28 +31,22 @@ def placebo_sentences(run: RunStatistics) -> list[str]:
             f"{found.distinguishable} of {len(found.words)} placebos (reference images that share a word of their "
             f"prompts) {are} distinguishable from 0"
         )
-    if found.split_intervals is not None:
-        parts.append(
-            f"of {found.splits} random halves of the reference images, the interval calls "
-            f"{decimal(100 * found.split_intervals.value, 0)} % different from the other half (its stated rate is "
-            f"{100 * LEVEL:g} %)"
-        )
+    parts.append(
+        f"of {found.splits} random halves of the reference images, the interval tells "
+        f"{decimal(100 * found.split_intervals, 0)} % from the other half"
+    )
     text = "; ".join(parts)
-    return [*([f"{text[0].upper()}{text[1:]}."] if text else []), *_alarm(found)]
+    return [f"{text[0].upper()}{text[1:]}.", *_alarm(found)]
 
 
 def _alarm(found: Placebos) -> list[str]:
-    if not found.too_many:
+    if not found.alarm:
         return []
     named = [f"“{entry.word}”" for entry in found.words if entry.p_corrected < LEVEL]
-    if named:
-        return [
-            f"Warning: no placebo may be, but {', '.join(named)} {'are' if len(named) > 1 else 'is'}: the model's "
-            "change is uneven among reference images, and forgetting depends on which of them it is measured against."
-        ]
     return [
-        "Warning: placebos alarm more often than chance allows, so a forgetting whose interval barely leaves 0 is not "
-        "shown."
+        f"Warning: no placebo should be, but {', '.join(named)} {'are' if len(named) > 1 else 'is'} (chance alone does "
+        f"so in at most {100 * LEVEL:g} % of audits): the model's change is uneven among reference images, and "
+        "forgetting depends on which of them it is measured against."
     ]
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
+from lit_memories.metrics.bootstrap import Estimate, wilson_interval
+from lit_memories.metrics.intervals import mean_interval
 from lit_memories.records import MEMORY_SETS, SEEDS_FILE, Record, Role, Run, read_run
 from lit_memories.report.convergence import converged_share
 from lit_memories.report.pairing import check_against, check_names, data_notes
 from lit_memories.storage.files import read_tensors
 
 FEW_QUERIES = 10
-"""With fewer queries bootstrap intervals are too narrow."""
+"""With fewer queries intervals may be too narrow."""
 IMAGE_AUDIT = "lit-memories predict --config recipes/pictograms/audit/image.yaml"
 
 
@@ -42,7 +43,7 @@ class QueryMemories:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far apart seeds are by one distance; means over queries, which are what the intervals resample.
+    """How far apart seeds are by one distance; means over queries, which are the cases of the intervals.
 
     Args:
         to_own: mean distance from a query's own seed.
@@ -123,13 +124,11 @@ def is_image_level(run: Run) -> bool:
     return run.info.settings.get("audit") == "ImageAudit" or any(record.set in MEMORY_SETS for record in run.records)
 
 
-def compare_memories(runs: Sequence[Run], draws: int = 10_000, seed: int = 0) -> list[Memories]:
+def compare_memories(runs: Sequence[Run]) -> list[Memories]:
     """Summaries of image-level runs, vanilla first.
 
     Args:
         runs: of one concept and with equal settings; at most one of the vanilla model.
-        draws: resamples of the bootstrap.
-        seed: of the resampling.
 
     Raises:
         ValueError: if the runs cannot be compared, or one holds no memories.
@@ -143,7 +142,7 @@ def compare_memories(runs: Sequence[Run], draws: int = 10_000, seed: int = 0) ->
     ordered = [*vanilla, *(run for run in runs if run.info.role != "vanilla")]
     for run in ordered[1:]:
         check_against(ordered[0], run)
-    return [_summarise(run, vanilla[0] if vanilla else None, draws, seed) for run in ordered]
+    return [_summarise(run, vanilla[0] if vanilla else None) for run in ordered]
 
 
 def image_notes(memories: Sequence[Memories]) -> list[str]:
@@ -151,23 +150,21 @@ def image_notes(memories: Sequence[Memories]) -> list[str]:
     notes = [f"{found.name} is incomplete: finish its audit." for found in memories if not found.run.info.complete]
     few = min(len(found.queries) for found in memories)
     if few < FEW_QUERIES:
-        notes.append(f"Intervals resample queries; with {few} of them read the intervals as optimistic.")
+        notes.append(f"Intervals are over queries; with {few} of them read the intervals as optimistic.")
     return notes + data_notes([found.run for found in memories])
 
 
-def summarise_memories(folder: Path, draws: int = 10_000, seed: int = 0) -> Memories:
+def summarise_memories(folder: Path) -> Memories:
     """Read the run folder of an image-level audit and measure how far its seeds are apart.
 
     Args:
         folder: of the run.
-        draws: resamples of the bootstrap.
-        seed: of the resampling.
 
     Raises:
         FileNotFoundError: if it is no run.
         ValueError: if it holds no query with a seed of its own and a memory that can be counted.
     """
-    return _summarise(read_run(folder), None, draws, seed)
+    return _summarise(read_run(folder), None)
 
 
 def distances(seeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,15 +189,15 @@ def embed(matrix: Tensor) -> Tensor:
     return points * torch.where(largest < 0, -1.0, 1.0)
 
 
-def _summarise(run: Run, vanilla: Run | None, draws: int, seed: int) -> Memories:
+def _summarise(run: Run, vanilla: Run | None) -> Memories:
     queries = _queries(run)
     if not queries:
         raise ValueError(f"{run.folder} holds no memories of an image: finish its audit, {IMAGE_AUDIT}")
     usual = None if vanilla is None else {query.index: query for query in _queries(vanilla)}
     independent = math.sqrt(2 * run.info.dimension), 1.0
-    euclidean, cosine = (_spread(queries, usual, which, independent[which], draws, seed) for which in (0, 1))
+    euclidean, cosine = (_spread(queries, usual, which, independent[which]) for which in (0, 1))
     indices = {query.index for query in queries}
-    return Memories(run, queries, euclidean, cosine, _stages(run, vanilla, indices, draws, seed))
+    return Memories(run, queries, euclidean, cosine, _stages(run, vanilla, indices))
 
 
 def _queries(run: Run) -> list[QueryMemories]:
@@ -230,8 +227,6 @@ def _spread(
     usual: dict[int, QueryMemories] | None,
     which: int,
     independent: float,
-    draws: int,
-    seed: int,
 ) -> Spread:
     def matrix(query: QueryMemories) -> Tensor:
         return (query.euclidean, query.cosine)[which]
@@ -246,23 +241,18 @@ def _spread(
         if usual is not None and query.index in usual and usual[query.index].supports == query.supports
     ]
 
-    def estimate(values: Sequence[Tensor]) -> Estimate | None:
-        return _mean(values, draws, seed)
-
     return Spread(
-        to_own=bootstrap(lambda x: x.mean(-1), [torch.stack([x.mean() for x in own])], draws=draws, seed=seed),
-        to_own_sd=bootstrap(
-            lambda x: x.mean(-1), [torch.stack([x.std(correction=0) for x in own])], draws=draws, seed=seed
-        ),
-        pairwise=estimate([x.mean() for x in pairs]),
-        pairwise_sd=estimate([x.std(correction=0) for x in pairs]),
-        repeat=estimate(repeats),
-        to_own_shift=estimate(shifts),
+        to_own=mean_interval(torch.stack([x.mean() for x in own])),
+        to_own_sd=mean_interval(torch.stack([x.std(correction=0) for x in own])),
+        pairwise=_mean([x.mean() for x in pairs]),
+        pairwise_sd=_mean([x.std(correction=0) for x in pairs]),
+        repeat=_mean(repeats),
+        to_own_shift=_mean(shifts),
         independent=independent,
     )
 
 
-def _stages(run: Run, vanilla: Run | None, indices: set[int], draws: int, seed: int) -> Stages:
+def _stages(run: Run, vanilla: Run | None, indices: set[int]) -> Stages:
     memories = [record for record in run.of("memory") if record.index in indices]
     usual = {} if vanilla is None else {record.key: record.nll for record in vanilla.of("memory")}
     shifts = [(r.index, r.nll, usual.get(r.key)) for r in memories]
@@ -273,7 +263,7 @@ def _stages(run: Run, vanilla: Run | None, indices: set[int], draws: int, seed: 
         for index, value in cases:
             if value is not None:
                 groups.setdefault(index, []).append(value)
-        return _mean([torch.tensor(group).double().mean() for group in groups.values()], draws, seed)
+        return _mean([torch.tensor(group).double().mean() for group in groups.values()])
 
     def field(name: str) -> Estimate | None:
         return estimate((record.index, getattr(record, name)) for record in memories)
@@ -295,5 +285,5 @@ def _stages(run: Run, vanilla: Run | None, indices: set[int], draws: int, seed: 
     )
 
 
-def _mean(values: Sequence[Tensor], draws: int, seed: int) -> Estimate | None:
-    return bootstrap(lambda x: x.mean(-1), [torch.stack(list(values))], draws=draws, seed=seed) if values else None
+def _mean(values: Sequence[Tensor]) -> Estimate | None:
+    return mean_interval(torch.stack(list(values))) if values else None

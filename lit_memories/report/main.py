@@ -83,7 +83,7 @@ def _read(runs: Sequence[Run], out: Path, draws: int, seed: int) -> tuple[Concep
         raise ValueError(f"runs cannot be compared: their concepts are {' and '.join(map(repr, sorted(concepts)))}")
     comparison = compare_runs(concept_level) if concept_level else None
     _make(out)
-    memories = compare_memories(image_level, draws, seed) if image_level else []
+    memories = compare_memories(image_level) if image_level else []
     if comparison is None:
         return None, memories
     summary = summarise(comparison, draws, seed)

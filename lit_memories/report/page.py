@@ -17,7 +17,7 @@ from lit_memories.report.verdict import Verdict, limits
 
 SCALE_LOW, SCALE_HIGH = -0.25, 1.5  # the stretch of fractions that a card's scale shows
 ORDER = ("erased", "control", "random", "vanilla")
-TONES = {"remembers": "bad", "not shown to forget": "bad", "partly forgot": "some", "forgot": "good"}
+TONES = {"remembers": "bad", "damaged": "bad", "not shown to forget": "bad", "partly forgot": "some", "forgot": "good"}
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,17 @@ def _text(value: Any) -> str:
 
 
 def _cards(level: ConceptLevel) -> list[Card]:
-    cards = [_card(verdict, run) for verdict, run in zip(level.verdicts, level.summary.runs, strict=True)]
+    scaled = level.summary.calibrated
+    cards = [_card(verdict, run, scaled) for verdict, run in zip(level.verdicts, level.summary.runs, strict=True)]
     return sorted(cards, key=lambda card: ORDER.index(card.role))
 
 
-def _card(verdict: Verdict, run: RunStatistics) -> Card:
-    fraction = None if run.role == "random" else run.fraction
+def _card(verdict: Verdict, run: RunStatistics, scaled: bool) -> Card:
+    fraction = run.fraction if scaled and run.role != "random" and verdict.category != "damaged" else None
     values = (None, None, None) if fraction is None else (fraction.value, fraction.low, fraction.high)
     value, low, high = (None if number is None or number != number else _place(number) for number in values)
-    label = "not calibrated" if fraction is None else f"{decimal(fraction.value, 2)} of the control"
+    missing = "no scale for a damaged model" if verdict.category == "damaged" else "not calibrated"
+    label = missing if fraction is None else f"{decimal(fraction.value, 2)} of the control"
     return Card(verdict, run.role, TONES.get(verdict.category, "plain"), value, low, high, label)
 
 

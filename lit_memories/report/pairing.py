@@ -9,16 +9,17 @@ from typing import Any
 from lit_memories.records import Record, Role, Run, RunInfo, SetName, differences, read_run
 
 ROLES: tuple[Role, ...] = ("vanilla", "erased", "control", "random")
+PAIRED: tuple[SetName, SetName] = ("concept", "reference")
 AUDIT_COMMAND = "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml"
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """How the records of one set pair across runs.
+    """How the records of one set of a run pair with vanilla's.
 
     Args:
-        used: samples that every run holds, has an NLL for and does not flag.
-        left_out: samples that at least one run holds and that are not used, whatever the reason.
+        used: samples that both hold, have an NLL for and do not flag.
+        left_out: samples that at least one holds and that are not used, whatever the reason.
     """
 
     used: int
@@ -27,20 +28,14 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that may be compared, in the order of tables, and what they share.
+    """Runs that may be compared, in the order of tables.
 
     Args:
         runs: vanilla first, then erased models, controls, random ones.
-        concept: records of E, a tuple for each run, row by row the same sample.
-        reference: the same of R.
-        pairings: how many samples of E and R that leaves out.
         notes: what a reader must know about the data, in sentences.
     """
 
     runs: tuple[Run, ...]
-    concept: tuple[tuple[Record, ...], ...]
-    reference: tuple[tuple[Record, ...], ...]
-    pairings: dict[str, Pairing]
     notes: tuple[str, ...]
 
     @property
@@ -56,6 +51,27 @@ class Comparison:
     def index(self, role: Role) -> int | None:
         """Row of the first run of a role, or None."""
         return next((row for row, run in enumerate(self.runs) if run.info.role == role), None)
+
+    def shared(
+        self, rows: Sequence[int], name: SetName, conditioning: str | None = None
+    ) -> tuple[tuple[Record, ...], ...]:
+        """The records of a set that the runs of some rows all hold, measured and unflagged: a tuple each, by image."""
+        return common([self.runs[row] for row in rows], name, conditioning)
+
+    def used(self, row: int, name: SetName, conditioning: str | None = None) -> tuple[Record, ...]:
+        """A run's own records of those that it and vanilla hold: the ones its numbers rest on."""
+        return self.shared([row, self.vanilla], name, conditioning)[0]
+
+    def pairing(self, row: int, name: SetName) -> Pairing:
+        """How many of the samples of a set a run's numbers rest on."""
+        every = {
+            record.key
+            for run in (self.runs[row], self.runs[self.vanilla])
+            for record in run.records
+            if record.set == name and record.conditioning is None
+        }
+        used = len(self.used(row, name))
+        return Pairing(used, len(every) - used)
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
@@ -78,10 +94,15 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     """
     runs = sorted(runs, key=lambda run: ROLES.index(run.info.role))
     _check(runs)
-    concept, concept_pairing = _pair(runs, "concept")
-    reference, reference_pairing = _pair(runs, "reference")
-    pairings = {"concept": concept_pairing, "reference": reference_pairing}
-    return Comparison(tuple(runs), concept, reference, pairings, tuple(_notes(runs, pairings)))
+    comparison = Comparison(tuple(runs), tuple(_notes(runs)))
+    for row, run in enumerate(runs):
+        for name in PAIRED:
+            if not comparison.used(row, name):
+                raise ValueError(
+                    f"no sample of the {name} set is common to {run.folder} and {runs[0].folder} and usable in both: "
+                    "audit the same images in every run"
+                )
+    return comparison
 
 
 def expected(info: RunInfo) -> int | None:
@@ -141,18 +162,6 @@ def _shared(info: RunInfo) -> dict[str, Any]:
     return {**info.settings, "dimension": info.dimension}
 
 
-def _pair(runs: Sequence[Run], name: SetName) -> tuple[tuple[tuple[Record, ...], ...], Pairing]:
-    paired = common(runs, name)
-    every = {r.key for run in runs for r in run.records if r.set == name and r.conditioning is None}
-    used = len(paired[0])
-    if not used:
-        raise ValueError(
-            f"no sample of the {name} set is common to all {len(runs)} runs and usable in each: "
-            "audit the same images in every run"
-        )
-    return paired, Pairing(used, len(every) - used)
-
-
 def common(runs: Sequence[Run], name: SetName, conditioning: str | None = None) -> tuple[tuple[Record, ...], ...]:
     """The records of a set that every run holds, measured and unflagged: a tuple for each run, image by image."""
     tables = [{r.key: r for r in run.of(name, conditioning) if r.nll is not None} for run in runs]
@@ -160,7 +169,7 @@ def common(runs: Sequence[Run], name: SetName, conditioning: str | None = None) 
     return tuple(tuple(table[key] for key in keys) for table in tables)
 
 
-def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:
+def _notes(runs: Sequence[Run]) -> list[str]:
     notes = []
     for run in runs:
         wanted = expected(run.info)
@@ -168,12 +177,6 @@ def _notes(runs: Sequence[Run], pairings: dict[str, Pairing]) -> list[str]:
             total = f"of {wanted} " if wanted is not None else ""
             there = sum(record.set in run.info.data for record in run.records) if total else len(run.records)
             notes.append(f"{run.info.name} is incomplete: {there} {total}records; finish its audit.")
-    for name, pairing in pairings.items():
-        if pairing.left_out:
-            notes.append(
-                f"{pairing.left_out} of {pairing.used + pairing.left_out} samples of the {name} set are left out, "
-                "because a run lacks, flags or could not measure them."
-            )
     notes += data_notes(runs)
     if len({run.info.precision for run in runs}) > 1:
         found = ", ".join(f"{run.info.name} {run.info.precision}" for run in runs)

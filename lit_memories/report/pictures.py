@@ -50,7 +50,7 @@ def rebuilt(comparison: Comparison) -> Mosaic | None:
     grid = [
         [_load(runs, "concept", index, kind) for runs, kind in zip(columns, kinds, strict=True)] for index in indices
     ]
-    prompts = {record.index: record.prompt for record in comparison.concept[comparison.vanilla]}
+    prompts = {record.index: record.prompt for record in comparison.used(comparison.vanilla, "concept")}
     return _mosaic(grid, titles, [prompts.get(index, "") for index in indices], groups=(2,))
 
 

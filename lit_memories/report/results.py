@@ -41,8 +41,8 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
     Args:
         level: the concept-level runs, if there are any.
         memories: the image-level runs.
-        draws: resamples of the bootstrap.
-        seed: of the resampling.
+        draws: resamples of the bootstrap, and relabellings of tests.
+        seed: of both.
     """
     info = memories[0].run.info if level is None else level.comparison.runs[0].info
     null = Null(info.dimension)
@@ -54,8 +54,7 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
         "control": None,
         "settings": None,
         "null": {"dimension": info.dimension, "mean": null.mean, "sd": null.sd},
-        "bootstrap": {"draws": draws, "seed": seed, "method": "bca"},
-        "pairing": {},
+        "resampling": {"draws": draws, "seed": seed},
         "notes": [],
         "precision": [],
         "runs": [],
@@ -64,12 +63,10 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
     if level is not None:
         summary = level.summary
         runs = zip(summary.runs, level.verdicts, level.comparison.runs, strict=True)
-        pairs = summary.pairings.items()
         found |= {
             "vanilla": summary.vanilla.name,
             "control": summary.control,
             "settings": info.settings,
-            "pairing": {name: {"used": pairing.used, "left_out": pairing.left_out} for name, pairing in pairs},
             "notes": list(summary.notes),
             "precision": precision_sentences(summary),
             "runs": [_run(statistics, verdict, run) for statistics, verdict, run in runs],

@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
 
 
 class EstimateResult(TypedDict):
@@ -78,12 +78,16 @@ class PlacebosResult(TypedDict):
     """`Placebos`."""
 
     splits: int
-    split_tests: EstimateResult | None
-    split_intervals: EstimateResult | None
-    split_excess: float | None
+    split_intervals: float
     words: list[PlaceboResult]
     distinguishable: int
-    word_excess: float | None
+
+
+class PairingResult(TypedDict):
+    """`Pairing`."""
+
+    used: int
+    left_out: int
 
 
 class ProvenanceResult(TypedDict):
@@ -128,6 +132,7 @@ class RunResult(TypedDict):
     goal: float
     images_needed: int | None
     inverter: InverterResult
+    pairing: dict[str, PairingResult]
     records: dict[str, int]
     used: dict[str, int]
     flags: dict[str, int]
@@ -143,19 +148,11 @@ class NullResult(TypedDict):
     sd: float
 
 
-class PairingResult(TypedDict):
-    """`Pairing`."""
-
-    used: int
-    left_out: int
-
-
-class BootstrapResult(TypedDict):
-    """How intervals were made."""
+class ResamplingResult(TypedDict):
+    """How bootstraps and tests were made."""
 
     draws: int
     seed: int
-    method: str
 
 
 class SpreadResult(TypedDict):
@@ -226,8 +223,7 @@ class Results(TypedDict):
     control: str | None
     settings: dict[str, Any] | None
     null: NullResult
-    bootstrap: BootstrapResult
-    pairing: dict[str, PairingResult]
+    resampling: ResamplingResult
     notes: list[str]
     precision: list[str]
     runs: list[RunResult]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,71 +12,53 @@ from torch import Tensor
 from lit_memories.metrics import functional
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.inference import images_to_resolve, resolvable
+from lit_memories.metrics.intervals import mean_interval, paired_rate_interval
 from lit_memories.metrics.null import Null
 from lit_memories.records import SETS, Record, Run, SetName
-from lit_memories.report.conditionings import Conditioned, conditioned
+from lit_memories.report.conditionings import conditioned
 from lit_memories.report.convergence import converged_share, unmeasured
-from lit_memories.report.pairing import Comparison, unreadable
-from lit_memories.report.placebos import Placebos, placebos
+from lit_memories.report.pairing import PAIRED, Comparison, unreadable
+from lit_memories.report.placebos import placebos
 from lit_memories.report.quantities import InverterStatistics, RunStatistics, SetStatistics, Summary
+from lit_memories.report.shifts import Shifts, shifts
 
 Statistic: TypeAlias = Callable[..., Tensor]
 Bootstrap: TypeAlias = Callable[[Statistic, Sequence[Tensor]], Estimate]
-OWN, VANILLA, CONTROL = 0, 1, 2  # columns of a paired sample
 GOAL, GOAL_SHARE = 5.0, 0.1
 """What is worth resolving: so many nats or, with a control, this share of its forgetting."""
-
-
-@dataclass(frozen=True)
-class Paired:
-    """NLL of one run, vanilla and the control on the same images: what is resampled together.
-
-    Args:
-        concept: of E (n, 3), columns the run's own, vanilla's and the control's (vanilla's again without one).
-        reference: of R (m, 3).
-    """
-
-    concept: Tensor
-    reference: Tensor
-
-    def estimate(self, statistic: Statistic, boot: Bootstrap, columns: Sequence[int]) -> Estimate:
-        """Bootstrap a statistic of the columns of E followed by those of R."""
-
-        def of_columns(concept: Tensor, reference: Tensor) -> Tensor:
-            return statistic(*(concept[..., column] for column in columns), *(reference[..., c] for c in columns))
-
-        return boot(of_columns, [self.concept, self.reference])
 
 
 def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Summary:
     """Compute every statistic of every run.
 
     Args:
-        comparison: paired runs.
-        draws: resamples of the bootstrap.
-        seed: of the resampling; the same for every statistic.
+        comparison: runs that may be compared.
+        draws: resamples of the bootstrap, and relabellings of tests.
+        seed: of both; the same for every statistic.
     """
-    boot = partial(bootstrap, draws=draws, seed=seed)
     info = comparison.runs[0].info
     null = Null(info.dimension)
-    calibrated = _calibrated(comparison, boot)
     control = comparison.control
-    goal = GOAL if control is None or not calibrated else GOAL_SHARE * abs(_own_forgetting(comparison, control))
-    return Summary(
+    summary = Summary(
         concept_name=info.concept,
-        runs=tuple(
-            _run(comparison, row, null, calibrated, goal, conditionings, _placebos(comparison, row, draws, seed), boot)
-            for row, conditionings in enumerate(conditioned(comparison, boot, draws, seed))
-        ),
+        runs=tuple(_run(comparison, row, null, draws, seed) for row in range(len(comparison.runs))),
         control=None if control is None else comparison.runs[control].info.name,
         dimension=info.dimension,
         null_mean=null.mean,
         null_sd=null.sd,
         guidance_scale=_guidance(info.settings),
         inverter=_inverter_name(info.settings),
-        pairings=comparison.pairings,
         notes=comparison.notes,
     )
+    return replace(summary, runs=tuple(_with_goal(summary, row, comparison) for row in range(len(summary.runs))))
+
+
+def _with_goal(summary: Summary, row: int, comparison: Comparison) -> RunStatistics:
+    """A run with what its images resolve, and how many it takes to resolve what is worth it."""
+    control = summary.control_run
+    goal = GOAL_SHARE * abs(control.forgetting.value) if summary.calibrated and control is not None else GOAL
+    least, images = _resolution(_moved(comparison, row), goal)
+    return replace(summary.runs[row], resolvable=least, goal=goal, images_needed=images)
 
 
 def find(settings: Mapping[str, Any], name: str) -> Any:
@@ -99,98 +81,67 @@ def _inverter_name(settings: Mapping[str, Any]) -> str | None:
     return value.rsplit(".", 1)[-1] if isinstance(value, str) else None
 
 
-def _paired(comparison: Comparison, row: int) -> Paired:
-    control = comparison.vanilla if comparison.control is None else comparison.control
-    columns = (row, comparison.vanilla, control)
-    return Paired(
-        torch.stack([_values(comparison.concept[column], "nll") for column in columns], 1),
-        torch.stack([_values(comparison.reference[column], "nll") for column in columns], 1),
-    )
+def _moved(comparison: Comparison, row: int) -> Shifts:
+    moved = shifts(comparison, row)
+    if moved is None:  # a comparison has been checked for that
+        raise ValueError(f"{comparison.runs[row].folder} has no image in common with vanilla's run")
+    return moved
 
 
-def _calibrated(comparison: Comparison, boot: Bootstrap) -> bool:
-    """Whether there is a control whose own forgetting is distinguishable from none."""
-    if comparison.control is None:
-        return False
-    own = _paired(comparison, comparison.control).estimate(functional.forgetting, boot, (OWN, VANILLA))
-    return own.low > 0 or own.high < 0
-
-
-def _own_forgetting(comparison: Comparison, row: int) -> float:
-    paired = _paired(comparison, row)
-    tables = (paired.concept, paired.reference)
-    return float(functional.forgetting(*(table[:, column] for table in tables for column in (OWN, VANILLA))))
-
-
-def _placebos(comparison: Comparison, row: int, draws: int, seed: int) -> Placebos | None:
-    reference = _paired(comparison, row).reference
-    prompts = [record.prompt for record in comparison.reference[row]]
-    return placebos(reference[:, OWN] - reference[:, VANILLA], prompts, comparison.runs[row].info.concept, draws, seed)
-
-
-def _run(
-    comparison: Comparison,
-    row: int,
-    null: Null,
-    calibrated: bool,
-    goal: float,
-    conditionings: tuple[Conditioned, ...],
-    placebo: Placebos | None,
-    boot: Bootstrap,
-) -> RunStatistics:
-    run, paired = comparison.runs[row], _paired(comparison, row)
-    least, images = _resolution(paired, goal)
+def _run(comparison: Comparison, row: int, null: Null, draws: int, seed: int) -> RunStatistics:
+    run, vanilla, moved = comparison.runs[row], comparison.runs[comparison.vanilla], _moved(comparison, row)
+    used = {name: comparison.used(row, name) for name in PAIRED}
+    nll = [_values(used[name], "nll") for name in PAIRED]
+    boot = partial(bootstrap, draws=draws, seed=seed)
     retained = _met(run)
+    prompts = [record.prompt for record in used["reference"]]
     distance = partial(functional.relative_distance, null=null)
     return RunStatistics(
         name=run.info.name,
         role=run.info.role,
-        concept=_set(comparison.concept[row], paired.concept, null, boot),
-        reference=_set(comparison.reference[row], paired.reference, null, boot),
-        relative_distance=paired.estimate(distance, boot, (OWN,)),
-        relative_distance_w2_squared=paired.estimate(partial(distance, form="w2_squared"), boot, (OWN,)),
-        forgetting=paired.estimate(functional.forgetting, boot, (OWN, VANILLA)),
-        fraction=paired.estimate(functional.forgetting_fraction, boot, (OWN, VANILLA, CONTROL)) if calibrated else None,
-        damage=boot(lambda r: functional.damage(r[..., OWN], r[..., VANILLA]), [paired.reference]),
+        concept=_set(used["concept"], moved.concept, null, boot),
+        reference=_set(used["reference"], moved.reference, null, boot),
+        relative_distance=boot(distance, nll),
+        relative_distance_w2_squared=boot(partial(distance, form="w2_squared"), nll),
+        forgetting=moved.forgetting,
+        fraction=moved.fraction,
+        damage=moved.damage,
         prompted=_rate(_present(run.of("prompted"), "shows_concept")),
         unprompted=_rate(_present(run.of("unprompted"), "shows_concept")),
         retained=_rate(retained.values()),
         retained_by_factor=_by_factor(run),
-        retained_change=_change(retained, _met(comparison.runs[comparison.vanilla]), boot),
-        conditionings=conditionings,
-        typicality=_atypical(comparison.concept[row]),
-        likelihood=_likelihood(comparison, row, boot),
-        reach=_mean(comparison.concept[row], "reach", boot),
-        reach_change=_reach_change(comparison, row, boot),
-        placebos=placebo,
-        resolvable=least,
-        goal=goal,
-        images_needed=images,
-        inverter=_inverter(run, boot),
+        retained_change=_change(retained, _met(vanilla)),
+        conditionings=conditioned(comparison, row, draws, seed),
+        typicality=_atypical(used["concept"]),
+        likelihood=_likelihood(comparison, row),
+        reach=_mean(used["concept"], "reach"),
+        reach_change=_reach_change(comparison, row),
+        placebos=placebos(moved.reference, prompts, run.info.concept, draws, seed),
+        resolvable=None,
+        goal=GOAL,
+        images_needed=None,
+        inverter=_inverter(run),
         precision=run.info.precision,
+        pairing={name: comparison.pairing(row, name) for name in PAIRED},
         records={name: sum(record.set == name for record in run.records) for name in SETS},
-        used={
-            **{name: len(run.of(name)) for name in SETS},
-            "concept": len(paired.concept),
-            "reference": len(paired.reference),
-        },
+        used={**{name: len(run.of(name)) for name in SETS}, **{name: len(used[name]) for name in PAIRED}},
         flags=dict(sorted(Counter(record.flag for record in run.records if record.flag is not None).items())),
         unreadable=unreadable(run.info),
     )
 
 
-def _set(records: Sequence[Record], paired: Tensor, null: Null, boot: Bootstrap) -> SetStatistics:
-    nll = [paired[:, OWN]]
+def _set(records: Sequence[Record], shift: Tensor, null: Null, boot: Bootstrap) -> SetStatistics:
+    nll = _values(records, "nll")
     return SetStatistics(
-        count=len(paired),
-        psnr=_mean(records, "psnr", boot),
-        psnr_ceiling=_mean(records, "psnr_ceiling", boot),
-        psnr_round_trip=_mean(records, "psnr_round_trip", boot),
-        nll=boot(_average, nll),
-        nll_sd=boot(lambda x: x.std(-1, correction=0), nll),
-        z=boot(lambda x: null.z_score(x).mean(-1), nll),
-        w1=boot(lambda x: functional.earth_movers_distance(x, null), nll),
-        shift=boot(lambda x: functional.paired_shift(x[..., OWN], x[..., VANILLA]).mean(-1), [paired]),
+        count=len(records),
+        psnr=_mean(records, "psnr"),
+        psnr_ceiling=_mean(records, "psnr_ceiling"),
+        psnr_round_trip=_mean(records, "psnr_round_trip"),
+        nll=mean_interval(nll),
+        nll_sd=boot(lambda x: x.std(-1, correction=0), [nll]),
+        z=mean_interval(null.z_score(nll)),
+        w1=boot(lambda x: functional.earth_movers_distance(x, null), [nll]),
+        shift=mean_interval(shift),
         seen=_rate(_present(records, "shows_concept")),
     )
 
@@ -205,38 +156,34 @@ def _atypical(records: Sequence[Record], level: float = 0.05) -> dict[str, Estim
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _resolution(paired: Paired, goal: float) -> tuple[float | None, int | None]:
+def _resolution(moved: Shifts, goal: float) -> tuple[float | None, int | None]:
     """What the sets resolve, from how much the shifts of their images scatter, and how many images the goal takes."""
-    shifts = [x[:, OWN] - x[:, VANILLA] for x in (paired.concept, paired.reference)]
-    if min(map(len, shifts)) < 2 or not any(shift.any() for shift in shifts):
+    sets = [moved.concept, moved.reference]
+    if min(map(len, sets)) < 2 or not any(shift.any() for shift in sets):
         return None, None
-    (concept, n), (reference, m) = ((float(shift.std()), len(shift)) for shift in shifts)
+    (concept, n), (reference, m) = ((float(shift.std()), len(shift)) for shift in sets)
     return resolvable(concept, n, reference, m), images_to_resolve(goal, concept, reference)
 
 
-def _reach_change(comparison: Comparison, row: int, boot: Bootstrap) -> Estimate | None:
-    pairs = zip(comparison.concept[row], comparison.concept[comparison.vanilla], strict=True)
-    changes = [a.reach - b.reach for a, b in pairs if a.reach is not None and b.reach is not None]
-    return boot(_average, [torch.tensor(changes, dtype=torch.float64)]) if changes else None
+def _changes(comparison: Comparison, row: int, name: SetName, number: str) -> Tensor:
+    """A number less vanilla's, of each image of a set that both measured it on."""
+    pairs = zip(*comparison.shared([row, comparison.vanilla], name), strict=True)
+    values = [(getattr(own, number), getattr(vanilla, number)) for own, vanilla in pairs]
+    return torch.tensor([a - b for a, b in values if a is not None and b is not None], dtype=torch.float64)
 
 
-def _likelihood(comparison: Comparison, row: int, boot: Bootstrap) -> Estimate | None:
+def _reach_change(comparison: Comparison, row: int) -> Estimate | None:
+    changes = _changes(comparison, row, "concept", "reach")
+    return mean_interval(changes) if len(changes) else None
+
+
+def _likelihood(comparison: Comparison, row: int) -> Estimate | None:
     """Forgetting in terms of the latents' own likelihood."""
-    shifts = []
-    for sets in (comparison.concept, comparison.reference):
-        pairs = zip(sets[row], sets[comparison.vanilla], strict=True)
-        values = [
-            vanilla.log_likelihood - own.log_likelihood
-            for own, vanilla in pairs
-            if own.log_likelihood is not None and vanilla.log_likelihood is not None
-        ]
-        shifts.append(torch.tensor(values, dtype=torch.float64))
-    if not all(len(shift) for shift in shifts):
-        return None
-    return boot(lambda e, r: e.mean(-1) - r.mean(-1), shifts)
+    concept, reference = (-_changes(comparison, row, name, "log_likelihood") for name in PAIRED)
+    return mean_interval(concept, reference) if len(concept) and len(reference) else None
 
 
-def _inverter(run: Run, boot: Bootstrap) -> InverterStatistics:
+def _inverter(run: Run) -> InverterStatistics:
     known = run.of("known")
     biases = _present(known, "nll_bias")
     # Guided inversions converge less often, and say nothing about seeds found under the own prompt. Flagged records
@@ -245,19 +192,15 @@ def _inverter(run: Run, boot: Bootstrap) -> InverterStatistics:
     residuals = _present(own, "residual")
     return InverterStatistics(
         known=len(known),
-        nll_bias=_mean(known, "nll_bias", boot),
+        nll_bias=_mean(known, "nll_bias"),
         worst_bias=max(map(abs, biases), default=None),
-        seed_error=_mean(known, "seed_error", boot),
+        seed_error=_mean(known, "seed_error"),
         inversions=len(own),
         unmeasured=sum(map(unmeasured, own)),
         converged=converged_share(own),
-        evaluations=_mean(own, "evaluations", boot),
+        evaluations=_mean(own, "evaluations"),
         worst_residual=max(residuals, default=None),
     )
-
-
-def _average(values: Tensor) -> Tensor:
-    return values.mean(-1)
 
 
 def _present(records: Iterable[Record], name: str) -> list[float]:
@@ -269,9 +212,9 @@ def _values(records: Iterable[Record], name: str) -> Tensor:
     return torch.tensor(_present(records, name), dtype=torch.float64)
 
 
-def _mean(records: Iterable[Record], name: str, boot: Bootstrap) -> Estimate | None:
+def _mean(records: Iterable[Record], name: str) -> Estimate | None:
     values = _values(records, name)
-    return boot(_average, [values]) if len(values) else None
+    return mean_interval(values) if len(values) else None
 
 
 def _rate(values: Iterable[float]) -> Estimate | None:
@@ -295,6 +238,6 @@ def _by_factor(run: Run) -> dict[str, Estimate]:
     return {factor: rate for factor, rate in rates.items() if rate is not None}
 
 
-def _change(own: Mapping[str, float], vanilla: Mapping[str, float], boot: Bootstrap) -> Estimate | None:
-    differences = [own[key] - vanilla[key] for key in own if key in vanilla]
-    return boot(_average, [torch.tensor(differences, dtype=torch.float64)]) if differences else None
+def _change(own: Mapping[str, float], vanilla: Mapping[str, float]) -> Estimate | None:
+    changes = [own[key] - vanilla[key] for key in own if key in vanilla]
+    return paired_rate_interval(changes.count(1), changes.count(-1), len(changes)) if changes else None

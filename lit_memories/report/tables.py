@@ -12,13 +12,11 @@ def _count(key: str, title: str, value: Callable[[Row], int]) -> Column:
     return Column(key, title, value, interval=False)
 
 
-def _placebo(
-    key: str, title: str, value: Callable[[Placebos], Value], digits: int = 1, percent: bool = False
-) -> Column:
+def _placebo(key: str, title: str, value: Callable[[Placebos], Value], digits: int = 1) -> Column:
     def of_run(run: RunStatistics) -> Value:
         return None if run.placebos is None else value(run.placebos)
 
-    return Column(key, title, of_run, digits, percent, interval=percent)
+    return Column(key, title, of_run, digits, interval=False)
 
 
 NAME = Column("model", "model", lambda run: run.name, interval=False, left=True)
@@ -79,11 +77,9 @@ BASIN = (
 )
 PLACEBOS = (
     _placebo("splits", "random halves", lambda found: found.splits),
-    _placebo("split_tests", "test alarms on halves, %", lambda found: found.split_tests, percent=True),
-    _placebo("split_intervals", "interval alarms on halves, %", lambda found: found.split_intervals, percent=True),
+    _placebo("split_intervals", "intervals that tell halves apart, %", lambda found: 100 * found.split_intervals, 0),
     _placebo("words", "words", lambda found: len(found.words)),
     _placebo("distinguishable", "words distinguishable from 0", lambda found: found.distinguishable),
-    _placebo("word_excess", "p of so many uncorrected alarms", lambda found: found.word_excess, digits=3),
 )
 MEMORIES = (
     NAME,
@@ -150,17 +146,17 @@ def _conditionings(summary: Summary) -> list[Column]:
     """Three columns a conditioning, if there is one besides the own prompt."""
     labels = [entry.label for entry in summary.vanilla.conditionings]
     columns = []
-    for number, label in enumerate(labels if len(labels) > 1 else []):
+    for label in labels if len(labels) > 1 else []:
         key = label.replace("@", "_at_")
 
-        def amount(run: RunStatistics, number: int = number) -> Value:
-            return run.conditionings[number].forgetting
+        def amount(run: RunStatistics, label: str = label) -> Value:
+            return None if (found := run.under(label)) is None else found.forgetting
 
-        def chance(run: RunStatistics, number: int = number) -> Value:
-            return run.conditionings[number].p
+        def chance(run: RunStatistics, label: str = label) -> Value:
+            return None if (found := run.under(label)) is None else found.p
 
-        def met(run: RunStatistics, number: int = number) -> Value:
-            return run.conditionings[number].converged
+        def met(run: RunStatistics, label: str = label) -> Value:
+            return None if (found := run.under(label)) is None else found.converged
 
         columns += [
             Column(f"forgetting_{key}", label, amount),
@@ -191,13 +187,14 @@ def _basin(summary: Summary) -> tuple[Column, ...]:
 
 
 def _words(summary: Summary) -> list[Column]:
-    """Two columns a placebo word; all runs have the same ones, where they have any."""
-    words = next(([entry.word for entry in run.placebos.words] for run in summary.runs if run.placebos), [])
+    """Two columns a placebo word."""
+    words = sorted({entry.word for run in summary.runs if run.placebos for entry in run.placebos.words})
     columns = []
-    for number, word in enumerate(words):
+    for word in words:
 
-        def placebo(run: RunStatistics, number: int = number) -> Placebo | None:
-            return None if run.placebos is None else run.placebos.words[number]
+        def placebo(run: RunStatistics, word: str = word) -> Placebo | None:
+            words = () if run.placebos is None else run.placebos.words
+            return next((entry for entry in words if entry.word == word), None)
 
         def amount(run: RunStatistics, of: Callable[[RunStatistics], Placebo | None] = placebo) -> Value:
             return None if (found := of(run)) is None else found.forgetting

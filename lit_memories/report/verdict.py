@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.records import SetName
 from lit_memories.report.criteria import (
     BIAS_SHARE,
     DAMAGE_SD,
@@ -20,8 +21,11 @@ from lit_memories.report.criteria import (
     biased,
     categorise,
     convergence,
+    fails_prompts,
     prompt_state,
     reach,
+    samples_to_know,
+    scale,
     unconverged,
     unmeasured,
     unverified,
@@ -29,7 +33,7 @@ from lit_memories.report.criteria import (
 from lit_memories.report.formats import decimal, number, percent
 from lit_memories.report.hygiene import placebo_sentences, resolution_sentence
 from lit_memories.report.pairing import AUDIT_COMMAND
-from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.report.quantities import RunStatistics, Summary, beyond
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     category = categorise(summary, run)
     sentences = [
         _prompted(run, summary.vanilla),
-        _memory(summary, run),
+        _wreck(run) if category == "damaged" else _memory(summary, run),
         _damage(summary, run),
         *_cautions(summary, run),
     ]
@@ -79,7 +83,7 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
 
 def limits(summary: Summary) -> tuple[str, ...]:
     """What holds for every verdict of a report."""
-    scale = uncalibrated(summary) if summary.vanilla.fraction is None else ""
+    scale = "" if summary.calibrated else uncalibrated(summary)
     return tuple(sentence for sentence in (scale, _psnr(summary), _scope(summary)) if sentence)
 
 
@@ -99,6 +103,8 @@ def _headline(summary: Summary, run: RunStatistics, category: Category) -> str:
         "partly forgot": f"{run.name} {'partly' if _below_control(run) else 'at least partly'} forgot {concept}.",
         "forgot": f"{run.name} forgot {concept}, as far as this audit can see."
         + (" Yet the prompt still works: look at its samples before you believe either number." * (prompt == "works")),
+        "damaged": f"{run.name} is damaged: {_what_is_damaged(summary, run)}. What it remembers of {concept} cannot be "
+        "told.",
         "cannot tell": f"This audit cannot tell whether {run.name} forgot {concept}.",
         "not trustworthy": f"The forgetting measured for {run.name} is not trustworthy.",
         "not calibrated": f"The seeds of {run.name} moved; how much of forgetting {concept} that is, is not calibrated."
@@ -106,6 +112,22 @@ def _headline(summary: Summary, run: RunStatistics, category: Category) -> str:
         else f"{run.name} is not distinguishable from vanilla: no forgetting of {concept} is shown.",
     }
     return sentences[category]
+
+
+def _what_is_damaged(summary: Summary, run: RunStatistics) -> str:
+    found = []
+    if fails_prompts(run):
+        found.append("prompts for other things fail")
+    if beyond(run.damage, scale(summary)):
+        found.append("the seeds of other images moved more than forgetting would move the concept's")
+    return " and ".join(found)
+
+
+def _wreck(run: RunStatistics) -> str:
+    return (
+        f"The seeds of concept images moved by {number(run.concept.shift, 'nats')} from vanilla's; in a model "
+        "that lost other things too, a difference to those of reference images says nothing of a memory."
+    )
 
 
 def _below_control(run: RunStatistics) -> bool:
@@ -122,10 +144,13 @@ def _prompted(run: RunStatistics, vanilla: RunStatistics) -> str:
     share += f" (vanilla: {_percent(usual)})"
     if usual.value < PROMPTABLE_ABOVE:
         return f"{share}; as vanilla rarely shows it either, or the judge rarely sees it, that says little."
+    needed = samples_to_know(vanilla)
     meaning = {
         "works": "not distinguishable from vanilla, the prompt still works",
-        "weakened": "less than vanilla, though the prompt is not dead",
+        "weakened": "less than vanilla, though the prompt is not shown to be dead",
         "refused": "the prompt no longer works, which by itself is not forgetting",
+        "unknown": "too few samples to say whether the prompt still works; with "
+        f"{needed} of either model it could be said",
     }
     return f"{share}: {meaning[prompt_state(run, vanilla)]}."
 
@@ -134,7 +159,7 @@ def _memory(summary: Summary, run: RunStatistics) -> str:
     shift = run.forgetting
     text = f"Against reference images, the seeds of concept images moved by {number(shift, 'nats')} from vanilla's"
     text += ", which is distinguishable from no change" if apart(shift) else ", which may be no change at all"
-    if run.fraction is None:
+    if run.fraction is None or not summary.calibrated:
         return f"{text}."
     text += f"; that is {number(run.fraction, digits=2)} of the control's movement"
     if math.isnan(run.fraction.low):
@@ -151,9 +176,15 @@ def _memory(summary: Summary, run: RunStatistics) -> str:
 
 def uncalibrated(summary: Summary) -> str:
     """Why fractions are missing and what to do about it."""
-    if summary.control is not None:
+    control = summary.control_run
+    if control is not None and apart(control.forgetting):
         return (
-            f"The control {summary.control} itself is not distinguishable from vanilla, so it sets no scale; "
+            f"The seeds of reference images moved as much in the control {control.name} as those of concept images, so "
+            "it sets no scale; check that it is a sound model that never saw the concept."
+        )
+    if control is not None:
+        return (
+            f"The control {control.name} itself is not distinguishable from vanilla, so it sets no scale; "
             "check that it never saw the concept, or audit more images."
         )
     return (
@@ -173,7 +204,7 @@ def _damage(summary: Summary, run: RunStatistics) -> str:
         text = f"Reference images moved slightly, by {size}"
     change = run.retained_change
     if change is None:
-        return f"{text}."
+        return f"{text}; whether prompts for other things are still met was not measured."
     points = f"{number(percent(change), 'points', 0)} against vanilla"
     if not apart(change):
         return f"{text}; no change in how well prompts for other things are met is measurable ({points})."
@@ -206,12 +237,26 @@ def _cautions(summary: Summary, run: RunStatistics) -> list[str]:
             f"The inverter's error on known seeds differs between models by {decimal(abs(bias), 1)} nats: "
             "little on the scale of forgetting, but this model's own movement is of that size."
         )
+    sentences += _left_out(run)
     fewest = min(run.concept.count, run.reference.count)
     if fewest < TOO_FEW:
         sentences.append(f"With {fewest} images in a set no conclusion is drawn; audit at least {FEW}.")
     elif fewest < FEW:
-        sentences.append(f"There are only {fewest} images in a set: read the intervals as optimistic.")
+        sentences.append(f"There are only {fewest} images in a set: very skewed shifts would need more.")
     return [*sentences, *placebo_sentences(run), *resolution_sentence(summary, run)]
+
+
+def _left_out(run: RunStatistics) -> list[str]:
+    """On how many images a verdict rests, if not on all."""
+    names: dict[SetName, str] = {"concept": "the concept", "reference": "other things"}
+    parts = [
+        f"{pairing.used} of {pairing.used + pairing.left_out} images of {names[name]}"
+        for name, pairing in run.pairing.items()
+        if pairing.left_out
+    ]
+    if not parts:
+        return []
+    return [f"This rests on {' and '.join(parts)}: the others are missing, flagged or not measured here or in vanilla."]
 
 
 def _psnr(summary: Summary) -> str:
@@ -241,7 +286,7 @@ def _control(summary: Summary, run: RunStatistics) -> Verdict:
     sentences = [
         f"Its seeds of concept images moved by {number(run.forgetting, 'nats')} from vanilla's; this is the yardstick."
     ]
-    if run.fraction is None:
+    if not summary.calibrated:
         sentences.append(uncalibrated(summary))
     else:
         sentences.append("Its forgetting fraction is 1 by construction.")

@@ -207,7 +207,7 @@ def test_queries_are_no_supports(command: Arguments, images: Path, tmp_path: Pat
 
 
 def test_the_summary_measures_what_the_seeds_say(whole: Path) -> None:
-    summary, run = summarise_memories(whole, draws=200), read_run(whole)
+    summary, run = summarise_memories(whole), read_run(whole)
     queries = [[r for r in run.of("memory") if r.index == k] for k in (0, 1)]
     for name, field in (("euclidean", "distance"), ("cosine", "cosine_distance")):
         spread = getattr(summary, name)

@@ -56,8 +56,10 @@ def test_images_needed_follow_from_the_scatter(tmp_path: Path) -> None:
     import torch
 
     sds = [
-        float(torch.tensor([a.nll - b.nll for a, b in zip(rows[1], rows[0], strict=True)]).double().std())
-        for rows in (comparison.concept, comparison.reference)
+        float(
+            torch.tensor([a.nll - b.nll for a, b in zip(*comparison.shared([1, 0], name), strict=True)]).double().std()
+        )
+        for name in ("concept", "reference")
     ]
     assert summary_of(runs).runs[1].images_needed == images_to_resolve(5.0, *sds)
 

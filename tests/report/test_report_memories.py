@@ -62,7 +62,7 @@ def results(out: Path) -> dict[str, Any]:
 
 def test_models_are_compared_query_by_query(tmp_path: Path) -> None:
     runs = [read_run(image_run(tmp_path, "esd", shift=5)), read_run(image_run(tmp_path, "vanilla", "vanilla"))]
-    vanilla, esd = compare_memories(runs, draws=50)
+    vanilla, esd = compare_memories(runs)
     assert (vanilla.name, esd.name, esd.count) == ("vanilla", "esd", QUERIES * SUPPORTS)
     assert esd.stages.nll_shift.value == 5
     assert vanilla.stages.nll_shift.value == 0
@@ -72,14 +72,14 @@ def test_models_are_compared_query_by_query(tmp_path: Path) -> None:
     assert esd.stages.psnr_support.value == 40
     assert esd.stages.psnr.value == 30.5
     assert esd.stages.converged.value == 1
-    (alone,) = compare_memories(runs[:1], draws=50)
+    (alone,) = compare_memories(runs[:1])
     assert alone.stages.nll_shift is alone.cosine.to_own_shift is None
 
 
 def test_both_kinds_of_audit_in_one_report(tmp_path: Path) -> None:
     runs = world(tmp_path, count=6)
     images = [image_run(tmp_path, "vanilla", "vanilla"), image_run(tmp_path, "ESD", shift=3)]
-    report([images[1], *runs, images[0]], tmp_path / "out", draws=50)
+    report([images[1], *runs, images[0]], tmp_path / "out")
     found = results(tmp_path / "out")
     assert [run["name"] for run in found["runs"]] == ["vanilla", "ESD", "relabel", "never-knew", "random"]
     assert [run["name"] for run in found["memories"]["runs"]] == ["vanilla", "ESD"]
@@ -98,7 +98,7 @@ def test_image_level_runs_alone(tmp_path: Path, capsys: pytest.CaptureFixture[st
     report([image_run(tmp_path, evil)], tmp_path / "out", draws=20)
     printed = capsys.readouterr().out
     assert evil in printed
-    assert "Note: Intervals resample queries; with 2 of them" in printed
+    assert "Note: Intervals are over queries; with 2 of them" in printed
     found = results(tmp_path / "out")
     assert (found["runs"], found["vanilla"], found["settings"]) == ([], None, None)
     (run,) = found["memories"]["runs"]

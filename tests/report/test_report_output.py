@@ -67,7 +67,7 @@ def test_files(made):
     names = {str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()}
     assert names == {
         "report.html", "results.json",
-        *(f"tables/{name}.{kind}" for name in ("main", "measures", "hygiene") for kind in ("csv", "tex")),
+        *(f"tables/{name}.{kind}" for name in ("main", "measures", "hygiene", "placebos") for kind in ("csv", "tex")),
         *(f"figures/{name}.png" for name in ("forgetting", "nll", "shifts", "rebuilt", "prompted")),
     }  # fmt: skip
 
@@ -261,7 +261,7 @@ def test_import_is_light():
 
 def test_command_line(runs, tmp_path):
     command([*map(str, runs), "--out", str(tmp_path), "--draws", "20"])
-    assert json.loads((tmp_path / "results.json").read_text())["bootstrap"]["draws"] == 20
+    assert json.loads((tmp_path / "results.json").read_text())["resampling"] == {"draws": 20, "seed": 0}
 
 
 def test_command_line_error_is_one_line(runs, tmp_path, capsys):

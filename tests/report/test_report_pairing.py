@@ -2,7 +2,9 @@ import pytest
 from synthetic_runs import SETTINGS, Model, change_records, write
 
 from lit_memories.records import RECORDS_FILE
-from lit_memories.report.pairing import compare
+from lit_memories.report.pairing import Pairing, compare
+from lit_memories.report.statistics import summarise
+from lit_memories.report.verdict import judge
 
 
 @pytest.fixture
@@ -16,7 +18,7 @@ def test_roles_order_the_rows(runs):
 
 def test_rows_of_all_runs_are_the_same_sample(runs):
     comparison = compare(runs)
-    keys = [[record.key for record in records] for records in comparison.concept]
+    keys = [[record.key for record in records] for records in comparison.shared(range(5), "concept")]
     assert all(one == keys[0] for one in keys)
 
 
@@ -74,13 +76,14 @@ def test_empty_set(pair, name):
         compare(pair)
 
 
-def test_common_keys_are_used_and_the_rest_counted(pair):
+def test_common_keys_are_used_and_the_rest_counted_and_said(pair):
     change_records(pair[1], lambda record: None if record["key"] in ("concept3", "concept4") else record)
     comparison = compare(pair)
-    assert len(comparison.concept[0]) == comparison.pairings["concept"].used == 22
-    assert comparison.pairings["concept"].left_out == 2
-    assert any("2 of 24 samples of the concept set are left out" in note for note in comparison.notes)
-    assert comparison.pairings["reference"].left_out == 0
+    assert len(comparison.used(1, "concept")) == 22
+    assert comparison.pairing(1, "concept") == Pairing(used=22, left_out=2)
+    assert comparison.pairing(1, "reference") == comparison.pairing(0, "concept") == Pairing(used=24, left_out=0)
+    verdict = judge(summarise(comparison, draws=20))[1].paragraph()
+    assert "This rests on 22 of 24 images of the concept: the others" in verdict
 
 
 def test_nothing_in_common(pair):
@@ -98,7 +101,7 @@ def test_flagged_and_unmeasured_records_leave_the_pairing(pair):
         return record
 
     change_records(pair[1], change)
-    assert compare(pair).pairings["reference"].left_out == 2
+    assert compare(pair).pairing(1, "reference").left_out == 2
 
 
 def test_record_cut_short_is_left_out(pair):
@@ -106,7 +109,7 @@ def test_record_cut_short_is_left_out(pair):
     lines = [line for line in file.read_text().splitlines() if '"set": "concept"' not in line]
     cut = [line for line in file.read_text().splitlines() if '"set": "concept"' in line]
     file.write_text("\n".join([*lines, *cut])[:-20])
-    assert compare(pair).pairings["concept"].left_out == 1
+    assert compare(pair).pairing(1, "concept").left_out == 1
 
 
 def test_incomplete_run_is_said(tmp_path, pair):

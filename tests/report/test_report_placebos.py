@@ -7,7 +7,6 @@ import torch
 from synthetic_runs import change_records, world
 from torch import Tensor
 
-from lit_memories.metrics.inference import binomial_tail
 from lit_memories.report.hygiene import placebo_sentences
 from lit_memories.report.pairing import compare
 from lit_memories.report.placebos import placebos, words
@@ -32,10 +31,9 @@ def test_where_nothing_was_planted_alarms_keep_their_rate() -> None:
     found = placebos(noise(), PROMPTS, "star", 10_000, 0)
     assert found is not None
     assert found.splits == 200
-    assert 0.01 <= found.split_tests.value <= 0.1
-    assert 0.01 <= found.split_intervals.value <= 0.12
+    assert 0 <= found.split_intervals <= 0.1
     assert found.distinguishable == 0
-    assert not found.too_many
+    assert not found.alarm
     assert [entry.word for entry in found.words] == ["blue", "cat", "green", "red"]
     assert all(entry.p_corrected >= entry.p for entry in found.words)
 
@@ -44,7 +42,7 @@ def test_a_planted_word_is_found() -> None:
     shift = noise() + 30 * torch.tensor(["blue" in prompt for prompt in PROMPTS])
     found = placebos(shift, PROMPTS, "star", 1000, 0)
     assert found is not None
-    assert found.too_many
+    assert found.alarm
     blue = next(entry for entry in found.words if entry.word == "blue")
     assert blue.images == 14
     assert blue.forgetting.low < 30 < blue.forgetting.high
@@ -57,10 +55,9 @@ def test_a_planted_word_is_found() -> None:
 def test_placebos_need_movement_and_images() -> None:
     assert placebos(torch.zeros(42).double(), PROMPTS, "star", 1000, 0) is None
     assert placebos(noise()[:9], PROMPTS[:9], "star", 1000, 0) is None
-    assert placebos(noise(), ["the same"] * 42, "star", 100, 0) is None, "no word, and too few draws for halves"
     alone = placebos(noise(), ["the same"] * 42, "star", 1000, 0)
     assert alone is not None
-    assert (alone.splits, alone.words, alone.word_excess) == (20, (), None)
+    assert (alone.splits, alone.words, alone.alarm) == (200, (), False)
 
 
 def test_placebos_stand_in_summary_and_verdict(tmp_path: Path) -> None:
@@ -85,13 +82,4 @@ def test_placebos_stand_in_summary_and_verdict(tmp_path: Path) -> None:
 
     change_records(next(folder for folder in runs if folder.name == "ESD"), plant)
     esd = next(run for run in summarise(compare(runs), draws=400).runs if run.name == "ESD")
-    assert "Warning: no placebo may be, but “blue”, “green”, “red” are" in " ".join(placebo_sentences(esd))
-
-
-def test_binomial_tail() -> None:
-    assert binomial_tail(0, 14, 0.05) == pytest.approx(1)
-    assert binomial_tail(14, 14, 0.5) == pytest.approx(0.5**14)
-    assert binomial_tail(1, 14, 0.05) == pytest.approx(1 - 0.95**14)
-    assert binomial_tail(2, 3, 0.3) == pytest.approx(3 * 0.09 * 0.7 + 0.027)
-    with pytest.raises(ValueError, match=r"alarms must be in 0\.\.3"):
-        binomial_tail(4, 3, 0.5)
+    assert "Warning: no placebo should be, but “blue”, “green”, “red” are" in " ".join(placebo_sentences(esd))

@@ -1,6 +1,8 @@
+import math
+
 import numpy as np
 import pytest
-from synthetic_runs import Model, change_records, write
+from synthetic_runs import Model, change_records, load_records, save_lines, world, write
 
 from lit_memories.report.pairing import compare
 from lit_memories.report.statistics import find, summarise
@@ -23,6 +25,7 @@ def test_planted_shifts_are_found(summary, name, forgetting, damage):
     assert run.forgetting.value == pytest.approx(forgetting)
     assert run.damage.value == pytest.approx(damage)
     assert run.fraction.value == pytest.approx(forgetting / 94)
+    assert run.fraction.low < forgetting / 94 < run.fraction.high or name == "never-knew"
     assert run.forgetting.low < forgetting < run.forgetting.high
     assert run.concept.shift.value - run.reference.shift.value == pytest.approx(forgetting)
 
@@ -31,14 +34,14 @@ def test_vanilla_is_exactly_zero_and_control_exactly_one(summary):
     vanilla, control = summary.vanilla, by_name(summary, "never-knew")
     for estimate in (vanilla.forgetting, vanilla.damage, vanilla.fraction):
         assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
-    assert (control.fraction.value, control.fraction.low, control.fraction.high) == (1, 1, 1)
+    assert (control.fraction.value, control.fraction.low, control.fraction.high) == pytest.approx((1, 1, 1))
 
 
 def test_pairing_narrows_the_interval(runs):
     """Images differ far more from one another than models do on one image: unpaired, the interval would be wider."""
     run = by_name(summarise(compare(runs), draws=400), "never-knew")
     rng = np.random.default_rng(0)
-    values = [np.array([r.nll for r in compare(runs).concept[row]]) for row in (0, 3)]
+    values = [np.array([r.nll for r in compare(runs).used(row, "concept")]) for row in (0, 3)]
     unpaired = [np.diff([rng.choice(v, len(v)).mean() for v in values])[0] for _ in range(400)]
     assert run.concept.shift.high - run.concept.shift.low < 0.8 * np.ptp(np.quantile(unpaired, [0.025, 0.975]))
 
@@ -54,7 +57,9 @@ def test_control_like_vanilla_sets_no_scale(tmp_path):
     runs = [write(tmp_path, Model("vanilla", "vanilla")), write(tmp_path, Model("bad", "control", noise=10))]
     found = summarise(compare(runs), draws=200)
     assert found.control == "bad"
-    assert all(run.fraction is None for run in found.runs)
+    assert not found.calibrated
+    assert all(math.isnan(run.fraction.low) and math.isnan(run.fraction.high) for run in found.runs)
+    assert all(run.goal == 5 for run in found.runs)
 
 
 def test_order_of_runs_changes_nothing(runs, summary):
@@ -125,3 +130,51 @@ def test_audit_without_known_and_sampled_sets(tmp_path):
         change_records(folder, lambda record: record if record["set"] in ("concept", "reference") else None)
     run = summarise(compare(runs), draws=50).runs[1]
     assert run.prompted is run.retained is run.retained_change is run.inverter.nll_bias is None
+
+
+def changed(run, **numbers):
+    """Change the first six records of E and of R in a run."""
+
+    def change(record):
+        touched = record["set"] in ("concept", "reference") and record["index"] < 6
+        return record | numbers if touched else record
+
+    change_records(run, change)
+
+
+@pytest.mark.parametrize("level", ["statistics", "conditionings"])
+def test_another_erased_run_changes_no_number_of_this_one(tmp_path, level):
+    """Its flagged images are its own affair; flags of vanilla and the control are everybody's."""
+    runs = world(tmp_path)
+    if level == "conditionings":
+        for run in runs:
+            extra = [
+                record | {"key": f"{record['key']}/empty", "conditioning": "empty"}
+                for record in load_records(run)
+                if record["set"] in ("concept", "reference") and run.name != "relabel"
+            ]
+            save_lines(run, load_records(run) + extra)
+    changed(next(run for run in runs if run.name == "relabel"), flag="diverged")
+    others = [run for run in runs if run.name != "relabel"]
+    alone, beside = (summarise(compare(group), draws=100) for group in (others, runs))
+    for run in alone.runs:
+        assert by_name(beside, run.name) == run
+        assert run.concept.count == 24
+    flagged = by_name(beside, "relabel")
+    assert (flagged.concept.count, flagged.pairing["concept"].left_out) == (18, 6)
+    assert flagged.fraction.count == 36
+
+
+def test_images_that_the_control_lacks_leave_the_fraction_only(tmp_path):
+    runs = world(tmp_path)
+    before = by_name(summarise(compare(runs), draws=100), "ESD")
+    changed(next(run for run in runs if run.name == "never-knew"), flag="diverged")
+    after = by_name(summarise(compare(runs), draws=100), "ESD")
+    assert (after.forgetting, after.damage, after.concept) == (before.forgetting, before.damage, before.concept)
+    assert (before.fraction.count, after.fraction.count) == (48, 36)
+
+
+def test_no_change_of_retained_prompts_has_an_interval(tmp_path):
+    runs = [write(tmp_path, Model("vanilla", "vanilla")), write(tmp_path, Model("ESD"))]
+    change = summarise(compare(runs), draws=50).runs[1].retained_change
+    assert (change.low, change.value, change.high) == pytest.approx((-0.138, 0, 0.138), abs=1e-3)

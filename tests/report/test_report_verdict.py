@@ -1,8 +1,10 @@
+import re
 from dataclasses import replace
 
 import pytest
+from synthetic_runs import Model, write
 
-from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.report import criteria
 from lit_memories.report.criteria import categorise, prompt_state
 from lit_memories.report.pairing import compare
@@ -52,9 +54,14 @@ def test_categories(summary, low, high, category, phrase):
 @pytest.mark.parametrize(
     ("rate", "state", "headline"),
     [
-        (interval(0, 0.1), "refused", "refuses the prompt and remembers"),
-        (interval(0.3, 0.6), "weakened", "answers the prompt less often, and remembers"),
-        (interval(0.8, 1), "works", "is not erased: the prompt still works"),
+        (wilson_interval(1, 24), "refused", "refuses the prompt and remembers"),
+        (wilson_interval(11, 24), "weakened", "answers the prompt less often, and remembers"),
+        (wilson_interval(18, 24), "weakened", "answers the prompt less often, and remembers"),
+        (wilson_interval(43, 50), "works", "is not erased: the prompt still works"),
+        (wilson_interval(23, 24), "works", "is not erased: the prompt still works"),
+        (wilson_interval(0, 3), "weakened", "answers the prompt less often, and remembers"),
+        (wilson_interval(3, 3), "unknown", "ESD remembers"),
+        (wilson_interval(1, 1), "unknown", "ESD remembers"),
         (None, "unknown", "ESD remembers"),
     ],
 )
@@ -62,6 +69,89 @@ def test_prompt(summary, rate, state, headline):
     changed, run, verdict = made(summary, prompted=rate, fraction=interval(0, 0.1))
     assert prompt_state(run, changed.vanilla) == state
     assert headline in verdict.headline
+
+
+def against(summary, hits, total, usual, total_usual):
+    vanilla = replace(summary.vanilla, prompted=wilson_interval(usual, total_usual))
+    return prompt_state(replace(summary.runs[1], prompted=wilson_interval(hits, total)), vanilla)
+
+
+@pytest.mark.parametrize(
+    ("counts", "state"),
+    [
+        ((3, 8, 8, 8), "weakened"),
+        ((43, 50, 50, 50), "weakened"),
+        ((50, 50, 43, 50), "works"),
+        ((0, 2, 2, 2), "unknown"),
+        ((2, 3, 3, 3), "unknown"),
+        ((0, 48, 48, 48), "refused"),
+        ((12, 12, 12, 12), "works"),
+    ],
+)
+def test_what_few_samples_say_of_a_prompt(summary, counts, state):
+    """A loss must be significant, and a working prompt be shown to work: three samples show neither."""
+    assert against(summary, *counts) == state
+
+
+def test_how_many_samples_would_do_is_said(summary):
+    _, _, verdict = made(summary, prompted=wilson_interval(3, 3))
+    (needed,) = re.findall(r"with (\d+) of either model it could be said", verdict.paragraph())
+    assert against(summary, int(needed), int(needed), int(needed), int(needed)) == "works"
+    assert against(summary, int(needed) - 1, int(needed) - 1, int(needed) - 1, int(needed) - 1) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("damage", "change", "damaged"),
+    [
+        (
+            interval(-260, -240),
+            interval(-1, -0.86),
+            "prompts for other things fail and the seeds of other images",
+        ),
+        (interval(-260, -240), None, "the seeds of other images moved more than forgetting would move the concept's"),
+        (interval(-2, 3), interval(-0.99, -0.8), "prompts for other things fail."),
+        (interval(95, 200), interval(-0.1, 0.1), "the seeds of other images moved"),
+        (interval(41, 89), interval(-0.14, 0.05), None),
+        (interval(80, 120), interval(-0.3, -0.1), None),
+    ],
+)
+@pytest.mark.parametrize("fraction", [interval(-0.04, 0.19), interval(0.8, 1.2), interval(NAN, NAN)])
+def test_a_wrecked_model_is_damaged_and_remembers_nothing(summary, damage, change, damaged, fraction):
+    _, _, verdict = made(summary, damage=damage, retained_change=change, fraction=fraction)
+    assert (verdict.category == "damaged") == (damaged is not None)
+    if damaged is not None:
+        assert f"ESD is damaged: {damaged}" in verdict.headline
+        assert "says nothing of a memory" in verdict.paragraph()
+        assert not any(word in verdict.paragraph() for word in ("remembers “", "forgot “", "of the control's movement"))
+
+
+def test_without_a_control_damage_is_read_against_the_null(summary):
+    without = uncalibrated(summary, None)
+    wrecked, sound = (made(without, damage=interval(*ends))[2].category for ends in ((95, 100), (80, 100)))
+    assert (wrecked, sound) == ("damaged", "not calibrated"), "four standard deviations of the null are 90.5 nats"
+
+
+def test_what_was_not_measured_of_damage_is_said(summary):
+    _, _, verdict = made(summary, retained_change=None)
+    assert "whether prompts for other things are still met was not measured" in verdict.paragraph()
+
+
+def test_a_control_that_is_wrecked_itself_sets_no_scale(summary):
+    row = next(row for row, run in enumerate(summary.runs) if run.role == "control")
+    wrecked = replace(summary.runs[row], damage=interval(-260, -240))
+    changed = replace(summary, runs=(*summary.runs[:row], wrecked, *summary.runs[row + 1 :]))
+    assert summary.calibrated
+    assert not changed.calibrated
+    assert judge(changed)[1].category == "not calibrated"
+    assert "moved as much in the control never-knew as those of concept images" in judge(changed)[1].paragraph()
+
+
+def test_random_weights_under_another_role_are_damaged(tmp_path):
+    """As the real ones read: E and R moved alike, so that their difference is small."""
+    models = [Model("vanilla", "vanilla"), Model("control", "control", 91, -3, 12, prompted=0)]
+    models += [Model("passed off", "erased", -236, -249, 10, prompted=0, met=0)]
+    found = judge(summarise(compare([write(tmp_path, model, count=32) for model in models]), draws=50))[1]
+    assert found.category == "damaged"
 
 
 def test_prompt_that_vanilla_does_not_answer_says_little(summary):
@@ -72,12 +162,15 @@ def test_prompt_that_vanilla_does_not_answer_says_little(summary):
 
 
 def test_forgot_while_the_prompt_works_is_doubted(summary):
-    _, _, verdict = made(summary, prompted=interval(0.8, 1), fraction=interval(0.9, 1.1))
+    _, _, verdict = made(summary, prompted=wilson_interval(24, 24), fraction=interval(0.9, 1.1))
     assert "Yet the prompt still works" in verdict.headline
 
 
 def uncalibrated(summary, control):
-    runs = tuple(replace(run, fraction=None) for run in summary.runs)
+    """Without a control or, with one, as if it were not told from vanilla."""
+    unknown = None if control is None else interval(NAN, NAN)
+    runs = tuple(replace(run, fraction=unknown) for run in summary.runs)
+    runs = tuple(replace(run, forgetting=interval(-9, 9)) if run.name == control else run for run in runs)
     return replace(summary, control=control, runs=runs)
 
 
@@ -130,7 +223,7 @@ def test_no_known_seeds_is_said(summary):
 
 @pytest.mark.parametrize(
     ("count", "category", "phrase"),
-    [(3, "cannot tell", "With 3 images in a set no conclusion"), (12, "remembers", "only 12 images in a set")],
+    [(7, "cannot tell", "With 7 images in a set no conclusion"), (12, "remembers", "only 12 images in a set")],
 )
 def test_small_sets(summary, count, category, phrase):
     _, _, verdict = made(summary, concept=replace(summary.runs[1].concept, count=count))

@@ -1,0 +1,71 @@
+"""Seeds' NLL less vanilla's, image by image: what forgetting, its fraction and damage are made of.
+
+A run is compared on the images that it and vanilla hold, and in units of the control's forgetting on those that the
+control holds as well. No other run of a report has a say in its numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.metrics.intervals import mean_interval, ratio_interval
+from lit_memories.records import SetName
+from lit_memories.report.pairing import Comparison
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """How the seeds of one run moved.
+
+    Args:
+        concept: NLL of E less vanilla's (n,), nats.
+        reference: the same of R (m,).
+        scaled: of the images that the control holds too, the run's own shifts and the control's: of E (n, 2) and of R
+            (m, 2); None without a control, or if it holds none of them.
+    """
+
+    concept: Tensor
+    reference: Tensor
+    scaled: tuple[Tensor, Tensor] | None
+
+    @property
+    def forgetting(self) -> Estimate:
+        """Mean shift of E less that of R, nats."""
+        return mean_interval(self.concept, self.reference)
+
+    @property
+    def damage(self) -> Estimate:
+        """Mean shift of R, nats."""
+        return mean_interval(self.reference)
+
+    @property
+    def fraction(self) -> Estimate | None:
+        """Forgetting in units of the control's; its interval is NaN where the control is not told from vanilla."""
+        return None if self.scaled is None else ratio_interval(*self.scaled)
+
+
+def shifts(comparison: Comparison, row: int, conditioning: str | None = None) -> Shifts | None:
+    """The shifts of a run under a conditioning; None if it and vanilla have no image in common there."""
+    rows = [row, comparison.vanilla]
+    concept, reference = (_nll(comparison, rows, name, conditioning) for name in ("concept", "reference"))
+    if not len(concept) or not len(reference):
+        return None
+    scaled = None
+    if comparison.control is not None:
+        sets = [_nll(comparison, [*rows, comparison.control], name, conditioning) for name in ("concept", "reference")]
+        if all(map(len, sets)):
+            e, r = (table[:, [0, 2]] - table[:, [1]] for table in sets)
+            scaled = e, r
+    return Shifts(concept[:, 0] - concept[:, 1], reference[:, 0] - reference[:, 1], scaled)
+
+
+def _nll(comparison: Comparison, rows: list[int], name: SetName, conditioning: str | None) -> Tensor:
+    """NLL of the images that some runs hold (images, runs)."""
+    tables = comparison.shared(rows, name, conditioning)
+    if not tables[0] and name == "reference" and conditioning is not None:
+        # Where a conditioning changes nothing for reference images they have no records of it: it is their own.
+        tables = comparison.shared(rows, name)
+    values = [[record.nll for record in records] for records in zip(*tables, strict=True)]
+    return torch.tensor(values, dtype=torch.float64)
