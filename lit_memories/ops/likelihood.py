@@ -19,9 +19,9 @@ twice, or for one purpose only. From the clean end to the lowest level, where th
 step of Euler's; being one, it keeps the order, and `ladder` makes it short.
 
 **Off the data's support this is wrong, by any amount.** Between modes the score turns within a distance far smaller
-than a step: the flow is stiff there, an explicit rule leaps into a mode, misses the divergence of the way, and calls the
-point much too likely. More levels hardly help and do not tell. What tells is `Likelihood.gap`, which costs nothing: how
-far the predicted and the corrected latents are from one another. docs/audit.md has the figures.
+than a step: the flow is stiff there, an explicit rule leaps into a mode, misses the divergence of the way, and calls
+the point much too likely. More levels hardly help and do not tell. What tells is `Likelihood.gap`, which costs nothing:
+how far the predicted and the corrected latents are from one another. docs/audit.md has the figures.
 """
 
 import math

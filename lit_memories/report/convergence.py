@@ -1,4 +1,4 @@
-"""Whether numbers are as accurate as they look: inversions that met their tolerance, densities whose way was too steep."""
+"""Whether numbers are as accurate as they look: inversions that met their tolerance, levels near enough together."""
 
 from collections.abc import Iterable, Mapping
 

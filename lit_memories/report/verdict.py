@@ -188,8 +188,8 @@ def _cautions(summary: Summary, run: RunStatistics) -> list[str]:
     bias, share = bias_difference(summary, run), convergence(summary, run)
     if share is not None and unconverged(summary, run):
         sentences.append(
-            f"Only {100 * share:.0f} % of the inversions converged: allow the inverter more iterations, or take another "
-            "than a faithful one."
+            f"Only {100 * share:.0f} % of the inversions converged: allow the inverter more iterations, or take "
+            "another than a faithful one."
         )
     if names := ", ".join(one.name for one in unmeasured(summary, run)):
         sentences.append(

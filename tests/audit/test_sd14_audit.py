@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +111,8 @@ def test_pictures_are_squeezed(concept_run: Path, sets: Path) -> None:
 
 
 def test_an_erased_model_is_compared_with_vanilla(calm: Path, sets: Path, tmp_path: Path) -> None:
-    """One command a model, one for the report; the official distance is in it. The official inverter's regulariser, made
-    for maps of 64 x 64, takes the seeds of 16 x 16 far away, and what it found counts all the same."""
+    """One command a model, one for the report; the official distance is in it. By our inverter: the official one's
+    regulariser, made for maps of 64 x 64, takes the seeds of 16 x 16 to infinity, and what is not finite is flagged."""
     diffusion = Diffusion.from_pretrained(calm)
     name, weight = next((n, p) for n, p in diffusion.named_parameters() if n.endswith("attn2.to_k.weight"))
     provenance = Provenance("ESD", {"name": "church"}, str(calm), None, diffusion.fingerprint, {}, 1, None, {})
@@ -207,7 +208,7 @@ class Restated:
     def explicit(self, latents: Tensor) -> Tensor:
         """nti.py, ddim_inversion: transitions between neighbours of the timesteps, one fewer than there are of them."""
         timesteps = self.scheduler.timesteps.flip(0)
-        for low, high in zip(timesteps, timesteps[1:], strict=False):
+        for low, high in pairwise(timesteps):
             noise, now, then = self.noise(latents, low), *(self.scheduler.alphas_cumprod[t] for t in (low, high))
             original = (latents - (1 - now).sqrt() * noise) / now.sqrt()
             latents = then.sqrt() * original + (1 - then).sqrt() * noise
@@ -234,6 +235,8 @@ class Restated:
         """Conditional predictions, a row at a time."""
         with torch.no_grad():
             return self.unet(latents, timestep, self.text).sample
+
+
 CLAIMS = {
     ("concept", "ours"): (Restated.solved, Restated.mean, Restated.sampled),
     ("concept", "nti"): (Restated.explicit, Restated.mean, Restated.sampled),
