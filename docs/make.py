@@ -149,7 +149,8 @@ def card() -> str:
     return f"""# Shipped models
 
 The pictogram model and what an audit of it needs; {weights:.0f} MB of weights in all, Apache-2.0 like the code. Every
-folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretrained("checkpoints/pictograms")` loads it.
+folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretrained("checkpoints/pictograms")` loads it,
+with transformers 5 or later: older ones load a random text encoder, with no more than a warning.
 
 | folder | what it is | never saw |
 |---|---|---|

@@ -63,6 +63,8 @@ class Record:
         typicality: value and p-value of each test of the seed against the prior, and of all together (``combined``).
         log_likelihood: log p(latents | prompt) by the probability flow, in nats.
         bits_per_dim: minus the same in bits an element.
+        likelihood_gap: how far its integration's two rules are from one another, summed over the levels; above 0.1 the
+            levels are too far apart for this image, and `log_likelihood` may be wrong by any amount.
         reach: angle in degrees from the seed towards noise at which half of the walks no longer show the concept.
         support: row of the support image, for memories; their `psnr_round_trip` is to what the decoder inversion found.
         psnr_support: decoding of the support's latent against the support image, in dB.
@@ -102,6 +104,7 @@ class Record:
     latent_cosine_distance: float | None = None
     distance: float | None = None
     cosine_distance: float | None = None
+    likelihood_gap: float | None = None
 
     def to_json(self) -> str:
         """One line of JSON, keys in order, None left out."""

@@ -66,6 +66,22 @@ def test_recipes_are_short_and_say_what_they_are(file: Path) -> None:
     assert "class_path" in "".join(lines[:5])
 
 
+AUDITS = [file for file in RECIPES if file.parent.name == "audit"]
+
+
+@pytest.mark.parametrize("file", AUDITS, ids=lambda file: f"{file.parts[-3]}-{file.stem}")
+def test_rows_of_an_audit_fill_whole_blocks(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A block that a query or a batch fills in part only is filled up, and costs as much as a whole one."""
+    monkeypatch.chdir(tmp_path)
+    config = configuration(file, capsys)
+    data, block_size = config["data"]["init_args"], config["model"]["init_args"]["block_size"]
+    image_level = config["model"]["class_path"].endswith("ImageAudit")
+    rows = 2 + data["supports"] if image_level else data["batch_size"]  # a query's own latent, the repeated one
+    assert rows % block_size == 0
+
+
 def test_options_reach_into_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     audit = ROOT / "recipes/pictograms/audit/umbrella.yaml"
     striped = ROOT / "recipes/pictograms/concepts/striped.yaml"

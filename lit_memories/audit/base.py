@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ from lit_memories.records import (
 from lit_memories.storage.files import check_writable
 
 DIVERGED = 0.1
-"""Relative residual above which an inversion is not counted: its seed does not belong to its image."""
+"""Relative residual above which an inversion is not counted, as its seed does not belong to its image, unless the
+inverter is a faithful one."""
 
 NETWORK_DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What the U-Net computes in by autocast, for each precision a trainer may have."""
@@ -319,17 +321,19 @@ def sound_psnr(images: Tensor, target: Tensor) -> Tensor:
     return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
 
 
-def quality(inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
+def quality(inverter: Inverter, inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
     """How well a row was inverted, and why its record must not be counted, if so; `sound` if all else is finite.
 
-    Where the residual was not measured there is none, and no flag for it: the report says that nothing is known.
+    Where the residual was not measured there is none, and no flag for it: the report says that nothing is known. What a
+    faithful inverter finds counts with any residual that is a number, as it does in official code.
     """
     residual, measured = float(inversion.residual[row]), inversion.measured
+    kept = not measured or residual <= DIVERGED or (inverter.faithful and math.isfinite(residual))
     return {
         "residual": finite(residual),
         "evaluations": int(inversion.evaluations[row]),
         "converged": bool(inversion.converged[row]) if measured else None,
-        "flag": "not finite" if not sound else None if residual <= DIVERGED or not measured else "diverged",
+        "flag": "not finite" if not sound else None if kept else "diverged",
     }
 
 

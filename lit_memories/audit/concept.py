@@ -154,7 +154,8 @@ class ConceptAudit(Audit):
                 found.append(
                     log_likelihood(predict_noise, latents[block].clone(), levels, generators, self.likelihood_probes)
                 )
-        return {name: torch.cat([getattr(part, name) for part in found]) for name in ("log_likelihood", "bits_per_dim")}
+        numbers = {"log_likelihood": "log_likelihood", "bits_per_dim": "bits_per_dim", "likelihood_gap": "gap"}
+        return {name: torch.cat([getattr(part, attribute) for part in found]) for name, attribute in numbers.items()}
 
     def _reach(self, samples: Sequence[Sample], seeds: Tensor) -> Tensor:
         """Degrees from each seed towards noise at which half of the walks no longer show the concept."""
@@ -189,7 +190,7 @@ class ConceptAudit(Audit):
             if inversion is None:
                 values["flag"] = None if whole else "not finite"
             else:
-                values |= quality(inversion, row, whole)
+                values |= quality(self.inverter, inversion, row, whole)
                 values["typicality"] = _typicality(inversion.seeds[row : row + 1])
                 self._seeds[key] = inversion.seeds[row].cpu()
             place = (key, sample.set, sample.index, sample.prompt)

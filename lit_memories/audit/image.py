@@ -95,7 +95,7 @@ class ImageAudit(Audit):
             if support is not None:
                 values["psnr_support"] = finite(float(supported[row - 2].psnr))
                 values["support"] = support.index
-            values |= quality(inversion, row, None not in values.values())
+            values |= quality(self.inverter, inversion, row, None not in values.values())
             values["decoder_passes"] = self._passes(row, found, supported)
             record = Record(
                 self.key(name), set_name, batch.sample.index, batch.sample.prompt, **values, **verdicts[row]

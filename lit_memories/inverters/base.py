@@ -59,6 +59,9 @@ class Inverter(ABC):
     An inverter treats every sample on its own: no sum, no stopping rule and no batch statistic mixes samples.
     """
 
+    faithful: bool = False
+    """Whether it does as official code does, which keeps whatever it finds: audits then count it, converged or not."""
+
     @abstractmethod
     def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents (n, c, h, w) through `steps`, which are given as the sampler takes them, noise first."""

@@ -14,6 +14,8 @@ from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_step
 
 BETAS = 0.9, 0.999
 """Adam's decay rates, torch's defaults."""
+LATER = 1e-3
+"""By how much the error at which a step is done has grown at the end of the steps: 2e-5 a step of the original's 50."""
 TOLERANCE = 1e-3
 """Relative residual below which a step of the faithful form counts as converged."""
 
@@ -28,7 +30,9 @@ class NullText(Inverter):
 
     and passes them on to the next. The seeds are the pivot's; they and the tuned embeddings, `Inversion.state`
     (n, steps, tokens, width), give the image back under guidance. As in the paper's code the learning rate falls to
-    half over the steps. Unlike there, a sample stops by itself, and keeps the embeddings of its smallest loss.
+    half over the steps, and the error at which a step is done grows by 2e-5 a step, of 50. Unlike there, a sample stops
+    by itself, before it changes embeddings that are good enough, and keeps those of its smallest loss; in the paper's
+    code each step has one update more than it has losses, and keeps the last.
 
     Residual and convergence are the pivot's, as the seeds are; of the tuning convergence says only that it stayed
     finite. How well the tuned embeddings lead back to the image is seen in what they regenerate.
@@ -40,8 +44,10 @@ class NullText(Inverter):
         guidance_scale: of the tuned steps and of the regeneration.
         inner_steps: updates of the embeddings a step at most.
         lr: Adam's, at the first step.
-        early_stop: mean squared error of a step's latents at which a sample is done.
+        early_stop: mean squared error of the first step's latents at which a sample is done with it.
         pivot: finds the seeds; plain DDIM inversion if None.
+        measure_residual: of the faithful form: spend one more evaluation a step to report by how much it fails.
+            Otherwise the pivot says whether it measures.
         faithful: what the audit's official code amounts to. It tunes at guidance 7.5 and regenerates at 1, where the
             empty prompt cancels: the tuning has no effect and is left out, and so is every option above. Its inversion
             takes the noise at the lower level of a step, with the lower level's timestep, and an image's latents count
@@ -58,6 +64,7 @@ class NullText(Inverter):
         lr: float = 0.01,
         early_stop: float = 1e-5,
         pivot: Inverter | None = None,
+        measure_residual: bool = True,
         faithful: bool = False,
     ) -> None:
         if inner_steps < 0 or lr <= 0 or early_stop < 0:
@@ -65,7 +72,7 @@ class NullText(Inverter):
                 f"inner_steps ({inner_steps}) and early_stop ({early_stop}) cannot be negative, lr ({lr}) not 0"
             )
         self.guidance_scale, self.inner_steps, self.lr, self.early_stop = guidance_scale, inner_steps, lr, early_stop
-        self.pivot, self.faithful = pivot or DDIMInversion(), faithful
+        self.pivot, self.measure_residual, self.faithful = pivot or DDIMInversion(), measure_residual, faithful
         if "sampler" in self.pivot.settings():
             raise ValueError(f"the pivot must invert plain DDIM, {type(self.pivot).__name__} inverts another sampler")
 
@@ -77,7 +84,7 @@ class NullText(Inverter):
             ValueError: if its own predictions are guided.
         """
         if self.faithful:
-            return _explicit(predict_noise, latents, steps)
+            return _explicit(predict_noise, latents, steps, self.measure_residual)
         noise = _prompted(predict_noise)
         # An audit predicts in inference mode, where nothing can be differentiated, and its tensors stay marked by it.
         with torch.inference_mode(False), torch.no_grad():
@@ -85,8 +92,9 @@ class NullText(Inverter):
             found, null = pivots[0], noise.empty.clone().expand(len(latents), -1, -1)
             evaluations, converged, tuned = inversion.evaluations, inversion.converged, []
             for number, (step, target) in enumerate(zip(steps, pivots[1:], strict=True)):
-                lr = self.lr * (1 - number / (2 * len(steps)))
-                found, null, loss, used = self._tune(noise, found, target, null, step, lr)
+                passed = number / len(steps)
+                lr, enough = self.lr * (1 - passed / 2), self.early_stop + LATER * passed
+                found, null, loss, used = self._tune(noise, found, target, null, step, lr, enough)
                 evaluations, converged = evaluations + used, converged & loss.isfinite()
                 tuned.append(null)
         return replace(inversion, evaluations=evaluations, converged=converged, state=torch.stack(tuned, 1))
@@ -125,7 +133,14 @@ class NullText(Inverter):
         return ddim_step(latents, null_noise + self.guidance_scale * (own_noise - null_noise), step)
 
     def _tune(
-        self, noise: PromptedNoise, latents: Tensor, target: Tensor, null: Tensor, step: DDIMStep, lr: float
+        self,
+        noise: PromptedNoise,
+        latents: Tensor,
+        target: Tensor,
+        null: Tensor,
+        step: DDIMStep,
+        lr: float,
+        enough: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step: latents it leads to, embeddings, loss and evaluations a sample."""
         rows = torch.arange(len(latents), device=latents.device)
@@ -147,7 +162,7 @@ class NullText(Inverter):
                 embeds[better].detach(),
                 loss[better].detach(),
             )
-            active = ~(loss < self.early_stop)
+            active = ~(loss < enough)
             if count == self.inner_steps or not active.any():
                 break
             # Of the losses' sum, so that each sample's gradient is its own.
@@ -192,13 +207,16 @@ def _prompted(predict_noise: RowNoiseFn) -> PromptedNoise:
     return predict_noise
 
 
-def _explicit(predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+def _explicit(predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep], measure: bool) -> Inversion:
     """Inversion through the transitions between timesteps alone, each with noise from where it starts."""
     rows = torch.arange(len(latents), device=latents.device)
-    residual = torch.zeros(len(latents), device=latents.device)
+    residual = torch.full((len(latents),), 0.0 if measure else torch.nan, device=latents.device)
     for low, high in pairwise(reversed(steps)):
         a, b = ddim_coefficients(low.alpha, high.alpha)
         moved = a * latents + b * predict_noise(latents, low.timestep, rows)
-        again = a * latents + b * predict_noise(moved, high.timestep, rows)
-        residual, latents = torch.maximum(residual, relative_norm(again - moved, again)), moved
-    return Inversion(latents, residual, torch.full_like(rows, 2 * (len(steps) - 1)), residual < TOLERANCE)
+        if measure:
+            again = a * latents + b * predict_noise(moved, high.timestep, rows)
+            residual = torch.maximum(residual, relative_norm(again - moved, again))
+        latents = moved
+    used = torch.full_like(rows, (2 if measure else 1) * (len(steps) - 1))
+    return Inversion(latents, residual, used, residual < TOLERANCE, measured=measure)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_memories.records import Record, Role, Run, RunInfo, SetName, differences, read_run
+from lit_memories.report.convergence import accuracy_notes
 
 ROLES: tuple[Role, ...] = ("vanilla", "erased", "control", "random")
 PAIRED: tuple[SetName, SetName] = ("concept", "reference")
@@ -188,7 +189,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 
 
 def data_notes(runs: Sequence[Run]) -> list[str]:
-    """What ``run.json`` says of images and prompts that a reader must know, in sentences."""
+    """What runs say of images, prompts and accuracy that a reader must know, in sentences."""
     notes = []
     lost = {run.info.name: sum(map(len, unreadable(run.info).values())) for run in runs}
     for files in sorted(set(lost.values()) - {0}):
@@ -199,7 +200,7 @@ def data_notes(runs: Sequence[Run]) -> list[str]:
         notes.append(f"{twice} images stood in a set more than once with the same caption, and count once.")
     if cut := _most(runs, "cut"):
         notes.append(f"{cut} samples have prompts longer than the text encoder's window: the model saw them cut.")
-    return notes
+    return notes + [note for run in runs for note in accuracy_notes(run)]
 
 
 def _most(runs: Sequence[Run], name: str) -> int:

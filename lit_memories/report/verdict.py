@@ -218,7 +218,10 @@ def _cautions(summary: Summary, run: RunStatistics) -> list[str]:
         sentences.append("All its seeds are vanilla's to the last digit: check that the erasure was applied at all.")
     bias, share = bias_difference(summary, run), convergence(summary, run)
     if share is not None and unconverged(summary, run):
-        sentences.append(f"Only {100 * share:.0f} % of the inversions converged: allow the inverter more iterations.")
+        sentences.append(
+            f"Only {100 * share:.0f} % of the inversions converged: allow the inverter more iterations, or take "
+            "another than a faithful one."
+        )
     if names := ", ".join(one.name for one in unmeasured(summary, run)):
         sentences.append(
             f"The inverter's residual was not measured in {names} (option measure_residual), so nothing says of an "

@@ -9,8 +9,9 @@ from lit_memories.erasure import Erasure
 
 
 def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
-    """Write a base model with an erasure applied as a full pipeline that plain diffusers loads.
+    """Write a base model with an erasure applied as a full pipeline that plain diffusers loads, beside transformers 5.
 
+    Transformers 4 does not know its names of the text encoder's weights, and leaves that at random with a warning.
     An adapter is worked into the weights at full strength: a pipeline has no place for a prompt's gate.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from lit_memories.audit.base import DIVERGED
 from lit_memories.cli import main
 from lit_memories.metrics import gaussian_nll
 from lit_memories.records import read_run
@@ -71,3 +72,23 @@ def test_what_does_not_converge_is_flagged_and_finite(
         assert record.flag == "diverged"
         assert record.nll is not None
         assert record.converged is False
+
+
+def test_what_a_faithful_inverter_finds_counts(arguments: Arguments, tiny: Path, tmp_path: Path) -> None:
+    """On a network on which plain inversion leaves residuals above 0.1, where others leave the image out."""
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny, safety_checker=None, requires_safety_checker=False)
+    pipeline.vae.register_to_config(scaling_factor=3.0)
+    pipeline.save_pretrained(tmp_path / "rough")
+    run = tmp_path / "run"
+    options = few(arguments, run, "null_text.NullText", {"faithful": True})
+    main([*options, f"--model.diffusion.base={tmp_path / 'rough'}"])
+    inverted = [record for record in read_run(run).records if record.evaluations is not None]
+    assert len(inverted) == 4
+    for record in inverted:
+        assert record.residual > DIVERGED
+        assert (record.converged, record.flag) == (False, None)
+    main(["report", str(run), f"--out={tmp_path / 'report'}"])
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["runs"][0]["used"]["concept"] == 2
+    worst = max(record.residual for record in inverted)
+    assert f"4 of the 4 inversions that count did not converge (worst residual {worst:.2g})" in str(results["notes"])

@@ -72,6 +72,7 @@ def test_likelihood_and_reach_are_there_when_asked_for(measured: Path, undisturb
     run, plain = read_run(measured), read_run(undisturbed)
     for record in [*run.of("concept"), *run.of("reference")]:
         assert record.bits_per_dim == pytest.approx(-record.log_likelihood / math.log(2) / run.info.dimension)
+        assert record.likelihood_gap > 0.1, "four levels are too few"
         assert (record.reach is not None) == (record.set == "concept")
     assert all(0 <= record.reach <= 90 for record in run.of("concept"))
     assert all(record.log_likelihood is None and record.reach is None for record in plain.records)

@@ -1,6 +1,7 @@
 """Many memories of one image: what is recorded, what is shared, and what a second run adds."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_the_latent_found_is_the_one_that_was_inverted(whole: Path, calm: Path) 
         kept = to_tensor(picture)
     assert (made - kept).abs().max() <= 1.01 / 255
     assert record.psnr_round_trip > record.psnr, "regeneration goes back to the latent, not to the query"
+
+
+def test_the_official_decoder_is_an_option(command: Arguments, tmp_path: Path) -> None:
+    """The recipe's comment says which."""
+    recipe = ROOT / "recipes/pictograms/audit/image.yaml"
+    (option,) = re.findall(r"Official decoder inversions: (.+)", recipe.read_text())
+    one = ("--data.queries=1", "--data.supports=1", "--model.decoder.max_passes=2")
+    main(command(tmp_path / "run", *one, *option.split()))
+    run = read_run(tmp_path / "run")
+    assert run.info.settings["decoder"] == {"name": "DecoderInversion", "max_passes": 2, "faithful": True, "lr": 1e-2}
+    assert [record.decoder_passes for record in run.records] == [2, 2, 4], "exactly as many as it may"
 
 
 def test_a_second_model_takes_decoder_inversions_from_the_cache(

@@ -184,14 +184,19 @@ def test_a_row_that_is_not_finite_infects_no_other(inverter: Inverter, broken: s
         assert found.residual[row] == clean.residual[row]
     assert not found.converged[1]
     sound = bool(found.seeds[1].isfinite().all() and again[1].isfinite().all())
-    record = quality(found, 1, sound)
+    record = quality(inverter, found, 1, sound)
     assert record["flag"] in ("not finite", "diverged"), "it does not count"
     json.dumps(record, allow_nan=False)
 
 
 @pytest.mark.parametrize(
     "inverter",
-    [DDIMInversion(False), ReNoise(measure_residual=False), NullText(inner_steps=1, pivot=DDIMInversion(False))],
+    [
+        DDIMInversion(False),
+        ReNoise(measure_residual=False),
+        NullText(inner_steps=1, pivot=DDIMInversion(False)),
+        NullText(measure_residual=False, faithful=True),
+    ],
     ids=lambda x: type(x).__name__,
 )
 def test_a_residual_that_was_not_measured_is_no_divergence(inverter: Inverter) -> None:
@@ -201,11 +206,28 @@ def test_a_residual_that_was_not_measured_is_no_divergence(inverter: Inverter) -
     assert not found.measured
     assert not found.converged.any()
     expected = {"residual": None, "evaluations": int(found.evaluations[0]), "converged": None, "flag": None}
-    assert quality(found, 0, sound=True) == expected
-    assert quality(found, 2, sound=False)["flag"] == "not finite"
+    assert quality(inverter, found, 0, sound=True) == expected
+    assert quality(inverter, found, 2, sound=False)["flag"] == "not finite"
     whole = DDIMInversion()(Prompted(3), z, STEPS)
     assert whole.measured
     assert torch.equal(whole.seeds[:2], DDIMInversion(False)(Prompted(3), z, STEPS).seeds[:2])
+
+
+@pytest.mark.parametrize("inverter", [ReNoise(faithful=True), NullText(faithful=True)], ids=lambda x: type(x).__name__)
+def test_what_official_code_keeps_counts(inverter: Inverter) -> None:
+    """The same inversion is left out where the inverter promises to solve its steps; what is no number always is."""
+    found = Inversion(
+        seeds=latents(3),
+        residual=torch.tensor([0.05, 0.7, math.nan]),
+        evaluations=torch.full((3,), 9),
+        converged=torch.tensor([False] * 3),
+    )
+    kept = quality(inverter, found, 1, sound=True)
+    assert kept == {"residual": pytest.approx(0.7), "evaluations": 9, "converged": False, "flag": None}
+    assert quality(type(inverter)(), found, 1, sound=True) == kept | {"flag": "diverged"}
+    assert quality(FixedPoint(), found, 0, sound=True)["flag"] is None
+    assert quality(inverter, found, 1, sound=False)["flag"] == "not finite"
+    assert quality(inverter, found, 2, sound=True)["flag"] == "diverged"
 
 
 @pytest.mark.parametrize("inner_steps", [0, 5])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_models import STEPS, TOKENS, Counted, Prompted, curved, latents, noise
+from small_models import SCHEDULE, STEPS, TOKENS, Counted, Prompted, curved, latents, noise
 from torch import Tensor
 
 from lit_memories.audit.noise import BlockwiseNoise
@@ -38,7 +38,7 @@ def tuned(model: Prompted, row: int, z: Tensor, inner_steps: int, early_stop: fl
             loss = torch.nn.functional.mse_loss(reached, pivots[number + 1])
             if best is None or loss < best[0]:
                 best = (float(loss.detach()), reached.detach(), null.detach().clone())
-            if loss < early_stop or count == inner_steps:
+            if loss < early_stop + 2e-5 * 50 / len(STEPS) * number or count == inner_steps:  # the original's 50 steps
                 break
             optimiser.zero_grad()
             loss.backward()
@@ -71,6 +71,22 @@ def test_guided_regeneration_returns_what_was_inverted() -> None:
     assert relative_norm(found.seeds - PIVOT(model, z, STEPS).seeds, z).max() < 1e-3, "the seeds are the pivot's"
 
 
+def test_a_step_is_done_sooner_the_later_it_comes() -> None:
+    """As in the original, whose 50 steps end at errors of 1e-5 + 2e-5 i."""
+    steps, z = SCHEDULE.ddim_steps(50), latents(1)
+    model, errors = Prompted(1), []
+    tune = NullText._tune
+
+    def spy(self: NullText, *arguments: object) -> object:
+        errors.append(arguments[-1])
+        return tune(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NullText, "_tune", spy)
+        NullText(inner_steps=0)(model, z, steps)
+    assert errors == pytest.approx([1e-5 + 2e-5 * i for i in range(50)])
+
+
 def test_samples_stop_on_their_own() -> None:
     """One that needs no tuning takes one forward pass a step; another in the same batch takes all it may."""
     z, model = latents(2), Prompted(2)
@@ -97,6 +113,9 @@ def test_the_official_form_is_plain_ddim() -> None:
         x = high.alpha**0.5 * original + (1 - high.alpha) ** 0.5 * e
     torch.testing.assert_close(found.seeds, x, rtol=1e-4, atol=1e-4)
     assert found.evaluations.tolist() == [2 * 9] * 3
+    unmeasured = NullText(measure_residual=False, faithful=True)(model, z, STEPS)
+    assert torch.equal(unmeasured.seeds, found.seeds)
+    assert unmeasured.evaluations.tolist() == [9] * 3
 
 
 def test_tuned_embeddings_have_no_effect_at_guidance_one() -> None:

@@ -139,6 +139,49 @@ def test_the_error_falls_with_the_square_of_the_steps(variance: float) -> None:
         assert likelihood > 3.3
 
 
+class Mixture:
+    """The exact denoiser of an even mixture of normal distributions, whose flow is stiff between the centres."""
+
+    def __init__(self, centres: Tensor, deviation: float) -> None:
+        self.centres, self.deviation = centres, deviation
+
+    def __call__(self, x: Tensor, timestep: int, rows: Tensor) -> Tensor:
+        alpha = float(ALPHAS[timestep])
+        _, away, shares, variance = self.parts(x, alpha)
+        return (math.sqrt(1 - alpha) * (shares[..., None] * away).sum(1) / variance).reshape(x.shape)
+
+    def parts(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Log-densities (n, k) under each part at a level, ways from the centres, shares, and the parts' variance."""
+        variance = alpha * self.deviation**2 + 1 - alpha
+        away = x.flatten(1)[:, None] - math.sqrt(alpha) * self.centres
+        each = -(away.square() / variance + math.log(2 * math.pi * variance)).sum(2) / 2 - math.log(len(self.centres))
+        return each, away, each.softmax(1), variance
+
+    def truth(self, x: Tensor, steps: list[DDIMStep]) -> Tensor:
+        """Log-density at the clean end."""
+        return self.parts(x, steps[-1].alpha_prev)[0].logsumexp(1)
+
+
+def test_off_the_support_the_gap_tells_and_other_levels_do_not() -> None:
+    """Against the exact density in 64 dimensions; the figures of docs/audit.md are these."""
+    centres, noise = normal(8, 64), 0.3 * normal(2, 8, 64, seed=1)
+    model, errors, gaps = Mixture(centres, 0.3), {}, {}
+    for share in (0.0, 0.25, 0.5):  # of the way from one centre to another
+        x = (centres.lerp(centres.roll(1, 0), share) + noise).reshape(16, 4, 4, 4)
+        for count in (50, 100, 200):
+            steps = ladder(SCHEDULE, count)
+            result = log_likelihood(model, x, steps, generators(16))
+            errors[share, count], gaps[share, count] = result.log_likelihood - model.truth(x, steps), result.gap
+    assert errors[0, 50].abs().max() < 3
+    assert errors[0.5, 50].median() > 120, "wrong by all that is to be measured"
+    assert errors[0.5, 200].median() > 0.85 * errors[0.5, 50].median(), "hardly less with four times the levels"
+    moved = {share: (errors[share, 50] - errors[share, 100]).abs() for share in (0.0, 0.5)}
+    assert moved[0.5].median() < 0.05 * errors[0.5, 50].median(), "and twice the levels do not tell"
+    assert moved[0.5].min() < moved[0.0].median(), "from a point that is right"
+    for count in (50, 100, 200):
+        assert gaps[0, count].max() < 0.1 < 0.3 < min(gaps[0.25, count].min(), gaps[0.5, count].min())
+
+
 class Curved(nn.Module):
     """A small network whose derivative is neither diagonal nor constant nor symmetric."""
 

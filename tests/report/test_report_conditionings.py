@@ -84,7 +84,9 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
     for folder in runs:
         add(folder, "own@3", 0.0)
         change_records(folder, lambda r: r | {"typicality": {"ks": [0.1, 0.01], "combined": [0.01, 0.01]}})
-        change_records(folder, lambda r: r | ({"log_likelihood": -1000.0} if "nll" in r else {}))
+        likelihood = {"log_likelihood": -1000.0, "likelihood_gap": 0.01}
+        change_records(folder, lambda r, values=likelihood: r | (values if "nll" in r else {}))
+        change_records(folder, lambda r: r | ({"likelihood_gap": 1.5} if r["key"] == "concept1" else {}))
         change_records(folder, lambda r: r | ({"reach": 40.0} if r["set"] == "concept" else {}))
     report(runs, tmp_path / "out", draws=100)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -92,6 +94,7 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
     assert [entry["label"] for entry in esd["conditionings"]] == ["own", "own@3"]
     assert esd["typicality"]["combined"]["value"] == 1
     assert esd["likelihood"]["value"] == 0
+    assert any(note.startswith("ESD: log p(x) of 1 of ") for note in results["notes"])
     assert esd["reach"]["value"] == 40
     assert esd["resolvable"] > 0
     html = (tmp_path / "out" / "report.html").read_text()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,16 +120,18 @@ def images(van_gogh: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command_line(base: Path, images: Path, folder: Path, *more: str) -> list[str]:
-    """The recipe, for few samples and steps."""
+    """The recipe, for few samples and steps, with photographs as its comment says."""
+    recipe = ROOT / "recipes/sdxl/audit/concept.yaml"
+    (photographs,) = re.findall(r"# photographs in place of COCO: (.+)", recipe.read_text())
     return [
         "predict",
-        f"--config={ROOT / 'recipes/sdxl/audit/concept.yaml'}",
+        f"--config={recipe}",
         f"--model.diffusion.base={base}",
         "--model.name=tiny",
         "--model.num_inference_steps=3",
         "--model.guidance_scale=2",
         f"--data.concept_images.path={images / 'concept'}",
-        f"--data.reference_images={{class_path: ImageSource, init_args: {{path: {images / 'reference'}}}}}",
+        *photographs.replace("FOLDER", str(images / "reference")).split(),
         "--trainer.accelerator=cpu",
         "--data.known=3",
         "--data.prompted=1",
@@ -160,6 +163,7 @@ def results(folder: Path) -> tuple[bytes, ...]:
 def test_an_audit_finds_known_seeds(audited: Path, calm: Path) -> None:
     run, seeds = read_run(audited), load_file(audited / "seeds.safetensors")
     assert run.info.complete
+    assert "reference" in run.info.data["reference"]["source"], "the folder, not COCO"
     counts = {name: len(run.of(name)) for name in ("concept", "reference", "known", "prompted", "retained")}
     assert counts == {"concept": 3, "reference": 3, "known": 3, "prompted": 1, "retained": 1}
     for record in [*run.of("concept"), *run.of("reference"), *run.of("known")]:
