@@ -83,7 +83,7 @@ ENTRIES = {
     "ReNoise, faithful": Entry(ReNoise(faithful=True, measure_residual=False), measured=ReNoise(faithful=True)),
     "ReNoise": Entry(ReNoise(measure_residual=False), measured=ReNoise()),
     "ReNoise, a tenth of the weights": Entry(ReNoise(lambda_ac=2.0, lambda_kl=0.0065)),
-    "NullText, faithful": Entry(NullText(faithful=True)),
+    "NullText, faithful": Entry(NullText(measure_residual=False, faithful=True), measured=NullText(faithful=True)),
     "NullText, guidance 3 on FixedPoint": Entry(NullText(3.0, pivot=FixedPoint())),
     "BELM": Entry(BELM()),
     "BELM, seeds of DDIM": Entry(BELM(), sampler=FixedPoint()),
