@@ -39,6 +39,8 @@ class Diffusion(nn.Module):
         torch_dtype: storage type of the weights.
         gated: whether an erasure that is an adapter acts as strongly as each prompt is near to the concept, where it
             says how (SPM); if not, and for every other adapter, it is worked into the weights at full strength.
+        gate_power: which power of that nearness is the adapter's strength: 2 as in SPM's released inference, which
+            scales both factors by it, 1 as in the paper (eq. 10).
         variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
         config: for a single file, folder or hub id of the pipeline whose configuration it has.
         speed: ways to compute faster or in less memory; none if None.
@@ -57,6 +59,8 @@ class Diffusion(nn.Module):
     erasure: Erasure | None
     replaced: dict[str, Tensor]
     adapter: Adapter | None
+    gate_prompts: list[str]
+    gate_power: Literal[1, 2]
     schedule: NoiseSchedule
     conditioning: Conditioning
     fingerprint: str
@@ -74,6 +78,7 @@ class Diffusion(nn.Module):
         weights: Weights = "pretrained",
         torch_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         gated: bool = True,
+        gate_power: Literal[1, 2] = 2,
         variant: str | None = None,
         config: str | None = None,
         speed: Speed | None = None,
@@ -85,6 +90,7 @@ class Diffusion(nn.Module):
         if weights == "random":
             randomise(self.unet)
         if erasure is not None:
+            self.gate_power = gate_power
             self.erasure = Erasure.load(erasure)
             self.replaced = self.erasure.apply(self, gated)
         if speed is not None:
@@ -107,7 +113,7 @@ class Diffusion(nn.Module):
     def _adopt(self, pipeline: Pipeline, name: str, revision: str | None) -> None:
         self.base, self.revision, self.speed = name, revision, Speed()
         self.weights, self.erasure, self.replaced, self.adapter = "pretrained", None, {}, None
-        self._gate_prompts: list[str] = []
+        self.gate_prompts, self.gate_power = [], 2
         self.unet, self.vae, self.tokenizer = pipeline.unet, pipeline.vae, pipeline.tokenizer
         self.conditioning = conditioning_of(pipeline, self.image_size)
         for component, encoder in self.conditioning.encoders.items():
@@ -144,7 +150,7 @@ class Diffusion(nn.Module):
 
     def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
         """Put an adapter on the U-Net that acts as strongly as a prompt is near to `gate_prompts`."""
-        self.adapter, self._gate_prompts = adapter, list(gate_prompts)
+        self.adapter, self.gate_prompts = adapter, list(gate_prompts)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
@@ -168,9 +174,9 @@ class Diffusion(nn.Module):
         if self.adapter is None:
             return embeds
         text, _ = self.conditioning.split(embeds)
-        concepts, _ = self.conditioning.split(self.conditioning.encode(self._gate_prompts))
-        tokens, concept_tokens = ([set(self.words(p)) for p in group] for group in (prompts, self._gate_prompts))
-        return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None])
+        concepts, _ = self.conditioning.split(self.conditioning.encode(self.gate_prompts))
+        tokens, concept_tokens = ([set(self.words(p)) for p in group] for group in (prompts, self.gate_prompts))
+        return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
         """Embeddings (n, tokens, width) of token ids (n, tokens).
@@ -216,6 +222,8 @@ class Diffusion(nn.Module):
             return self._epsilon(latents, timesteps, prompt_embeds)
         if negative_prompt_embeds is None:
             negative_prompt_embeds = self.encode_prompts([""]).expand(len(latents), -1, -1)
+        if self.adapter is not None:  # as strong as for the prompt, on the way away from the other one too
+            negative_prompt_embeds = torch.cat([negative_prompt_embeds[:, :-1], prompt_embeds[:, -1:]], 1)
         both = self._epsilon(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),

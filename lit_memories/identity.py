@@ -59,6 +59,8 @@ def configuration_of(diffusion: Diffusion) -> dict[str, str]:
     own = vars(conditioning)
     parts |= {name: tokenizer_of(own[name]) for name in ("tokenizer", "tokenizer_2") if name in own}
     rest = {name: value for name, value in own.items() if name not in {"encoders", "tokenizer", "tokenizer_2"}}
+    if diffusion.adapter is not None:
+        parts["gate"] = [diffusion.gate_prompts, diffusion.gate_power]
     if rest:
         parts["conditioning"] = {name: _plain(value) for name, value in rest.items()}
     return {name: digest(part) for name, part in parts.items()}

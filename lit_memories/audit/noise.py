@@ -46,9 +46,14 @@ class BlockwiseNoise:
         """Noise predicted for latents (m, c, h, w) under the prompts of their rows, guided."""
         return self._blocks(latents, timestep, self._prompts[rows], self.guidance_scale)
 
-    def under(self, latents: Tensor, timestep: int, embeds: Tensor) -> Tensor:
-        """Noise predicted, unguided, under embeddings (m, tokens, width); other rows stay the empty prompt's."""
+    def under(self, latents: Tensor, timestep: int, embeds: Tensor, rows: Tensor) -> Tensor:
+        """Noise predicted, unguided, under embeddings (m, tokens, width) in the empty prompt's place.
+
+        A pooled embedding stays the empty prompt's; a gated adapter is as strong as for the samples' own prompts.
+        """
         more = self._empty[:, embeds.shape[1] :].expand(len(embeds), -1, -1)
+        if self.diffusion.adapter is not None:
+            more = torch.cat([more[:, :-1], self._prompts[rows][:, -1:]], 1)
         return self._blocks(latents, timestep, torch.cat([embeds, more], 1), 1.0)
 
     def _blocks(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:

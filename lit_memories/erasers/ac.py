@@ -17,17 +17,21 @@ from lit_memories.ops.targets import match
 class AC(Eraser):
     r"""Makes the prediction for the concept that for its anchor, on images of the anchor (eq. 3 and 5).
 
-    .. math:: \lVert \epsilon_\theta(x_t, c^*) - \operatorname{sg}[\epsilon_\theta(x_t, c)] \rVert^2
+    .. math:: C\, \overline{(\epsilon_\theta(x_t, c^*) - \operatorname{sg}[\epsilon_\theta(x_t, c)])^2}
+        + \lambda\, \overline{(\epsilon_\theta(x_t, c) - \epsilon)^2}
 
-    with an anchor's image x, its caption c, and :math:`c^*` the caption with the concept put in. In the noise-based
-    form the target is the true noise. The teacher is the live model, as in the official code.
+    with an anchor's image x, its caption c, and :math:`c^*` the caption with the concept put in; bars are means over
+    elements. As in the official code, the ablation term is summed over the C channels of a latent (its mask has one)
+    where the anchor's own loss is a plain mean: with 4 channels it weighs 4 times as much. In the noise-based form the
+    target is the true noise. The teacher is the live model, as in the official code.
 
     Args:
         diffusion: the model to change.
         concept: what to erase; its anchor prompts are the captions.
         train: ``attn2-kv`` for objects and styles, ``attn`` for nudity, ``full`` for a memorised image.
         target: ``model`` or ``noise``.
-        prior_weight: weight of the anchor's own diffusion loss, 0 for none; official 1 for nudity and memorised images.
+        prior_weight: :math:`\lambda`, weight of the anchor's own diffusion loss, 0 for none; official 1 for nudity and
+            memorised images.
         weight_decay: of AdamW.
         max_grad_norm: norm to clip gradients to.
         **options: see `Eraser`.
@@ -79,7 +83,7 @@ class AC(Eraser):
         with torch.no_grad():
             target = noise if self.target == "noise" else self.predict(noisy, timesteps, captions)
         with detached_first_token(self.diffusion.unet):
-            loss = match(self.predict(noisy, timesteps, renamed), target)
+            loss = noisy.shape[1] * match(self.predict(noisy, timesteps, renamed), target)
             if self.prior_weight:
                 loss = loss + self.prior_weight * self.diffusion_loss(latents, captions, generator)
         return loss

@@ -50,6 +50,8 @@ class AdvUnlearn(RolloutEraser):
         ValueError: if there is nothing to retain, or an option is out of range.
     """
 
+    amplifies = ("retain_weight",)
+
     def __init__(
         self,
         diffusion: Diffusion,

@@ -26,13 +26,15 @@ class SPM(RolloutEraser):
 
     The model is its own teacher: with the adapter off it is the original, to the bit. The artefact is the adapter,
     which at inference acts as strongly as a prompt is near to the concept (`lit_memories.ops.adapters.gate`). Latents
-    :math:`x_t` come from a run with the adapter on, at the timestep they are at (the official code is 42 levels off).
+    :math:`x_t` come from a run with the adapter on, at the timestep they are at (the official code tells the network a
+    timestep 33 to 42 levels above).
 
     Args:
         diffusion: the model; its weights are not changed.
         concept: what to erase.
         rank: of the adapter.
-        anchor_weight: :math:`\lambda_a`; it does not carry over between models: compare the two logged terms.
+        anchor_weight: :math:`\lambda_a`; it does not carry over between models: compare the two logged terms. It
+            multiplies the rounding of two nearly equal predictions: above 10 train in float32, as officially.
         anchors: random conditions :math:`\tilde c` a step. They are Gaussian, as long as the concept's embedding.
         warmup_steps: steps in which the learning rate rises.
         cycles: of the cosine schedule.
@@ -43,6 +45,8 @@ class SPM(RolloutEraser):
     Raises:
         ValueError: if rank, weight or number of anchors is out of range.
     """
+
+    amplifies = ("anchor_weight",)
 
     def __init__(
         self,

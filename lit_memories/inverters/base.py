@@ -27,8 +27,8 @@ class PromptedNoise(Protocol):
     def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
         """Noise predicted for latents (m, c, h, w) under the prompts of their rows."""
 
-    def under(self, latents: Tensor, timestep: int, embeds: Tensor) -> Tensor:
-        """Noise predicted, unguided, under embeddings (m, tokens, width); differentiable in them."""
+    def under(self, latents: Tensor, timestep: int, embeds: Tensor, rows: Tensor) -> Tensor:
+        """Noise predicted for samples of some rows, unguided, under embeddings (m, tokens, width); differentiable."""
 
 
 @dataclass(frozen=True)

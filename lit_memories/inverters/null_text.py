@@ -109,7 +109,7 @@ class NullText(Inverter):
         rows = torch.arange(len(latents), device=latents.device)
         for step, null in zip(steps, inversion.state.unbind(1), strict=True):
             own = noise(latents, step.timestep, rows)
-            latents = self._guided(noise.under(latents, step.timestep, null), own, latents, step)
+            latents = self._guided(noise.under(latents, step.timestep, null, rows), own, latents, step)
         return latents
 
     def _follow(
@@ -151,7 +151,7 @@ class NullText(Inverter):
         for count in range(self.inner_steps + 1):
             embeds = embeds.detach().requires_grad_()
             with torch.enable_grad():
-                other = noise.under(latents[rows], step.timestep, embeds)
+                other = noise.under(latents[rows], step.timestep, embeds, rows)
                 reached = self._guided(other, own[rows], latents[rows], step)
                 loss = (reached - target[rows]).square().flatten(1).mean(1)
             used[rows] += 1

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from small_runs import PROMPTS, UMBRELLA, attach, changed, fit, moved, noisy, probed, resumed, snapshot
 from torch import Tensor
 
+from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import draw
@@ -207,7 +208,7 @@ def test_the_gate_is_the_phrases_and_is_saved(saved: Path, tiny: Path) -> None:
     plain = Diffusion.from_pretrained(tiny)
     concept, other = plain.encode_prompts(["umbrella", "a red gear"]).flatten(1)
     cosine = float(torch.cosine_similarity(concept, other, dim=0))
-    assert strengths(gated, "umbrella", "a red umbrella", "a red gear") == pytest.approx([1, 1, cosine], abs=1e-5)
+    assert strengths(gated, "umbrella", "a red umbrella", "a red gear") == pytest.approx([1, 1, cosine**2], abs=1e-5)
     assert cosine < 0.99
 
 
@@ -221,12 +222,53 @@ def test_each_prompt_of_a_batch_has_its_own_strength(saved: Path, tiny: Path) ->
         torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
-def test_guidance_gates_both_halves_by_their_own_prompts(saved: Path, tiny: Path) -> None:
-    gated = Diffusion.from_pretrained(tiny, erasure=saved)
+def byhand(saved: Path, tiny: Path, prompt: str, strength: float) -> Tensor:
+    """The adapter worked into the weights at some strength, under a prompt."""
+    tensors = {name: factor.clone() for name, factor in Erasure.load(saved).tensors.items()}
+    model = Diffusion.from_pretrained(tiny)
+    weights = dict(model.unet.named_parameters())
+    for name in {name.removeprefix("unet.").rsplit(".", 1)[0] for name in tensors}:
+        down, up = (tensors[f"unet.{name}.lora_{way}"] for way in ("down", "up"))
+        weights[f"{name}.weight"].data += strength * torch.einsum("or,r...->o...", up.flatten(1), down)
+    return predicted(model, prompt)
+
+
+@pytest.mark.parametrize("power", [2, 1])
+def test_the_gate_is_as_released_or_as_in_the_paper(power: int, saved: Path, tiny: Path) -> None:
+    """Released inference scales both factors by the prompt's nearness, for the empty prompt in guidance as well."""
+    gated = Diffusion(str(tiny), saved, gate_power=power)
+    plain = Diffusion.from_pretrained(tiny)
+    concept, other = plain.encode_prompts(["umbrella", "a red gear"]).flatten(1)
+    strength = float(torch.cosine_similarity(concept, other, dim=0)) ** power
+    conditional, empty = (byhand(saved, tiny, prompt, strength) for prompt in ("a red gear", ""))
     with torch.no_grad():
-        found = gated.predict_noise(noisy(gated, 1), 700, gated.encode_prompts(["umbrella"]), guidance_scale=3.0)
-    empty, concept = predicted(gated, ""), predicted(gated, "umbrella")
-    torch.testing.assert_close(found, empty + 3 * (concept - empty), rtol=0, atol=1e-5)
+        guided = gated.predict_noise(noisy(gated, 1), 700, gated.encode_prompts(["a red gear"]), guidance_scale=3.0)
+    torch.testing.assert_close(predicted(gated, "a red gear"), conditional, rtol=0, atol=1e-5)
+    torch.testing.assert_close(guided, empty + 3 * (conditional - empty), rtol=0, atol=1e-5)
+    assert not torch.allclose(empty, predicted(gated, ""), atol=1e-5), "the control: by itself it has another strength"
+
+
+def test_an_audit_and_its_null_text_have_the_samples_own_strength(saved: Path, tiny: Path) -> None:
+    gated = Diffusion.from_pretrained(tiny, erasure=saved)
+    prompts, empty = gated.encode_prompts(["a red gear", "umbrella"]), gated.encode_prompts([""])
+    noise = BlockwiseNoise(gated, prompts, empty, 3.0, 4)
+    x, rows = noisy(gated, 2), torch.tensor([1, 0])
+    with torch.no_grad():
+        expected = gated.predict_noise(x, 700, prompts[rows], guidance_scale=3.0)
+        own = gated.predict_noise(x, 700, prompts[rows])
+        torch.testing.assert_close(noise(x, 700, rows), expected, rtol=0, atol=1e-5)
+        other = noise.under(x, 700, noise.empty.expand(2, -1, -1), rows)
+    torch.testing.assert_close(other + 3 * (own - other), expected, rtol=0, atol=1e-5)
+
+
+def test_rounding_is_not_multiplied(tiny: Path, tmp_path: Path) -> None:
+    def trained(weight: float, precision: str) -> None:
+        fit(made(Diffusion.from_pretrained(tiny), anchor_weight=weight), tmp_path, 1, precision=precision)
+
+    with pytest.raises(ValueError, match="anchor_weight 1000 multiplies the rounding of bf16-mixed"):
+        trained(1000.0, "bf16-mixed")
+    trained(10.0, "bf16-mixed")
+    trained(1000.0, "32-true")
 
 
 def test_a_pipeline_takes_the_merged_form_only(saved: Path, tiny: Path, tmp_path: Path) -> None:

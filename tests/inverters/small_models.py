@@ -61,7 +61,7 @@ class Prompted:
         part.prompts = self.prompts[rows]
         return part
 
-    def under(self, x: Tensor, timestep: int, embeds: Tensor) -> Tensor:
+    def under(self, x: Tensor, timestep: int, embeds: Tensor, rows: Tensor | None = None) -> Tensor:
         def one(y: Tensor, c: Tensor) -> Tensor:
             return torch.tanh(0.8 * y + 0.3 * y.roll(1, -1) + (c.flatten(1).tanh() @ self.maps).view_as(y))
 

@@ -1,7 +1,6 @@
 """Null-text inversion against a loop with torch's own Adam, and the official form against plain DDIM."""
 
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +32,7 @@ def tuned(model: Prompted, row: int, z: Tensor, inner_steps: int, early_stop: fl
         optimiser = torch.optim.Adam([null], lr=0.01 * (1 - number / (2 * len(STEPS))))
         own, best = mine(x, step.timestep, torch.tensor([0])), None
         for count in range(inner_steps + 1):
-            other = mine.under(x, step.timestep, null)
+            other = mine.under(x, step.timestep, null, torch.arange(len(x)))
             reached = ddim_step(x, other + scale * (own - other), step)
             loss = torch.nn.functional.mse_loss(reached, pivots[number + 1])
             if best is None or loss < best[0]:
@@ -168,20 +167,22 @@ def test_it_tunes_within_inference_mode(diffusion: Diffusion) -> None:
     assert found.state.shape == (3, 3, *predict_noise.empty.shape)
 
 
-def test_a_gate_stays_that_of_the_empty_prompt(tiny: Path) -> None:
-    """Under a gated adapter embeddings have a row more, which is no text and must not be tuned."""
+@pytest.mark.parametrize("gated", [True, False])
+def test_what_is_no_text_is_not_tuned(gated: bool) -> None:
+    """A row more is the empty prompt's pooled embedding, or a gated adapter's strength for the sample's own prompt."""
     seen = []
 
     def predict(x: Tensor, timestep: int, embeds: Tensor, *_: object) -> Tensor:
         seen.append(embeds)
         return x
 
-    diffusion = SimpleNamespace(predict_noise=predict, tokenizer=SimpleNamespace(model_max_length=TOKENS))
+    tokenizer = SimpleNamespace(model_max_length=TOKENS)
+    diffusion = SimpleNamespace(predict_noise=predict, tokenizer=tokenizer, adapter=object() if gated else None)
     prompts, empty = torch.ones(2, TOKENS + 1, 5), torch.full((1, TOKENS + 1, 5), 7.0)
     predict_noise = BlockwiseNoise(diffusion, prompts, empty, 1.0, 2)
     assert predict_noise.empty.shape == (TOKENS, 5)
-    predict_noise.under(latents(2), 1, torch.zeros(2, TOKENS, 5))
+    predict_noise.under(latents(2), 1, torch.zeros(2, TOKENS, 5), torch.arange(2))
     assert seen[-1][:, :TOKENS].eq(0).all()
-    assert seen[-1][:, TOKENS:].eq(7).all()
+    assert seen[-1][:, TOKENS:].eq(1 if gated else 7).all()
     predict_noise(latents(2), 1, torch.arange(2))
     assert torch.equal(seen[-1], prompts)
