@@ -14,6 +14,16 @@ from torch import Tensor
 
 from lit_memories.storage.files import check_header
 
+TRAINING = frozenset(
+    {
+        "epoch", "global_step", "step", "steps", "iteration", "best", "pytorch-lightning_version", "hparams_name",
+        "hyper_parameters", "datamodule_hyper_parameters", "args", "config", "callbacks", "loops", "optimizer",
+        "optimizers", "optimizer_states", "optimizer_state_dict", "lr_scheduler", "lr_schedulers", "scheduler",
+        "scaler", "rng_state", "NativeMixedPrecision", "MixedPrecision",
+    }
+)  # fmt: skip
+"""What checkpoints hold besides weights, at their top: how training stood, which no model is made of."""
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -21,7 +31,7 @@ class WeightFile:
 
     Args:
         path: where it is, for messages.
-        tensors: by name; names of nested dicts are joined with dots.
+        tensors: by name, plain numbers among them; names of nested dicts are joined with dots.
         groups: names of the dicts that were nested.
         metadata: of a safetensors file.
         whole: a folder of a text encoder, which has to have all of it.
@@ -38,7 +48,7 @@ def read_weights(path: Path) -> WeightFile:
     """The tensors of a safetensors file or a pickle; what is in it says which it is, and not its name.
 
     Raises:
-        ValueError: if it is damaged, or a pickle that needs code to be run.
+        ValueError: if it is damaged, a pickle that needs code to be run, or holds anything that would be lost.
     """
     with path.open("rb") as stream:
         start = stream.read(9)
@@ -47,11 +57,16 @@ def read_weights(path: Path) -> WeightFile:
         return WeightFile(path, tensors, (), metadata)
     content = _unpickle(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]  # beside it stand epochs and optimisers
+        if beside := [
+            key for key, value in content.items() if key not in {"state_dict", *TRAINING} and _tensors(value)
+        ]:
+            raise ValueError(f"{path} holds tensors in {beside[0]!r} beside its state_dict: which are the weights?")
+        content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    content = {key: value for key, value in content.items() if key not in TRAINING}
     groups = tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
-    return WeightFile(path, dict(_flatten(content)), groups)
+    return WeightFile(path, dict(_flatten(content, path)), groups)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -91,10 +106,30 @@ def check_stored(path: Path) -> None:
                 raise ValueError("its parts are compressed")
 
 
-def _flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 3) -> Iterator[tuple[str, Tensor]]:
-    """Tensors with dotted names. No format nests deeper than `depth`, but a pickle may contain itself."""
+def _flatten(content: Mapping[Any, Any], path: Path, prefix: str = "", depth: int = 3) -> Iterator[tuple[str, Tensor]]:
+    """Tensors with dotted names, numbers among them; nothing is left out in silence.
+
+    No format nests deeper than `depth`, but a pickle may contain itself.
+
+    Raises:
+        ValueError: naming what is neither a tensor, a number nor a dict of them.
+    """
     for key, value in content.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value.detach()
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", torch.tensor(value, dtype=torch.float64)  # an adapter's alpha, for one
         elif isinstance(value, Mapping) and depth > 1:
-            yield from _flatten(value, f"{prefix}{key}.", depth - 1)
+            yield from _flatten(value, path, f"{prefix}{key}.", depth - 1)
+        elif not isinstance(value, Mapping) or value:
+            raise ValueError(
+                f"{path} has an unknown format: {prefix}{key} is a {type(value).__name__}, neither tensor nor number, "
+                "and would be lost"
+            )
+
+
+def _tensors(value: Any, depth: int = 3) -> bool:
+    """Whether a value is or holds a tensor."""
+    if isinstance(value, Mapping | list | tuple) and depth:
+        return any(_tensors(part, depth - 1) for part in (value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, Tensor)

@@ -19,7 +19,7 @@ from lit_memories.storage.weights import WeightFile, read_weights
 KNOWN = (
     "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
     "SPM and kohya adapters (lora_unet_….lora_down.weight); a CLIPTextModel's folder or state dict; "
-    "CompVis checkpoints (model.diffusion_model.…)"
+    "CompVis checkpoints (model.diffusion_model.…), and AC's deltas of their attention"
 )
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a CLIPTextModel's folder may hold, in the order of preference: what cannot run code comes first."""
@@ -164,8 +164,15 @@ def _form(file: WeightFile, named: set[str], state: set[str]) -> str:
 
 
 def _compvis(file: WeightFile, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The U-Net and the CLIP text encoder of a CompVis checkpoint; VAE, averages and schedule are left."""
+    """The U-Net and the CLIP text encoder of a CompVis checkpoint; VAE, averages and schedule are left.
+
+    Of AC's deltas, which have layers of attention alone, these.
+    """
     theirs = {key: tensor for key, tensor in file.tensors.items() if key.startswith(COMPVIS_UNET)}
+    if all(".transformer_blocks." in key for key in theirs):
+        names = {key: f"unet.{_diffusers_name(key, config['layers_per_block'])}" for key in theirs}
+        _refuse(file, [key for key in file.tensors if names.get(key) not in state])
+        return {names[key]: tensor for key, tensor in theirs.items()}
     try:
         converted = convert_ldm_unet_checkpoint(theirs, config)
     except (KeyError, TypeError) as error:  # it takes for granted what a Stable Diffusion has
@@ -176,6 +183,21 @@ def _compvis(file: WeightFile, state: Mapping[str, Tensor], config: dict[str, An
     _require(file, found, [name for name in state if name.startswith("unet.")])
     text = {key: tensor for key, tensor in file.tensors.items() if key.startswith(COMPVIS_TEXT)}
     return found | (_named(file, text, state) if text else {})
+
+
+def _diffusers_name(key: str, layers: int) -> str:
+    """A layer of attention as diffusers calls it; CompVis counts the blocks of a half in a row, `layers` + 1 a level."""
+    block, _, rest = key.removeprefix(COMPVIS_UNET).partition(".1.transformer_blocks.")
+    half, _, number = block.partition(".")
+    if half == "input_blocks" and number.isdecimal() and int(number):
+        level, layer = divmod(int(number) - 1, layers + 1)
+        block = f"down_blocks.{level}.attentions.{layer}"
+    elif half == "output_blocks" and number.isdecimal():
+        level, layer = divmod(int(number), layers + 1)
+        block = f"up_blocks.{level}.attentions.{layer}"
+    elif block == "middle_block":
+        block = "mid_block.attentions.0"
+    return f"{block}.transformer_blocks.{rest}"
 
 
 def _changed(file: WeightFile, named: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

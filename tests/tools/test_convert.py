@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,21 @@ def test_a_compvis_checkpoint(wrapped: bool, base: str, original: Diffusion, tmp
     is_model(base, original, out, model, names, "compvis")
 
 
+def test_the_delta_of_acs_compvis_code(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
+    """Keys and values of cross-attention alone, under CompVis' names, as its get_deltas.py leaves them."""
+    model, names = changed(base, is_attn2_kv)
+    delta = {key: tensor for key, tensor in compvis(model).items() if re.search(r"attn2\.to_[kv]", key)}
+    assert len(delta) == len(names)
+    torch.save({"state_dict": delta}, tmp_path / "delta.ckpt")
+    convert(tmp_path / "delta.ckpt", base, out)
+    is_model(base, original, out, model, names, "compvis")
+
+
+def test_attention_of_another_model_is_refused(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
+    key = "model.diffusion_model.input_blocks.30.1.transformer_blocks.0.attn2.to_k.weight"
+    refused({key: torch.ones(2)}, r"does not fit: .*transformer_blocks\.0\.attn2\.to_k", base, tmp_path, out)
+
+
 def test_a_compvis_checkpoint_with_another_text_encoder(
     base: str, original: Diffusion, tmp_path: Path, out: Path
 ) -> None:
@@ -440,6 +456,18 @@ def test_a_lora_without_prompts_is_merged(
     equals_merged(base, out, model, original, gated=True)
 
 
+def test_an_alpha_may_be_a_plain_number(
+    spm: tuple[dict[str, Tensor], Diffusion], base: str, original: Diffusion, tmp_path: Path, out: Path
+) -> None:
+    """Left out, it would count as the rank, and the adapter be twice as strong or more."""
+    tensors, model = spm
+    plain = {key: float(tensor) if key.endswith(".alpha") else tensor for key, tensor in tensors.items()}
+    assert sum(isinstance(value, float) for value in plain.values()) > 0
+    torch.save(plain, tmp_path / "lora.pt")
+    convert(tmp_path / "lora.pt", base, out)
+    equals_merged(base, out, model, original)
+
+
 def test_factors_of_a_linear_may_be_written_as_of_a_convolution(
     spm: tuple[dict[str, Tensor], Diffusion], base: str, original: Diffusion, tmp_path: Path, out: Path
 ) -> None:
@@ -552,6 +580,37 @@ def test_a_pipeline_needs_no_conversion(base: str, out: Path) -> None:
 )
 def test_what_does_not_fit_is_refused(content: object, message: str, base: str, tmp_path: Path, out: Path) -> None:
     refused(content, message, base, tmp_path, out)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"note": "ours"}, "note is a str, neither tensor nor number, and would be lost"),
+        ({"more": [torch.ones(1)]}, "more is a list"),
+        ({"flag": True}, "flag is a bool"),
+        ({"nothing": None}, "nothing is a NoneType"),
+        ({"a": {"b": {"c": {"d": torch.ones(1)}}}}, r"a\.b\.c is a dict"),
+        ({"scale": 2.0}, "the base has nothing for scale"),
+    ],
+)
+def test_nothing_of_a_file_is_lost(
+    extra: dict[str, Any], message: str, base: str, original: Diffusion, tmp_path: Path, out: Path
+) -> None:
+    refused(of(original, "unet") | extra, message, base, tmp_path, out)
+
+
+def test_tensors_beside_a_state_dict_are_not_lost(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
+    content = {"state_dict": of(original, "unet"), "text_encoder": {"x": torch.ones(1)}}
+    refused(content, "holds tensors in 'text_encoder' beside its state_dict", base, tmp_path, out)
+
+
+def test_how_training_stood_is_no_weight(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
+    model, names = changed(base, is_attn2_kv)
+    stood = {"epoch": 3, "global_step": 100, "optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}, "args": "x"}
+    for number, content in enumerate((of(model, "unet") | stood, {"state_dict": of(model, "unet")} | stood)):
+        torch.save(content, tmp_path / f"{number}.pt")
+        convert(tmp_path / f"{number}.pt", base, out / str(number))
+        is_model(base, original, out / str(number), model, names, "unet")
 
 
 def test_a_pickle_that_contains_itself_is_refused(base: str, tmp_path: Path, out: Path) -> None:
