@@ -11,6 +11,7 @@ from lit_memories.identity import config_of, digest, tokenizer_of
 from lit_memories.images import to_pil
 from lit_memories.judges.base import Judge, Verdict
 from lit_memories.judges.hub import load_image_processor, load_model, load_tokenizer, locate
+from lit_memories.storage.complete import check_tokenizer
 
 NEUTRAL = "a picture"
 """What a concept without an anchor is compared with."""
@@ -31,7 +32,7 @@ class CLIPJudge(Judge):
 
     Raises:
         FileNotFoundError: if the model cannot be had.
-        ValueError: if `threshold` is not in (0, 1].
+        ValueError: if `threshold` is not in (0, 1], or the tokenizer is not the model's.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class CLIPJudge(Judge):
         self.processor = load_image_processor(folder)
         self.tokenizer = load_tokenizer(folder)
         self.model = load_model(CLIPModel, folder)
+        check_tokenizer(self.tokenizer, self.model.config.text_config, f"the tokenizer in {folder}")
         self.threshold, self.against = threshold, list(against)
 
     def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:

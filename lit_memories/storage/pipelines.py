@@ -22,6 +22,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.storage.complete import check_files, check_tokenizer
 from lit_memories.storage.files import check_header
 from lit_memories.storage.hub import fetch, plain
 from lit_memories.storage.single_file import load_single_file
@@ -56,8 +57,8 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
     """DDIM's schedule with a scheduler's settings: whatever sampler a model was released with, audits use DDIM.
 
     Raises:
-        ValueError: if the scheduler has no betas (EDM, flow matching), or ends in noise alone, which DDIM cannot divide
-            by.
+        ValueError: if the scheduler has no betas (EDM, flow matching), its betas are no noise that grows, or it ends
+            in noise alone, which DDIM cannot divide by.
     """
     if "beta_schedule" not in config or config.get("rescale_betas_zero_snr"):
         raise ValueError(
@@ -65,6 +66,12 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
             "given by betas, without zero terminal signal"
         )
     ddim = DDIMScheduler.from_config(config)
+    betas = ddim.betas.double()
+    if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()) or not float(ddim.alphas_cumprod[-1]) > 0:
+        raise ValueError(
+            f"the betas of the scheduler {config.get('_class_name', '')} must lie between 0 and 1 and leave some signal: "
+            "DDIM cannot divide by none"
+        )
     return NoiseSchedule(
         alphas_cumprod=ddim.alphas_cumprod.double(),
         final_alpha_cumprod=float(ddim.final_alpha_cumprod),
@@ -115,8 +122,12 @@ def load_pipeline(
     wanted = [name for name in PARTS if name in expected]
     for name in wanted:
         _check_part(folder, name, index)
+        check_files(folder / name, name, loader is StableDiffusionXLPipeline)
     parts = models({name: (MODELS[name], folder / name) for name in wanted if name in MODELS})
     parts |= {name: _read(CLIPTokenizer, folder / name) for name in wanted if name in TOKENIZERS}
+    for tokenizer, encoder in zip(TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
+        if tokenizer in parts:
+            check_tokenizer(parts[tokenizer], parts[encoder].config, f"the {tokenizer} in {folder}")
     parts["scheduler"] = _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")
     return loader(**parts, **settings | options), commit
 

@@ -186,7 +186,7 @@ def _compvis(file: WeightFile, state: Mapping[str, Tensor], config: dict[str, An
 
 
 def _diffusers_name(key: str, layers: int) -> str:
-    """A layer of attention as diffusers calls it; CompVis counts the blocks of a half in a row, `layers` + 1 a level."""
+    """A layer of attention as diffusers calls it; CompVis counts a half's blocks in a row, `layers` + 1 a level."""
     block, _, rest = key.removeprefix(COMPVIS_UNET).partition(".1.transformer_blocks.")
     half, _, number = block.partition(".")
     if half == "input_blocks" and number.isdecimal() and int(number):

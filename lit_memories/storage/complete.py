@@ -1,0 +1,98 @@
+"""What the libraries would make up where a file or an entry is missing, and what of that is allowed.
+
+Both diffusers and transformers fill what a folder lacks with defaults, and say little of it: a tokenizer without a
+vocabulary knows two words, a scheduler without betas has somebody's. Entries that old releases leave out because they
+are what the library's default documents may be missing (Stable Diffusion 1.4 states neither ``prediction_type`` nor the
+autoencoder's ``scaling_factor``), and so may all of a text encoder's, of which transformers writes those that differ
+from its defaults; weights then say whether it fits. All else has to be there.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+CONFIGS = {"scheduler": "scheduler_config.json"}
+"""Names of the parts' configurations, where they are not ``config.json``."""
+VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+"""Files of which a tokenizer has one set or the other."""
+STATED: dict[str, tuple[str, ...]] = {
+    "unet": (
+        "sample_size", "in_channels", "center_input_sample", "flip_sin_to_cos", "freq_shift", "act_fn",
+        "norm_num_groups", "norm_eps", "attention_head_dim", "cross_attention_dim",
+    ),
+    "vae": ("act_fn", "block_out_channels", "latent_channels"),
+    "scheduler": ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule"),
+}  # fmt: skip
+"""Entries that change results without changing the shape of any weight, and that every release states."""
+STATED_XL = {"vae": ("scaling_factor",)}
+"""Those whose default is Stable Diffusion 1's: they must be stated by all others."""
+PADDING = 64
+"""Rows that an encoder's table of words may have beyond the tokenizer's: sizes are rounded up to multiples of at most
+this."""
+
+
+def check_files(folder: Path, name: str, xl: bool) -> None:
+    """Refuse a part whose files leave open what it computes.
+
+    Args:
+        folder: of the part.
+        name: of the part in its pipeline.
+        xl: whether the pipeline is Stable Diffusion XL's.
+
+    Raises:
+        FileNotFoundError: naming the file or the entry that is missing.
+        ValueError: if its configuration is damaged.
+    """
+    if name.startswith("tokenizer"):
+        if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
+            raise FileNotFoundError(
+                f"the {name} in {folder} has no vocabulary, so that every prompt would read alike: copy tokenizer.json, "
+                "or vocab.json and merges.txt, from the model it was made of"
+            )
+        return
+    file = folder / CONFIGS.get(name, "config.json")
+    if not file.is_file():
+        raise FileNotFoundError(f"the {name} in {folder} has no {file.name}: copy it from the model it was made of")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is damaged: it holds no configuration")
+    wanted = STATED.get(name, ()) + (STATED_XL.get(name, ()) if xl else ())
+    if name == "scheduler" and config.get("trained_betas") is not None:
+        wanted = ()  # they are the schedule
+    if missing := [entry for entry in wanted if entry not in config]:
+        raise FileNotFoundError(
+            f"{file} does not state {', '.join(missing)}, which would be made up: copy it from the model it was made of"
+        )
+
+
+def check_tokenizer(tokenizer: Any, config: Any, where: Path | str) -> None:
+    """Refuse a tokenizer that is not its encoder's; one that names no window takes the encoder's.
+
+    Args:
+        tokenizer: a transformers tokenizer; its ``model_max_length`` is set if it is missing.
+        config: of the text encoder.
+        where: what errors call the tokenizer.
+
+    Raises:
+        ValueError: if vocabulary, special tokens or window are not the encoder's.
+    """
+    words, rows, window = len(tokenizer), config.vocab_size, config.max_position_embeddings
+    if not 0 <= rows - words < PADDING:
+        raise ValueError(
+            f"{where} is not its text encoder's: it has {words} words and the encoder {rows}; copy the tokenizer's files "
+            "from the model it was made of"
+        )
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if bad := [name for name, number in special.items() if number is None or not 0 <= number < rows]:
+        raise ValueError(f"{where} has no {bad[0]} token that its text encoder knows: {special[bad[0]]}")
+    if special["bos"] == special["eos"]:
+        raise ValueError(f"{where} begins and ends prompts with one token, {special['bos']}: its files are incomplete")
+    if tokenizer.model_max_length > 10**9:  # transformers' word for "not said"
+        tokenizer.model_max_length = window
+    if tokenizer.model_max_length > window:
+        raise ValueError(
+            f"{where} has a window of {tokenizer.model_max_length} tokens, its text encoder one of {window}"
+        )
