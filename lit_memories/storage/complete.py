@@ -46,7 +46,7 @@ def check_files(folder: Path, name: str, xl: bool) -> None:
     if name.startswith("tokenizer"):
         if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
             raise FileNotFoundError(
-                f"the {name} in {folder} has no vocabulary, so that every prompt would read alike: copy tokenizer.json, "
+                f"the {name} in {folder} has no vocabulary, so that all prompts would read alike: copy tokenizer.json, "
                 "or vocab.json and merges.txt, from the model it was made of"
             )
         return
@@ -82,8 +82,8 @@ def check_tokenizer(tokenizer: Any, config: Any, where: Path | str) -> None:
     words, rows, window = len(tokenizer), config.vocab_size, config.max_position_embeddings
     if not 0 <= rows - words < PADDING:
         raise ValueError(
-            f"{where} is not its text encoder's: it has {words} words and the encoder {rows}; copy the tokenizer's files "
-            "from the model it was made of"
+            f"{where} is not its text encoder's: it has {words} words and the encoder {rows}; copy the tokenizer's "
+            "files from the model it was made of"
         )
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if bad := [name for name, number in special.items() if number is None or not 0 <= number < rows]:

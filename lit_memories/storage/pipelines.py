@@ -69,8 +69,8 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
     betas = ddim.betas.double()
     if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()) or not float(ddim.alphas_cumprod[-1]) > 0:
         raise ValueError(
-            f"the betas of the scheduler {config.get('_class_name', '')} must lie between 0 and 1 and leave some signal: "
-            "DDIM cannot divide by none"
+            f"the betas of the scheduler {config.get('_class_name', '')} must lie between 0 and 1 and leave some "
+            "signal: DDIM cannot divide by none"
         )
     return NoiseSchedule(
         alphas_cumprod=ddim.alphas_cumprod.double(),

@@ -340,7 +340,7 @@ def test_a_gate_comes_after_the_pooled_row(model: Diffusion, sdxl: Path) -> None
     torch.testing.assert_close(noise[2], original[2])
     text = bare[:, :TOKENS].flatten(1)
     phrase = plain.encode_prompts(["Van Gogh"])[:, :TOKENS].flatten(1)
-    torch.testing.assert_close(strength[1], torch.cosine_similarity(text[1:2], phrase)[0])
+    torch.testing.assert_close(strength[1], torch.cosine_similarity(text[1:2], phrase)[0] ** 2)
     assert model.weights_fingerprint() != plain.weights_fingerprint()
     with pytest.raises(ValueError, match="gated=False"):
         model.pipeline()
