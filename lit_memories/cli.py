@@ -1,5 +1,7 @@
 """The command line: ``lit-memories fit | validate | predict --config RECIPE``, and a few tools beside Lightning's."""
 
+import locale
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with 0 after help, 1 after an error of the user's, 2 after one in the command line itself.
     """
+    if argv is None:
+        _in_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else "--help"
     if command in {"-h", "--help"}:
@@ -68,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"lit-memories {command}: {condense(str(error))}") from error
+
+
+def _in_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where the locale is another one, in which libraries would read recipes."""
+    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
+        os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts, too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 _SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")

@@ -108,8 +108,10 @@ class Erasure:
         with whole(folder / WEIGHTS_FILE) as part:
             save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, part)
         with whole(folder / PROVENANCE_FILE) as part:
-            part.write_text(redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True)) + "\n")
-        (folder / CARD_FILE).write_text(self.card())
+            part.write_text(
+                redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True)) + "\n", encoding="utf-8"
+            )
+        (folder / CARD_FILE).write_text(self.card(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, revision: str | None = None) -> "Erasure":
@@ -130,7 +132,7 @@ class Erasure:
             )
         folder = fetch(str(folder), _wanted, revision).folder
         try:
-            origin = parse(Provenance, (folder / PROVENANCE_FILE).read_text())
+            origin = parse(Provenance, (folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
             labels = (origin.method, origin.base, origin.concept.get("name"))
             if not all(isinstance(label, str) and label.isprintable() for label in labels):
                 raise ValueError(f"method, base and name of the concept must be one line of text each, got {labels}")
@@ -171,7 +173,7 @@ class Erasure:
         message = commit_message or f"{self.provenance.method}: {self.provenance.concept['name']}"
         with TemporaryDirectory() as made:
             self.save(Path(made))
-            (Path(made) / CARD_FILE).write_text(self.card(repo_id, license_id))
+            (Path(made) / CARD_FILE).write_text(self.card(repo_id, license_id), encoding="utf-8")
             return push(Path(made), repo_id, (WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE), private, token, message)
 
     def apply(self, diffusion: Erasable, gated: bool = True) -> dict[str, Tensor]:

@@ -189,7 +189,7 @@ class RunInfo:
         """Write ``run.json``, replacing an older one at once or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         with whole(folder / RUN_FILE) as part:
-            part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+            part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "RunInfo":
@@ -206,7 +206,7 @@ class RunInfo:
                 f"{folder} is not an audit run: it has no {RUN_FILE}; make one with lit-memories predict"
             )
         try:
-            info = parse(cls, file.read_text())
+            info = parse(cls, file.read_text(encoding="utf-8"))
             if info.schema != SCHEMA_VERSION:
                 raise ValueError(f"schema {info.schema}, this version reads {SCHEMA_VERSION}")
             return info

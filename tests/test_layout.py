@@ -165,3 +165,20 @@ def test_examples_are_true(folder: str) -> None:
     run = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stdout
     assert int(run.stdout.split()[-1]) > 2
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_text_is_read_and_written_in_a_stated_encoding(file: Path) -> None:
+    """Without one it would be the locale's, and a caption another one on another machine."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        receiver = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        if name not in {"open", "read_text", "write_text"} or receiver in {"Image", "os"}:
+            continue
+        modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        if name == "open" and any(isinstance(mode, str) and "b" in mode for mode in modes):
+            continue
+        stated = {keyword.arg for keyword in node.keywords}
+        assert "encoding" in stated or (name == "open" and receiver in {"gallery", "self"}), ast.unparse(node)

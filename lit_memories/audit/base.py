@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from lit_memories.erasure import versions
 from lit_memories.identity import arguments_of, autoencoder_of, configuration_of, schedule_of
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.judges.base import Judge
-from lit_memories.metrics.functional import psnr
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout_rows
@@ -35,14 +33,9 @@ from lit_memories.records import (
     Role,
     RunInfo,
     differences,
-    finite,
     read_records,
 )
 from lit_memories.storage.files import check_writable
-
-DIVERGED = 0.1
-"""Relative residual above which an inversion is not counted, as its seed does not belong to its image, unless the
-inverter is a faithful one."""
 
 NETWORK_DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What the U-Net computes in by autocast, for each precision a trainer may have."""
@@ -313,28 +306,6 @@ class Audit(LightningModule, ABC):
         if self.judge is None:
             return [{} for _ in samples]
         return self.judge(images.nan_to_num(), [sample.prompt for sample in samples], self.concept)
-
-
-def sound_psnr(images: Tensor, target: Tensor) -> Tensor:
-    """PSNR (n,), NaN where a picture is not finite."""
-    sound = (images + target).flatten(1).isfinite().all(1)
-    return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
-
-
-def quality(inverter: Inverter, inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
-    """How well a row was inverted, and why its record must not be counted, if so; `sound` if all else is finite.
-
-    Where the residual was not measured there is none, and no flag for it: the report says that nothing is known. What a
-    faithful inverter finds counts with any residual that is a number, as it does in official code.
-    """
-    residual, measured = float(inversion.residual[row]), inversion.measured
-    kept = not measured or residual <= DIVERGED or (inverter.faithful and math.isfinite(residual))
-    return {
-        "residual": finite(residual),
-        "evaluations": int(inversion.evaluations[row]),
-        "converged": bool(inversion.converged[row]) if measured else None,
-        "flag": "not finite" if not sound else None if kept else "diverged",
-    }
 
 
 def _described(value: Any, concept: Concept) -> Any:

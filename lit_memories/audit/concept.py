@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_memories.audit.base import Audit, quality, sound_psnr
+from lit_memories.audit.base import Audit
 from lit_memories.audit.collection import AuditMetrics, from_records
+from lit_memories.audit.quality import quality, sound_psnr
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
 from lit_memories.diffusion import Diffusion

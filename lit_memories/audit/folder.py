@@ -144,7 +144,7 @@ def _write(folder: Path, records: Sequence[Record], seeds: Mapping[str, Tensor])
     with whole(folder / SEEDS_FILE) as part:
         save_file({key: seeds[key] for key in keys}, part)
     with whole(folder / RECORDS_FILE) as part:
-        part.write_text("".join(record.to_json() + "\n" for record in records))
+        part.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
 
 
 def _clear(parts: Path) -> None:

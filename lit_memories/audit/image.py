@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from lit_memories.audit.base import Audit, quality, sound_psnr
+from lit_memories.audit.base import Audit
+from lit_memories.audit.quality import quality, sound_psnr
 from lit_memories.concept import Concept
 from lit_memories.data.cache import cached
 from lit_memories.data.memories import Query

@@ -81,7 +81,7 @@ class RecordWriter:
                 name = f"seeds-{hashlib.sha256(''.join(sorted(seeds)).encode()).hexdigest()[:20]}.safetensors"
                 with whole(self.parts / name) as part:
                     save_file({key: seed.contiguous() for key, seed in seeds.items()}, part)
-            with self.file.open("a") as lines:
+            with self.file.open("a", encoding="utf-8") as lines:
                 lines.write("".join(record.to_json() + "\n" for record in records))
             sync(self.file)
 
@@ -89,4 +89,4 @@ class RecordWriter:
         """Keep exactly the records `read_lines` finds: a line of which only the end is missing is one of them."""
         if self.file.is_file() and not self.file.read_bytes().endswith(b"\n"):
             with whole(self.file) as part:
-                part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)))
+                part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)), encoding="utf-8")

@@ -31,12 +31,12 @@ class Gallery:
         self.folder, self.settings = Path(folder), settings
         self._entries: dict[int, dict[str, Any]] = {}
         if (self.folder / SETTINGS_FILE).is_file():
-            there = self._read(SETTINGS_FILE, (self.folder / SETTINGS_FILE).read_text())
+            there = self._read(SETTINGS_FILE, (self.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
             self._refuse("pictures of other settings", differences(there, settings))
         elif self.folder.is_dir() and any(file.suffix != PART for file in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds files, but no {SETTINGS_FILE}: choose another folder with --out")
         if (self.folder / METADATA_FILE).is_file():
-            for line in (self.folder / METADATA_FILE).read_text().splitlines():
+            for line in (self.folder / METADATA_FILE).read_text(encoding="utf-8").splitlines():
                 entry = self._read(METADATA_FILE, line)
                 if (self.folder / _file_name(int(entry["case_number"]))).is_file():
                     self._entries[int(entry["case_number"])] = entry
@@ -70,7 +70,7 @@ class Gallery:
         """Make the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole(self.folder / SETTINGS_FILE) as part:
-            part.write_text(json.dumps(self.settings, indent=2) + "\n")
+            part.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
 
     def add(self, rows: Sequence[PromptRow], pictures: Sequence[Image.Image]) -> None:
         """Put pictures on disk, and then into the metadata."""
@@ -81,7 +81,7 @@ class Gallery:
         with whole(self.folder / METADATA_FILE) as part:
             # In the order of file names, as the official code lists pictures.
             lines = [json.dumps(self._entries[number]) + "\n" for number in sorted(self._entries, key=_file_name)]
-            part.write_text("".join(lines))
+            part.write_text("".join(lines), encoding="utf-8")
 
 
 def _file_name(case_number: int) -> str:

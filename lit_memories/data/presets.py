@@ -75,7 +75,7 @@ class CocoCaptions(Source):
 def _first_captions(file: Path) -> dict[str, str]:
     """Of each image's captions the first in the order of annotations, by file name."""
     try:
-        content = parse_json(file.read_text())
+        content = parse_json(file.read_text(encoding="utf-8-sig"))
         names = {image["id"]: image["file_name"] for image in content["images"]}
         captions: dict[str, str] = {}
         for annotation in content["annotations"]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from lit_memories.data import pictograms
 from lit_memories.data.opening import Rows, cannot_open, open_rows
+from lit_memories.images import to_rgb
 
 SHUFFLE_WINDOW = 1000
 """Rows of a stream that are shuffled among one another."""
@@ -187,7 +188,7 @@ class PictogramSource(Source):
 def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize = "crop") -> Image.Image:
     """An undecoded image of a data set as an RGB picture of a model's size.
 
-    It is turned as its EXIF data say, and laid on white where it is transparent. Resizing is bicubic.
+    It is turned as its EXIF data say, and comes to 8-bit RGB as `to_rgb` says. Resizing is bicubic.
 
     Args:
         image: its ``bytes``, or its ``path``.
@@ -199,11 +200,7 @@ def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize
         Exception: nearly any, SyntaxError and struct.error among them: Pillow's on damaged files.
     """
     with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.has_transparency_data:
-            layers = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
-        picture = picture.convert("RGB")
+        picture = to_rgb(ImageOps.exif_transpose(opened))
     shape = size[1], size[0]
     if picture.size == shape:
         return picture

@@ -39,7 +39,7 @@ class Cost(Callback):
         if trainer.is_global_zero:
             Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
             cost = {name: round(value, 1) for name, value in self.state_dict().items()}
-            (Path(trainer.default_root_dir) / COST_FILE).write_text(json.dumps(cost) + "\n")
+            (Path(trainer.default_root_dir) / COST_FILE).write_text(json.dumps(cost) + "\n", encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
         """Both counts so far."""

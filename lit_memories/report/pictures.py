@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from lit_memories.images import to_rgb
 from lit_memories.records import IMAGES, Run, SetName
 from lit_memories.report.figures import FAINT, WIDTH, blank, png, shorten, style
 from lit_memories.report.pairing import Comparison
@@ -97,7 +98,7 @@ def read_picture(file: Path) -> np.ndarray | None:
     """A picture (h, w, 3), or None if it is not there or damaged."""
     try:
         with Image.open(file) as image:
-            picture = image.convert("RGB")
+            picture = to_rgb(image)
             picture.thumbnail((EDGE, EDGE))
             return np.asarray(picture)
     except (OSError, ValueError, Image.DecompressionBombError):

@@ -182,7 +182,7 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
     """The folder of a revision in the cache, which may hold only some of its files."""
     storage = _storage(repo_id)
     pointer = storage / "refs" / (revision or constants.DEFAULT_REVISION)
-    commit = pointer.read_text().strip() if pointer.is_file() else revision or ""
+    commit = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else revision or ""
     folder = storage / "snapshots" / commit
     return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
 
@@ -193,7 +193,7 @@ def _remember(revision: str | None, folder: Path) -> None:
     if not COMMIT.fullmatch(revision):
         pointer = folder.parent.parent / "refs" / revision
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        pointer.write_text(folder.name)
+        pointer.write_text(folder.name, encoding="utf-8")
 
 
 def _complete(folder: Path, choose: Choose) -> bool:

@@ -193,7 +193,7 @@ def _is_complete(found: Sequence[tuple[str, int]]) -> bool:
 def _read_index(folder: Path, base: str) -> dict[str, Any]:
     """What model_index.json says."""
     try:
-        index = json.loads((folder / "model_index.json").read_text())
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         name = index["_class_name"]
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{folder / 'model_index.json'} is damaged: it names no pipeline") from None

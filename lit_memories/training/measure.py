@@ -65,7 +65,7 @@ def measure(
             figures["samples"][f"held-out, not {_value(concept)}"] = _score(judge, chosen, drawn[others])
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(figures, indent=2) + "\n")
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     _print(str(model), figures)
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from lit_memories.audit.base import DIVERGED
+from lit_memories.audit.quality import DIVERGED
 from lit_memories.cli import main
 from lit_memories.metrics import gaussian_nll
 from lit_memories.records import read_run

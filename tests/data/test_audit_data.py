@@ -20,7 +20,7 @@ from lit_memories.data.memories import MemoryData
 from lit_memories.data.samples import ImageRows, Sample
 from lit_memories.data.sources import ImageSource, PictogramSource, save_images
 from lit_memories.diffusion import Diffusion
-from lit_memories.images import to_tensor
+from lit_memories.images import to_rgb, to_tensor
 from lit_memories.records import Place
 
 UMBRELLAS = PictogramSource("sets", 100, keep={"object": "umbrella"}, limit=3)
@@ -126,13 +126,82 @@ def noise(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).convert(mode)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
-def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
-    image = noise(mode)
-    data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
+def filled(mode: str, value: Any, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.new(mode, size, value)
+
+
+def greys(values: list[float], kind: str) -> Image.Image:
+    """A row of grey values in a type of numpy's."""
+    return Image.fromarray(np.array([values], dtype=kind))
+
+
+def palette(**info: Any) -> Image.Image:
+    picture = filled("P", 1)
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+    picture.info.update(info)
+    return picture
+
+
+MODES: dict[str, tuple[Image.Image, list[list[int]]]] = {
+    "1": (filled("1", 1), [[255, 255, 255]]),
+    "L": (filled("L", 100), [[100, 100, 100]]),
+    "P": (palette(), [[255, 0, 0]]),
+    "P, transparent": (palette(transparency=1), [[255, 255, 255]]),
+    "P, half transparent": (palette(transparency=bytes([255, 51])), [[255, 204, 204]]),
+    "PA": (palette().convert("PA"), [[255, 0, 0]]),
+    "LA": (filled("LA", (100, 51)), [[224, 224, 224]]),
+    "La": (filled("LA", (100, 51)).convert("La"), [[224, 224, 224]]),
+    "RGB": (filled("RGB", (1, 2, 3)), [[1, 2, 3]]),
+    "RGBA": (filled("RGBA", (0, 0, 255, 51)), [[204, 204, 255]]),
+    "RGBa": (filled("RGBA", (0, 0, 255, 51)).convert("RGBa"), [[204, 204, 255]]),
+    "RGBX": (filled("RGBX", (1, 2, 3, 0)), [[1, 2, 3]]),
+    "CMYK": (filled("CMYK", (0, 255, 255, 0)), [[255, 0, 0]]),
+    "YCbCr": (filled("YCbCr", (76, 85, 255)), [[254, 0, 0]]),
+    "HSV": (filled("HSV", (0, 255, 255)), [[255, 0, 0]]),
+    "LAB": (filled("LAB", (255, 128, 128)), [[255, 255, 255]]),
+    "I;16": (greys([0, 257, 25700, 65535], "<u2"), [[0] * 3, [1] * 3, [100] * 3, [255] * 3]),
+    "I;16B": (greys([0, 257, 25700, 65535], ">u2"), [[0] * 3, [1] * 3, [100] * 3, [255] * 3]),
+    "I": (greys([0, 100, 255], "i4"), [[0] * 3, [100] * 3, [255] * 3]),
+    "I, 16 bits": (greys([0, 25700, 65535], "i4"), [[0] * 3, [100] * 3, [255] * 3]),
+    "I, 32 bits": (greys([0, 2**30, 2**31 - 1], "i4"), [[0] * 3, [128] * 3, [255] * 3]),
+    "F": (greys([0, 0.4, 1], "f4"), [[0] * 3, [102] * 3, [255] * 3]),
+    "F, to 255": (greys([0, 100, 255], "f4"), [[0] * 3, [100] * 3, [255] * 3]),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_has_its_right_pixels(mode: str) -> None:
+    """Pillow by itself cuts what has more than 8 bits off at 255, and cannot convert some modes at all."""
+    picture, pixels = MODES[mode]
+    assert picture.mode == mode.split(",")[0]
+    found = np.asarray(to_rgb(picture))[0, : len(pixels)].astype(int)
+    assert np.abs(found - pixels).max() <= (1 if mode in ("La", "YCbCr", "LAB") else 0), found.tolist()
+
+
+def test_no_mode_of_pillow_is_forgotten() -> None:
+    tested = {name.split(",")[0] for name in MODES} | {"I;16L", "I;16N"}  # these two are I;16 by another name
+    assert set(Image.MODES) <= tested
+
+
+@pytest.mark.parametrize("values", [[0, 300.0], [-1, 1], [0, float("nan")], [0, float("inf")]])
+def test_what_lies_in_no_range_is_left_out_and_named(values: list[float], tmp_path: Path) -> None:
+    odd, sound = greys(values, "f4"), greys([0, 1], "f4")
+    rows = ImageRows(
+        "concept", table([encoded(odd, "TIFF"), encoded(sound, "TIFF")], tmp_path / "rows.parquet"), (2, 2)
+    )
+    assert rows.unreadable == ["0.png"]
+    assert len(rows.samples) == 1
+    with pytest.raises(ValueError, match="lie in no range of pictures: 0 to 1 or 255"):
+        to_rgb(odd)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK", "I;16", "I", "F"])
+def test_other_modes_are_read_from_files(mode: str, tmp_path: Path) -> None:
+    image = noise("L").convert(mode) if mode in ("I;16", "I", "F") else noise(mode)
+    data = encoded(image, "TIFF" if mode in ("CMYK", "I", "F") else "PNG")
     rows = ImageRows("concept", table([data], tmp_path / "rows.parquet"), (64, 64))
     assert rows.unreadable == []
-    assert torch.equal(rows.pixels(0), to_tensor(image.convert("RGB")))
+    assert torch.equal(rows.pixels(0), to_tensor(image))
     assert rows.pixels(0).shape == (3, 64, 64)
 
 

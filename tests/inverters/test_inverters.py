@@ -10,7 +10,7 @@ import torch
 from small_models import STEPS, Counted, Prompted, curved, latents
 from torch import Tensor
 
-from lit_memories.audit.base import quality
+from lit_memories.audit.quality import quality
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
 from lit_memories.inverters.belm import BELM
