@@ -35,7 +35,8 @@ class AdvUnlearn(RolloutEraser):
     Args:
         diffusion: the model to change.
         concept: what to erase; its ``retain`` prompts keep the encoder useful.
-        train: ``text-layers`` (the official text_encoder_full), ``text-full``, ``text-mlp`` or ``text-attn``.
+        train: ``text-full`` (the official text_encoder_full, its last norm included), ``text-layers``, ``text-mlp`` or
+            ``text-attn``.
         retain_weight: :math:`\gamma`.
         retain_batch_size: retain prompts a step.
         warmup_steps: steps before the attacker comes in.
@@ -43,7 +44,8 @@ class AdvUnlearn(RolloutEraser):
         attack_lr: its learning rate.
         pool_size: latents of either kind in the pool.
         faithful: as the official code attacks: gradients pile up over the attack's steps, and the vector before the
-            last update is taken.
+            last update is taken; a prompt is as long as it has words between spaces, so that of a word of several
+            tokens one is cut out; latents are at ESD's mismatched levels of 2023.
         **options: see `RolloutEraser` and `Eraser`.
 
     Raises:
@@ -93,7 +95,7 @@ class AdvUnlearn(RolloutEraser):
             generator = seeded(f"{self.seed}/{self.global_rank}/{name}/{number}")
             chosen = draw(prompts, min(16, self.pool_size - start), generator)
             k = int(torch.randint(length, (1,), generator=generator))
-            latents, timestep = self.stopped(chosen, generator, k)
+            latents, timestep = (self.mismatched if self.faithful else self.stopped)(chosen, generator, k)
             timesteps = torch.full((len(chosen),), timestep, device=latents.device)
             parts.append(Pool(latents, timesteps, chosen, self.predict(latents, timesteps, chosen)))
         return Pool.joined(parts)
@@ -127,10 +129,16 @@ class AdvUnlearn(RolloutEraser):
         return minimise(loss, start, self.attack_steps, self.attack_lr, self.faithful)
 
     def attacked(self, prompts: Sequence[str], word: Tensor) -> Tensor:
-        """Embeddings of prompts with a vector (1, width) before their first word."""
+        """Embeddings of prompts with a vector (1, width) before their first word, and the last token gone for it.
+
+        Officially the token after as many as the prompt has words goes: one of the prompt's own, if words have several.
+        """
         ids = self.diffusion.tokenize(prompts)
+        last = ids.shape[1] - 1
+        gone = [min(1 + len(prompt.split()), last) if self.faithful else last for prompt in prompts]
+        rows = [torch.cat([row[:1], row[-1:], row[1:at], row[at + 1 :]]) for row, at in zip(ids, gone, strict=True)]
         with prefixed(self.diffusion.text_encoder, word):
-            return self.diffusion.encode_tokens(torch.cat([ids[:, :1], ids[:, -1:], ids[:, 1:-1]], 1))
+            return self.diffusion.encode_tokens(torch.stack(rows))
 
 
 @dataclass(frozen=True)

@@ -83,17 +83,27 @@ class ClosedFormEraser(Eraser):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve, and put the edited matrices in place."""
         with torch.autocast(self.device.type, enabled=False):
-            edit = self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))
+            edit = self.edit(batch)
             for name, original in self._originals.items():
                 edited = original.to(edit) @ edit
                 self.selected[name].copy_(edited.to(original))
 
-    def rows_of(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The vectors to edit and their guides, each (n, width): of each prompt, and of it with the anchor put in."""
+    def edit(self, batch: Batch) -> Tensor:
+        """The map for a batch's prompts."""
+        return self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))
+
+    def rows_of(self, prompts: Sequence[str], tokens: Tokens | None = None) -> tuple[Tensor, Tensor]:
+        """The vectors to edit and their guides, each (n, width): of each prompt, and of it with the anchor put in.
+
+        Args:
+            prompts: of the concept.
+            tokens: which of their vectors; the method's own choice if None.
+        """
+        tokens = tokens or self.tokens
         guides = [self.concept.anchored(prompt) for prompt in prompts]
         pairs = zip(
-            self._vectors(prompts, self.concept.phrase, self.tokens),
-            self._vectors(guides, self.concept.anchor, self.tokens),
+            self._vectors(prompts, self.concept.phrase, tokens),
+            self._vectors(guides, self.concept.anchor, tokens),
             strict=True,
         )
         cut = [(c[:size], g[:size]) for c, g in pairs if (size := min(len(c), len(g)))]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Generator, Tensor
 
 from lit_memories.concept import Concept
@@ -11,7 +10,6 @@ from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import draw
 from lit_memories.erasers.rollout import RolloutEraser
-from lit_memories.ops.rollout import rollout
 from lit_memories.ops.targets import match
 
 
@@ -59,18 +57,8 @@ class ESD(RolloutEraser):
 
     def noisy_latents(self, prompts: Sequence[str], generator: Generator) -> tuple[Tensor, int]:
         """Latents (n, c, h, w) on the way to an image of `prompts`, and the timestep they are said to be at."""
-        run = self._mismatched if self.faithful else self.stopped
+        run = self.mismatched if self.faithful else self.stopped
         if self.rollout_with == "student":
             return run(prompts, generator)
         with self.teacher():
             return run(prompts, generator)
-
-    @torch.no_grad()
-    def _mismatched(self, prompts: Sequence[str], generator: Generator) -> tuple[Tensor, int]:
-        steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
-        seeds = torch.randn(len(prompts), *self.diffusion.latent_shape, generator=generator).to(self.device)
-        k = int(torch.randint(len(steps), (1,), generator=generator))
-        width = self.diffusion.schedule.num_train_timesteps // len(steps)
-        timestep = width * k + int(torch.randint(width, (1,), generator=generator))
-        noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
-        return rollout(noise, seeds, steps[1:][: len(steps) - k]), timestep

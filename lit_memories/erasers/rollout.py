@@ -80,3 +80,15 @@ class RolloutEraser(Eraser):
             k = int(torch.randint(len(steps), (1,), generator=generator))
         noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
         return rollout(noise, seeds, steps[:k]), steps[k].timestep
+
+    @torch.no_grad()
+    def mismatched(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, int]:
+        """As ESD's code of 2023 has it: the run drops its first step, so latents are cleaner than the timestep says."""
+        steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
+        seeds = torch.randn(len(prompts), *self.diffusion.latent_shape, generator=generator).to(self.device)
+        if k is None:
+            k = int(torch.randint(len(steps), (1,), generator=generator))
+        width = self.diffusion.schedule.num_train_timesteps // len(steps)
+        timestep = width * k + int(torch.randint(width, (1,), generator=generator))
+        noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
+        return rollout(noise, seeds, steps[1:][: len(steps) - k]), timestep

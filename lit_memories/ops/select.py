@@ -59,8 +59,8 @@ PREDICATES: dict[Selection, tuple[str, Callable[[str], bool]]] = {
 }
 """Rules by name: the component, and a predicate on names within it. ESD's own names: esd-x is ``attn2``, esd-x-strict
 ``attn2-kv``, esd-u (noxattn) ``not-attn2``, selfattn ``attn1``, notime ``not-time``, esd-all ``full``; xlayer and
-selflayer are called the same. ``selfup`` is what Scissorhands trims. AdvUnlearn's text_encoder_full is ``text-layers``,
-with its component "all" ``text-full``."""
+selflayer are called the same. ``selfup`` is what Scissorhands trims. AdvUnlearn's text_encoder_full is ``text-full``,
+its default component being "all"."""
 
 
 def select(model: nn.Module, rule: Selection) -> dict[str, nn.Parameter]:

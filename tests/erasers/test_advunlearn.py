@@ -196,6 +196,34 @@ def test_a_prompt_that_fills_the_window_loses_its_end_to_the_word(diffusion: Dif
     torch.testing.assert_close(found[:, :-1], expected[:, :-1])
 
 
+@torch.no_grad()
+def test_officially_a_word_of_two_tokens_loses_one_to_the_attack(
+    diffusion: Diffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As "nudity" is [nu][dity]: the official code counts words, and attacks [BOS, word, nu, EOS, ...]."""
+    table = diffusion.text_encoder.get_input_embeddings().weight
+    bos, eos = diffusion.tokenizer.bos_token_id, diffusion.tokenizer.eos_token_id
+    one, two, word = (diffusion.words(name)[0] for name in ("red", "umbrella", "star"))
+    window = diffusion.tokenizer.model_max_length
+
+    def padded(*tokens: int) -> Tensor:
+        return torch.tensor([[bos, *tokens, *[eos] * (window - 1 - len(tokens))]])
+
+    monkeypatch.setattr(diffusion, "tokenize", lambda prompts: padded(one, two))
+    for faithful, expected in ((True, padded(word, one)), (False, padded(word, one, two))):
+        found = made(diffusion, faithful=faithful).attacked(["redumbrella"], table[[word]])
+        assert torch.equal(found, diffusion.encode_tokens(expected)), faithful
+    found = made(diffusion, faithful=True).attacked(["red umbrella"], table[[word]])
+    assert torch.equal(found, diffusion.encode_tokens(padded(word, one, two))), "of words of one token each, none"
+
+
+def test_faithful_latents_are_cleaner_than_their_timestep_says(diffusion: Diffusion, tmp_path: Path) -> None:
+    pools = {faithful: prepared(diffusion, tmp_path, faithful=faithful)._concept for faithful in (True, False)}
+    levels = {step.timestep for step in diffusion.schedule.ddim_steps(4)}
+    assert set(pools[False].timesteps.tolist()) <= levels
+    assert not set(pools[True].timesteps.tolist()) <= levels
+
+
 def test_the_concept_falls_and_retained_prompts_stay(diffusion: Diffusion, tmp_path: Path) -> None:
     options = {"lr": 1e-2, "warmup_steps": 100, "retain_weight": 1.0, "batch_size": 4, "retain_batch_size": 4}
     start, end = probed(made(diffusion, **options), tmp_path, 30)

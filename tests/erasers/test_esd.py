@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers import esd as esd_module
 from lit_memories.erasers import rollout as rollout_module
 from lit_memories.erasers.base import draw
 from lit_memories.erasers.esd import ESD
@@ -128,8 +127,7 @@ def levels(diffusion: Diffusion, monkeypatch: pytest.MonkeyPatch, **options: Any
         paths.append(steps)
         return latents
 
-    monkeypatch.setattr(esd_module, "rollout", record)  # the mismatched run
-    monkeypatch.setattr(rollout_module, "rollout", record)  # the other
+    monkeypatch.setattr(rollout_module, "rollout", record)
     method = esd(diffusion, num_inference_steps=50, batch_size=1, **options)
     timesteps = [method.noisy_latents(["umbrella"], Generator().manual_seed(i))[1] for i in range(300)]
     alphas = method.diffusion.schedule.alphas_cumprod

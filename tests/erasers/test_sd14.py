@@ -1,13 +1,14 @@
 """Recipes for Stable Diffusion 1.4, run on a small model whose parameters bear the same names."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from smoke import QUIET, ROOT, STEPS, command, is_closed_form, method, moved, smoke
+from smoke import QUIET, ROOT, STEPS, command, is_closed_form, method, moved, small, smoke
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -25,7 +26,7 @@ RECIPES = {file.stem: file for file in sorted((FOLDER / "erase").glob("*.yaml"))
 CONCEPTS = {file.stem: Concept(**yaml.safe_load(file.read_text())) for file in sorted(FOLDER.glob("concepts/*.yaml"))}
 SIZES = {
     "ac": (32, 19.17),
-    "advunlearn": (12 * 16, 85.05),
+    "advunlearn": (12 * 16 + 2, 85.06),
     "erasediff": (598, 813.50),
     "esd": (80, 43.96),
     "fmn": (686, 859.52),
@@ -244,3 +245,39 @@ def test_presets_find_their_phrase_among_the_tokens(concept: Concept, sd14: Path
     named += [concept.put_into(prompt, number) for prompt in concept.anchors for number in range(3)]
     assert all(find(diffusion.words(prompt), phrase) for prompt in named)
     assert not any(find(diffusion.words(prompt), phrase) for prompt in concept.retain)
+
+
+OPTIONS = re.compile(r"# (?P<label>[^:]+): (?P<options>--[^(]+) \(.+\)")
+LINES = [
+    pytest.param(stem, found["options"], id=f"{stem}: {found['label']} {number}")
+    for stem, file in RECIPES.items()
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines())
+    if (found := OPTIONS.fullmatch(line))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stem", "options"), LINES)
+def test_a_comments_options_are_trained_with(
+    stem: str, options: str, sd14: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line that says what to pass is run, and what it says is what the artefact was made with."""
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(options)
+    short = [f"--model.{name}={value}" for name, value in small(RECIPES[stem]).items()]
+    folder = smoke(RECIPES[stem], sd14, tmp_path / "run", *arguments, *short, "--trainer.precision=32-true")
+    erasure = Erasure.load(folder)
+    assert any(tensor.any() for tensor in erasure.tensors.values())
+    settings, concept = erasure.provenance.settings, erasure.provenance.concept
+    for name, value in zip(arguments[::2], arguments[1::2], strict=True):
+        _, option, *field = name.removeprefix("--").split(".")
+        wanted = yaml.safe_load(value)
+        if name.startswith("--trainer.") or option in small(RECIPES[stem]):
+            continue
+        if option == "concept" and not field:
+            wanted = yaml.safe_load(Path(value).read_text(encoding="utf-8"))["name"]
+            assert concept["name"] == wanted
+        elif option == "concept":
+            assert concept[field[0]] == ("" if wanted is None else wanted), name
+        elif wanted is not None:
+            assert settings[option] == wanted or float(settings[option]) == float(wanted), name
