@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
@@ -68,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
     except ArgumentError as error:
-        print(f"lit-memories {command}: {condense(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"lit-memories {command}: {_explained(error, argv)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"lit-memories {command}: {condense(str(error))}") from error
+        raise SystemExit(f"lit-memories {command}: {_explained(error, argv)}") from error
 
 
 def _in_utf8() -> None:
@@ -79,6 +80,18 @@ def _in_utf8() -> None:
     if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
         os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts, too
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+def _explained(error: Exception, argv: Sequence[str]) -> str:
+    """One line of an error; of text that cannot be read with the file's name, which the parser does not say."""
+    for argument in argv if "codec can't decode" in str(error) else ():
+        file = Path(argument.partition("=")[2] or argument)
+        try:
+            if file.is_file():
+                file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return f"{file} is not text in UTF-8: save it as such"
+    return condense(str(error))
 
 
 _SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")

@@ -96,9 +96,14 @@ def test_recipes_and_concepts_are_read_in_any_locale(tmp_path: Path) -> None:
     assert WORDS in done.stdout or json.dumps(WORDS)[1:-1] in done.stdout
 
 
-def test_a_recipe_that_is_no_utf8_is_one_line_with_its_name(tmp_path: Path) -> None:
-    recipe = tmp_path / "latin.yaml"
-    recipe.write_bytes("model: Süß".encode("latin-1"))
+@pytest.mark.parametrize("option", ["--config={file}", "--config={recipe} --model.concept={file}"])
+def test_a_file_that_is_no_utf8_is_one_line_with_its_name(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "latin.yaml"
+    file.write_bytes("name: Süß".encode("latin-1"))
+    recipe = Path(__file__).parents[1] / "recipes/pictograms/erase/esd.yaml"
     with pytest.raises(SystemExit) as stop:
-        main(["fit", f"--config={recipe}"])
-    assert stop.value.code != 0
+        main(["fit", *option.format(file=file, recipe=recipe).split()])
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.strip()
+    assert said == f"lit-memories fit: {file} is not text in UTF-8: save it as such"
