@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lit_memories.concept import Concept
 from lit_memories.processes import SAFE, Watch, lost
-from lit_memories.storage.weights import read_weights
+from lit_memories.storage.weights import refuse_code
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 """Loggers that need a package which comes with an extra of the same name."""
@@ -72,7 +72,7 @@ class RecipeCLI(LightningCLI):
         """Refuse a checkpoint that would run code; which classes are made, and with what, the recipe alone says."""
         chosen = self.config[self.config["subcommand"]].get("ckpt_path")
         if chosen and Path(chosen).is_file():
-            read_weights(Path(chosen))
+            refuse_code(Path(chosen))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from lit_memories.cli import main
+from lit_memories.data.sources import ImageSource
 from lit_memories.erasure import Erasure, Provenance
 from lit_memories.records import RunInfo
 
@@ -107,3 +108,12 @@ def test_a_file_that_is_no_utf8_is_one_line_with_its_name(
         main(["fit", *option.format(file=file, recipe=recipe).split()])
     said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.strip()
     assert said == f"lit-memories fit: {file} is not text in UTF-8: save it as such"
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_captions_that_are_no_utf8_are_named(name: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    line = "file_name,caption\n0.png,Süß\n" if name.endswith("csv") else '{"file_name": "0.png", "caption": "Süß"}\n'
+    (tmp_path / name).write_bytes(line.encode("latin-1"))
+    with pytest.raises(FileNotFoundError, match=rf"{name} is not text in UTF-8: save it as such"):
+        ImageSource(str(tmp_path)).load()

@@ -54,10 +54,21 @@ def open_rows(
 
 def cannot_open(path: str, split: str, error: Exception) -> FileNotFoundError:
     """The one line that says why a data set cannot be read."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = _no_text(Path(path)) or (str(error).strip() or type(error).__name__).splitlines()[0]
     if "scripts are no longer supported" in reason:
         reason += f"; the hub's own parquet copy may be there with revision: {PARQUET_COPY}"
     return FileNotFoundError(f"cannot open data set {path!r} (split {split!r}): {reason}")
+
+
+def _no_text(folder: Path) -> str | None:
+    """Which file of captions in a folder is not text in UTF-8, as the library does not say; None if none is."""
+    for file in (folder / name for name in METADATA if not name.endswith(".parquet")):
+        try:
+            if file.is_file():
+                file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return f"{file.name} is not text in UTF-8: save it as such"
+    return None
 
 
 def _folder_or_hub(path: str, name: str | None, revision: str | None) -> dict[str, Any]:

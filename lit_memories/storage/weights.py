@@ -50,9 +50,7 @@ def read_weights(path: Path) -> WeightFile:
     Raises:
         ValueError: if it is damaged, a pickle that needs code to be run, or holds anything that would be lost.
     """
-    with path.open("rb") as stream:
-        start = stream.read(9)
-    if start[8:] == b"{":  # after the header's length, a safetensors file goes on as JSON; a pickle cannot
+    if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         return WeightFile(path, tensors, (), metadata)
     content = _unpickle(path)
@@ -67,6 +65,24 @@ def read_weights(path: Path) -> WeightFile:
     content = {key: value for key, value in content.items() if key not in TRAINING}
     groups = tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
     return WeightFile(path, dict(_flatten(content, path)), groups)
+
+
+def refuse_code(path: Path) -> None:
+    """Refuse a checkpoint that needs code to be read, whatever it holds.
+
+    Raises:
+        ValueError: if it does, or is damaged.
+    """
+    if _is_safetensors(path):
+        check_header(path)
+    else:
+        _unpickle(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    return start[8:] == b"{"  # after the header's length, a safetensors file goes on as JSON; a pickle cannot
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
