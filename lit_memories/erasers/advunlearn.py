@@ -58,7 +58,7 @@ class AdvUnlearn(RolloutEraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
-        train: Selection = "text-layers",
+        train: Selection = "text-full",
         retain_weight: float = 0.3,
         retain_batch_size: int = 5,
         warmup_steps: int = 200,

@@ -252,7 +252,7 @@ LINES = [
     pytest.param(stem, found["options"], id=f"{stem}: {found['label']} {number}")
     for stem, file in RECIPES.items()
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines())
-    if (found := OPTIONS.fullmatch(line))
+    if line.startswith("#") and number and "--" in line and (found := OPTIONS.fullmatch(line))
 ]
 
 
@@ -267,7 +267,7 @@ def test_a_comments_options_are_trained_with(
     short = [f"--model.{name}={value}" for name, value in small(RECIPES[stem]).items()]
     folder = smoke(RECIPES[stem], sd14, tmp_path / "run", *arguments, *short, "--trainer.precision=32-true")
     erasure = Erasure.load(folder)
-    assert any(tensor.any() for tensor in erasure.tensors.values())
+    assert moved(folder, sd14).any()
     settings, concept = erasure.provenance.settings, erasure.provenance.concept
     for name, value in zip(arguments[::2], arguments[1::2], strict=True):
         _, option, *field = name.removeprefix("--").split(".")
