@@ -5,26 +5,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lit_memories.metrics import EarthMoversDistance, Null, RelativeDistance, relative_distance
+from lit_memories.metrics.base import IntervalMetric
 from lit_memories.metrics.functional import DistanceForm, distance
 from lit_memories.records import Record, SetName
 
 FORMS: tuple[DistanceForm, ...] = ("w1", "w2_squared")
 
 
-class _Mean(MeanMetric):
-    """A mean in float64; torchmetrics forgets a chosen type as soon as the module is moved to a device."""
+class _Mean(IntervalMetric):
+    """A mean that neither the order of the cases nor the number of processes changes, not even in its last digit."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.set_dtype(torch.float64)
+        super().__init__(columns=1)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Float64, always."""
-        return torch.float64
+    def update(self, values: Tensor) -> None:
+        self._append(values=values)
+
+    def compute(self) -> Tensor:
+        return self._cases()[:, 0].mean()
 
 
 class AuditMetrics(nn.Module):

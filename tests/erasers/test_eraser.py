@@ -42,17 +42,20 @@ CLOSED = {
 OPTIONS: dict[type[Eraser], dict[str, Any]] = {
     ESD: {**COMMON, **ROLLOUT, "train": "attn1", "rollout_with": "student", "faithful": True},
     UCE: CLOSED,
-    RECE: {**CLOSED, "rounds": 3, "adversary_lamb": 0.5, "round_lamb": 0.0625, "round_preserve_scale": 0.375},
+    RECE: {
+        **CLOSED, "rounds": 3, "adversary_lamb": 0.5, "round_lamb": 0.0625, "round_preserve_scale": 0.375,
+        "round_tokens": "eot",
+    },
     AC: {
         **COMMON, "train": "attn2-kv", "target": "noise", "prior_weight": 0.5, "weight_decay": 0.125,
         "max_grad_norm": 2.0,
     },
     FMN: {**COMMON, "train": "attn2", "weight_decay": 0.125, "max_grad_norm": 2.0, "faithful": True},
     SalUn: {**COMMON, "train": "full", "alpha": 0.5, "mask_ratio": 0.25, "mask_guidance": 1.0},
-    EraseDiff: {**COMMON, "train": "full", "eta": 0.5, "lamb": 0.25, "faithful": True},
+    EraseDiff: {**COMMON, "train": "full", "eta": 0.5, "lamb": 0.25, "faithful": "nudity", "inner_passes": 2},
     Scissorhands: {
         **COMMON, "train": "full", "trim_ratio": 0.125, "trim_batches": 4, "scope": "attn1", "margin": 0.25,
-        "lamb": 0.5, "faithful": True,
+        "lamb": 0.5, "faithful": "objects",
     },
     SPM: {
         **COMMON, **ROLLOUT, "rank": 2, "anchor_weight": 3.0, "anchors": 5, "warmup_steps": 2, "cycles": 4,

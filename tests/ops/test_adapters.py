@@ -60,7 +60,8 @@ def with_merged(network: nn.Module, adapter: Adapter, strength: float = 1.0) -> 
 
 
 def test_off_it_is_the_original_to_the_bit() -> None:
-    x, original = normal(3, 4, 8, 8), Mixed()(normal(3, 4, 8, 8))
+    x = normal(3, 4, 8, 8)
+    original = Mixed().requires_grad_(False)(x)  # with gradients another kernel runs, on some processors
     network, adapter = adapted()
     assert not torch.allclose(network(x), original), "the control"
     adapter.strength = 0.0
