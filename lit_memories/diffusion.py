@@ -217,7 +217,10 @@ class Diffusion(nn.Module):
             guidance_scale: 1 is the conditional prediction alone and costs one evaluation a sample, else two.
             negative_prompt_embeds: (n, rows, width) to guide away from; the empty prompt if None.
         """
-        timesteps = torch.as_tensor(timestep, device=latents.device).expand(len(latents))
+        if isinstance(timestep, Tensor):
+            timesteps = timestep.to(latents.device).expand(len(latents))
+        else:  # made on the device: a copy would have the host wait for it at every call
+            timesteps = torch.full((len(latents),), timestep, device=latents.device)
         if guidance_scale == 1.0:
             return self._epsilon(latents, timesteps, prompt_embeds)
         if negative_prompt_embeds is None:

@@ -35,9 +35,11 @@ OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES, STALE)
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """What the audit found about one sample; numbers that do not apply to its set, or are not finite, are None.
+
+    Not frozen, as `Trainer.predict` returns what steps return, and Lightning refuses to carry frozen dataclasses.
 
     Args:
         key: hash of the sample's content and of the audit's settings; the same for every model.

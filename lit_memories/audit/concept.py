@@ -142,7 +142,8 @@ class ConceptAudit(Audit):
         latents = self.sample(_prompts(samples), seeds, self.sample_guidance_scale)
         images = self.decode(latents)
         self._keep(samples, "sample", images)
-        return self._records(samples, {}, None, self.judged(samples, images), latents.flatten(1).isfinite().all(1))
+        sound = latents.flatten(1).isfinite().all(1).cpu()
+        return self._records(samples, {}, None, self.judged(samples, images), sound)
 
     def _likelihood(self, samples: Sequence[Sample], latents: Tensor) -> dict[str, Tensor]:
         """How likely latents are under their prompts; models share the probes, which makes differences more exact."""
@@ -182,6 +183,9 @@ class ConceptAudit(Audit):
         verdicts: Sequence[dict[str, Any]],
         sound: Tensor | None = None,
     ) -> list[Record]:
+        numbers = {name: column.cpu() for name, column in numbers.items()}  # once, and not a number at a time
+        if inversion is not None:
+            inversion = inversion.cpu()
         records = []
         for row, (sample, verdict) in enumerate(zip(samples, verdicts, strict=True)):
             values: dict[str, Any] = {name: finite(float(column[row])) for name, column in numbers.items()}
@@ -193,7 +197,7 @@ class ConceptAudit(Audit):
             else:
                 values |= quality(self.inverter, inversion, row, whole)
                 values["typicality"] = _typicality(inversion.seeds[row : row + 1])
-                self._seeds[key] = inversion.seeds[row].cpu()
+                self._seeds[key] = inversion.seeds[row]
             place = (key, sample.set, sample.index, sample.prompt)
             records.append(Record(*place, conditioning=sample.conditioning, **values))
         return records

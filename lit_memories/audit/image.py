@@ -87,6 +87,9 @@ class ImageAudit(Audit):
             "psnr_decoder": torch.cat([x.psnr for x in found]),
         }
         verdicts = self.judged([batch.sample] * len(latents), regenerated)
+        # From here on numbers are read one at a time.
+        numbers, latents = {label: column.cpu() for label, column in numbers.items()}, latents.cpu()
+        inversion = inversion.cpu()
         records, seeds = [], {}
         for row, (name, (set_name, support)) in enumerate(batch.named().items()):
             values: dict[str, Any] = {label: finite(float(column[row])) for label, column in numbers.items()}
@@ -102,7 +105,7 @@ class ImageAudit(Audit):
                 self.key(name), set_name, batch.sample.index, batch.sample.prompt, **values, **verdicts[row]
             )
             records.append(record)
-            seeds[record.key] = inversion.seeds[row].cpu()
+            seeds[record.key] = inversion.seeds[row]
         self.writer.write(records, seeds, self._pictures(batch, originals, decoded, regenerated))
         return records
 

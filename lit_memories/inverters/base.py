@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,11 @@ class Inversion:
     converged: Tensor
     state: Tensor | None = None
     measured: bool = True
+
+    def cpu(self) -> Self:
+        """The same on the CPU."""
+        tensors: dict[str, Any] = {name: x.cpu() for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
 
 
 class Inverter(ABC):

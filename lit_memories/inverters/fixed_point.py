@@ -72,15 +72,16 @@ class FixedPoint(Inverter):
             error = relative_norm(f, g)
             used[rows] += 1
             better = error <= residual[rows]  # never where something is not finite: the error then is NaN
-            chosen = rows[better]
-            solution[chosen], best_noise[chosen], best_f[chosen] = g[better], noise[better], f[better]
-            residual[chosen] = error[better]
+            for best, value in ((solution, g), (best_noise, noise), (best_f, f)):
+                best[rows] = torch.where(_image(better), value, best[rows])
+            residual[rows] = torch.where(better, error, residual[rows])
             damping[rows] = torch.where(better, 1, damping[rows] / 2)
             proposal = _finite_or(g if previous is None else _anderson(g, f, previous), g)
             damped = solution[rows] - (1 - _image(damping[rows])) * best_f[rows]
             x = torch.where(_image(better), proposal, damped)
-            active = ~(residual[rows] < self.tolerance)
-            if not active.any():
+            # How many are left is all that the host has to know, and to wait for.
+            active = (~(residual[rows] < self.tolerance)).nonzero()[:, 0]
+            if len(active) == 0:
                 break
             rows, x, previous = rows[active], x[active], (g[active], f[active])
         return solution, best_noise, residual, used

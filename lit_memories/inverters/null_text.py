@@ -156,14 +156,13 @@ class NullText(Inverter):
                 loss = (reached - target[rows]).square().flatten(1).mean(1)
             used[rows] += 1
             better = (loss < least[rows]) | (count == 0)  # the first even if it is NaN
-            chosen = rows[better]
-            moved[chosen], best[chosen], least[chosen] = (
-                reached[better].detach(),
-                embeds[better].detach(),
-                loss[better].detach(),
-            )
-            active = ~(loss < enough)
-            if count == self.inner_steps or not active.any():
+            moved[rows] = torch.where(better[:, None, None, None], reached.detach(), moved[rows])
+            best[rows] = torch.where(better[:, None, None], embeds.detach(), best[rows])
+            least[rows] = torch.where(better, loss.detach(), least[rows])
+            if count == self.inner_steps:
+                break
+            active = (~(loss.detach() < enough)).nonzero()[:, 0]  # all that the host waits for
+            if len(active) == 0:
                 break
             # Of the losses' sum, so that each sample's gradient is its own.
             (gradient,) = torch.autograd.grad(loss, embeds, torch.ones_like(loss))

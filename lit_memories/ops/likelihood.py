@@ -130,27 +130,29 @@ def log_likelihood(
     angles = [math.acos(math.sqrt(level)) for level in levels]
     widths = [end - start for start, end in pairwise(angles)]
     with torch.inference_mode(False), torch.enable_grad():
-        log_det = torch.zeros(len(latents), probes, dtype=torch.float64)
-        gap = torch.zeros(len(latents), dtype=torch.float64)
+        log_det = _double(latents.new_zeros(len(latents), probes))
+        gap = _double(latents.new_zeros(len(latents)))
+        # Drawn before the first step, and moved once: a copy a step would have the host wait for the device.
+        signs = torch.stack([_signs(generators, probes, latents.shape[1:]) for _ in steps]).to(latents.device)
         x = here = latents.detach().clone()  # here: where the network is asked, x: where it turned out to be
         before: Tensor | None = None
         for node, step in enumerate(reversed(steps)):
             sine, cosine, width = math.sin(angles[node + 1]), math.cos(angles[node + 1]), widths[node]
-            noise, traces = _ask(predict_noise, here, step.timestep, _signs(generators, probes, latents))
+            noise, traces = _ask(predict_noise, here, step.timestep, signs[node].to(latents) * 2 - 1)
             velocity = (noise - sine * here) / cosine
             divergence = (traces - sine * latents[0].numel()) / cosine
             # Of the interval behind, the trapezoidal rule gives a node half; Euler's step has no other end.
             x = x + width * (velocity if before is None else (before + velocity) / 2)
             if before is not None:
-                gap += (x - here).flatten(1).cpu().double().square().mean(1).sqrt()
-            log_det += width * divergence * (1.0 if before is None else 0.5)
+                gap = gap + _double((x - here).flatten(1)).square().mean(1).sqrt()
+            log_det = log_det + width * divergence * (1.0 if before is None else 0.5)
             if node + 1 < len(steps):
                 ahead = widths[node + 1]
-                log_det += ahead * divergence / 2
+                log_det = log_det + ahead * divergence / 2
                 slope = 0.0 if before is None else (velocity - before) / width
                 here = x + ahead * (velocity + ahead / 2 * slope)
             before = velocity
-    return _collect(x, log_det, gap)
+    return _collect(x, log_det.cpu(), gap.cpu())
 
 
 def _check(latents: Tensor, steps: Sequence[DDIMStep], generators: Sequence[Generator], probes: int) -> None:
@@ -165,11 +167,15 @@ def _check(latents: Tensor, steps: Sequence[DDIMStep], generators: Sequence[Gene
         raise ValueError(f"the last step must end between its alpha {levels[-1]} and 1, got {steps[-1].alpha_prev}")
 
 
-def _signs(generators: Sequence[Generator], probes: int, like: Tensor) -> Tensor:
-    """Random signs (probes, n, c, h, w)."""
-    shape = probes, *like.shape[1:]
-    drawn = [torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) for generator in generators]
-    return torch.stack(drawn, 1).to(like) * 2 - 1
+def _signs(generators: Sequence[Generator], probes: int, shape: Sequence[int]) -> Tensor:
+    """Random signs (probes, n, c, h, w) of a node, as 0 and 1 in one byte each."""
+    drawn = [torch.randint(0, 2, (probes, *shape), generator=g, dtype=torch.int8) for g in generators]
+    return torch.stack(drawn, 1)
+
+
+def _double(values: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none (Apple's)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _ask(predict_noise: RowNoiseFn, latents: Tensor, timestep: int, signs: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +187,7 @@ def _ask(predict_noise: RowNoiseFn, latents: Tensor, timestep: int, signs: Tenso
     traces = []
     for left, sign in zip(range(len(signs) - 1, -1, -1), signs, strict=True):
         (product,) = torch.autograd.grad(noise, latents, sign, retain_graph=left > 0)
-        traces.append((product * sign).flatten(1).cpu().double().sum(1))
+        traces.append(_double((product * sign).flatten(1)).sum(1))
     return noise.detach(), torch.stack(traces, 1)
 
 

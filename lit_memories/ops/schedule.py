@@ -10,8 +10,10 @@ and its inverse, linear in :math:`z_{t'}` once :math:`\epsilon` is known, has th
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
@@ -81,6 +83,17 @@ class NoiseSchedule:
     steps_offset: int = 1
     prediction_type: PredictionType = "epsilon"
 
+    @cached_property
+    def _copies(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def alphas_at(self, timesteps: Tensor) -> Tensor:
+        """Cumulative alphas (n,), float64, at integer timesteps (n,), where those are."""
+        if timesteps.device not in self._copies:  # once: a copy a call would have the host wait for the device
+            with torch.inference_mode(False):
+                self._copies[timesteps.device] = self.alphas_cumprod.to(timesteps.device)
+        return self._copies[timesteps.device][timesteps]
+
     @property
     def num_train_timesteps(self) -> int:
         """Length of the training schedule."""
@@ -100,14 +113,14 @@ class NoiseSchedule:
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Diffuse latents (n, c, h, w) to integer `timesteps` (n,)."""
-        alpha = self.alphas_cumprod.to(latents.device)[timesteps][:, None, None, None]
+        alpha = self.alphas_at(timesteps)[:, None, None, None]
         return alpha.sqrt().to(latents.dtype) * latents + (1 - alpha).sqrt().to(latents.dtype) * noise
 
     def to_epsilon(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
         """Whatever the network predicts at `timesteps` (n,), as the noise epsilon (Salimans & Ho 2022, app. D)."""
         if self.prediction_type == "epsilon":
             return prediction
-        alpha = self.alphas_cumprod.to(latents.device)[timesteps][:, None, None, None]
+        alpha = self.alphas_at(timesteps)[:, None, None, None]
         signal, noise = alpha.sqrt().to(latents.dtype), (1 - alpha).sqrt().to(latents.dtype)
         if self.prediction_type == "v_prediction":
             return signal * prediction + noise * latents

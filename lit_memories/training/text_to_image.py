@@ -59,7 +59,7 @@ class TextToImage(Pretraining):
         schedule = self.diffusion.schedule
         noisy = schedule.add_noise(latents, noise, timesteps)
         predicted = self.diffusion.predict_noise(noisy, timesteps, self.diffusion.encode_prompts(prompts))
-        alpha = schedule.alphas_cumprod.to(noise.device)[timesteps]
+        alpha = schedule.alphas_at(timesteps)
         weight = (self.snr_gamma * (1 - alpha) / alpha).clamp(max=1).to(noise.dtype)
         return weight * (predicted - noise).square().mean((1, 2, 3))
 
