@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from torch.nn import functional
 
+from lit_memories.ops.everywhere import Everywhere
 from lit_memories.storage.pipelines import Pipeline
 
 
@@ -70,8 +71,8 @@ class PooledConditioning:
         self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
         self.encoders = {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
         self.zeros_if_empty = bool(pipeline.config.force_zeros_for_empty_prompt)
-        self.time_ids = torch.tensor([[*image_size, 0, 0, *image_size]], dtype=torch.float32)
-        self.pooled_width = _pooled_width(pipeline, self.time_ids.shape[1])
+        sizes = torch.tensor([[*image_size, 0, 0, *image_size]], dtype=torch.float32)
+        self.time_ids, self.pooled_width = Everywhere(sizes), _pooled_width(pipeline, sizes.shape[1])
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
@@ -95,7 +96,7 @@ class PooledConditioning:
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What the U-Net takes: rows of text, and the pooled embedding with the sizes."""
-        time_ids = self.time_ids.to(embeds.device).expand(len(embeds), -1)
+        time_ids = self.time_ids.on(embeds.device).expand(len(embeds), -1)
         pooled = embeds[:, -1, : self.pooled_width]
         return embeds[:, :-1], {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids}}
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
 from lit_memories.audit.folder import look, merge, rearrange
+from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.audit.writer import RecordWriter, explained
@@ -119,7 +120,7 @@ class Audit(LightningModule, ABC):
             OSError: if memory runs out; one line that says what to try.
         """
         memory = enough_memory(self.block_size, self.image_size, self.folder)
-        with memory, torch.autocast(self.device.type, enabled=False):
+        with memory, exact_kernels(), torch.autocast(self.device.type, enabled=False):
             return self.audit(batch)
 
     @abstractmethod

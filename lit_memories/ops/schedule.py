@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from lit_memories.ops.everywhere import Everywhere
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -84,15 +85,12 @@ class NoiseSchedule:
     prediction_type: PredictionType = "epsilon"
 
     @cached_property
-    def _copies(self) -> dict[torch.device, Tensor]:
-        return {}
+    def _alphas(self) -> Everywhere:
+        return Everywhere(self.alphas_cumprod)
 
     def alphas_at(self, timesteps: Tensor) -> Tensor:
         """Cumulative alphas (n,), float64, at integer timesteps (n,), where those are."""
-        if timesteps.device not in self._copies:  # once: a copy a call would have the host wait for the device
-            with torch.inference_mode(False):
-                self._copies[timesteps.device] = self.alphas_cumprod.to(timesteps.device)
-        return self._copies[timesteps.device][timesteps]
+        return self._alphas.on(timesteps.device)[timesteps]
 
     @property
     def num_train_timesteps(self) -> int:

@@ -172,3 +172,28 @@ def test_float16_on_a_cpu_is_not_taken_for_bfloat16(
 def test_a_tolerance_that_bfloat16_cannot_meet_is_pointed_out(arguments: Arguments, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"does not let FixedPoint meet a residual of 0\.0003.*tolerance 0\.002"):
         main(few(arguments, tmp_path / "run", "--model.inverter.tolerance=3e-4", "--model.inverter.max_evaluations=1"))
+
+
+@pytest.mark.parametrize("matmul", ["highest", "high"])
+def test_convolutions_are_as_exact_as_matrix_products_and_repeat(
+    matmul: str, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the trainer is told; afterwards torch is as it was."""
+    flags = torch.backends.cudnn
+    seen, forward = set(), UNet2DConditionModel.forward
+
+    def spy(self: UNet2DConditionModel, *args: Any, **options: Any) -> Any:
+        seen.add((flags.allow_tf32, flags.benchmark, flags.deterministic))
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", spy)
+    monkeypatch.setattr(flags, "benchmark", flags.benchmark)
+    before, precision = flags.allow_tf32, torch.get_float32_matmul_precision()
+    assert before, "torch's default"
+    torch.set_float32_matmul_precision(matmul)
+    try:
+        main(arguments(tmp_path / "run", "--data.known=0", "--data.prompted=0", "--trainer.benchmark=true"))
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert seen == {(matmul != "highest", False, True)}
+    assert flags.allow_tf32 == before

@@ -25,7 +25,7 @@ EXPLAINED = {
     "diffusion.py: words: number read": "which are read on the host",
     "diffusion.py: draw_seeds: copy": "noise, drawn on the CPU so that it is the same anywhere",
     "data/erasure.py: <listcomp>: copy": "drawn images, to be kept",
-    "ops/schedule.py: alphas_at: copy": "noise levels, once",
+    "ops/everywhere.py: on: copy": "noise levels, once",
     "erasers/rollout.py: stopped: copy": "noise, drawn on the CPU",
     "erasers/salun.py: _mask_losses: copy": "images to find the mask by",
     "erasers/base.py: noised: copy": "the same, and timesteps",

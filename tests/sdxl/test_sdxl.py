@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from far import FAR, far_away
 from small_runs import changed, fit, snapshot
 from tiny_pipelines import EULER
 from torch import Generator, Tensor, nn
@@ -202,6 +203,19 @@ def test_cross_attention_sees_rows_of_text_alone(model: Diffusion) -> None:
         model.predict_noise(seeds(model), 500, model.encode_prompts(PROMPTS))
     assert [p.shape[-1] for p in probabilities] == [TOKENS] * len(probabilities)
     assert [p.shape[1] for p in probabilities][:3] == [2, 4, 4], "heads, in the network's order"
+
+
+@torch.no_grad()
+def test_a_prediction_waits_for_nothing_and_the_sizes_go_to_the_device_once(model: Diffusion) -> None:
+    x, embeds = seeds(model), model.encode_prompts(PROMPTS)
+    expected = model.predict_noise(x, 500, embeds)
+    with far_away() as waits:
+        model.to(FAR)
+        x, embeds = x.to(FAR), embeds.to(FAR)
+        waits.places.clear()
+        found = [model.predict_noise(x, 500, embeds) for _ in range(3)]
+        assert waits.places == {"ops/everywhere.py: on: copy": 1}
+        torch.testing.assert_close(found[-1].cpu(), expected)
 
 
 # What erasers may change.
