@@ -9,7 +9,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -136,6 +143,7 @@ def build_diffusion(shape: Shape, device: torch.device) -> Diffusion:
     blocks = len(shape.vae)
     markers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
@@ -180,6 +188,28 @@ def operations(shape: Shape) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call(build_unet(shape, "meta"), shape, 1, "meta")()
     return float(counter.get_total_flops())
+
+
+def larger_operations() -> dict[str, float]:
+    """The same of Stable Diffusion 3.5 medium and FLUX.1-dev at 1024 pixels, counted before they are built.
+
+    Prompts have 333 rows in the former, two CLIP encoders and T5, and 512 in the latter.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as medium, torch.no_grad():
+        network = SD3Transformer2DModel(
+            num_layers=24,
+            num_attention_heads=24,
+            caption_projection_dim=1536,
+            pos_embed_max_size=384,
+            dual_attention_layers=tuple(range(13)),
+            qk_norm="rms_norm",
+        )
+        network(torch.empty(1, 16, 128, 128), torch.empty(1, 333, 4096), torch.empty(1, 2048), torch.zeros(1))
+    with torch.device("meta"), FlopCounterMode(display=False) as flux, torch.no_grad():
+        network = FluxTransformer2DModel(guidance_embeds=True)
+        words = torch.empty(1, 512, 4096), torch.empty(1, 768), torch.zeros(1)
+        network(torch.empty(1, 4096, 64), *words, torch.zeros(4096, 3), torch.zeros(512, 3), torch.zeros(1))
+    return {"sd35-medium": float(medium.get_total_flops()), "flux-dev": float(flux.get_total_flops())}
 
 
 @functools.cache

@@ -60,6 +60,7 @@ def main() -> None:
     _fill(ROOT / "docs" / "erasing.md", "erasure", erasure())
     for name in ("precision", "throughput"):
         _fill(ROOT / "docs" / "scale.md", name, _body(name))
+    _fill(ROOT / "docs" / "gpu.md", "costs", _body("costs"))
     _fill(ROOT / "docs" / "validity.md", "validity", _body("validity").replace("\n## ", "\n### ").replace("../", ""))
 
 
