@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -248,12 +250,18 @@ def test_presets_find_their_phrase_among_the_tokens(concept: Concept, sd14: Path
 
 
 OPTIONS = re.compile(r"# (?P<label>[^:]+): (?P<options>--[^(]+) \(.+\)")
-LINES = [
-    pytest.param(stem, found["options"], id=f"{stem}: {found['label']} {number}")
-    for stem, file in RECIPES.items()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines())
-    if line.startswith("#") and number and "--" in line and (found := OPTIONS.fullmatch(line))
-]
+
+
+def lines(stem: str) -> Iterator[Any]:
+    """The lines of options of a recipe, whole: one that begins with "and" goes on from the one before."""
+    before = ""
+    for number, line in enumerate(RECIPES[stem].read_text(encoding="utf-8").splitlines()):
+        if number and (found := OPTIONS.fullmatch(line)):
+            before = f"{before} {found['options']}" if found["label"].startswith("and ") else found["options"]
+            yield pytest.param(stem, before, id=f"{stem}: {found['label']} {number}")
+
+
+LINES = [line for stem in RECIPES for line in lines(stem)]
 
 
 @pytest.mark.slow
@@ -269,7 +277,7 @@ def test_a_comments_options_are_trained_with(
     erasure = Erasure.load(folder)
     assert moved(folder, sd14).any()
     settings, concept = erasure.provenance.settings, erasure.provenance.concept
-    for name, value in zip(arguments[::2], arguments[1::2], strict=True):
+    for name, value in dict(zip(arguments[::2], arguments[1::2], strict=True)).items():
         _, option, *field = name.removeprefix("--").split(".")
         wanted = yaml.safe_load(value)
         if name.startswith("--trainer.") or option in small(RECIPES[stem]):
