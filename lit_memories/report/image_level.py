@@ -257,18 +257,21 @@ def _stages(run: Run, vanilla: Run | None, indices: set[int]) -> Stages:
     usual = {} if vanilla is None else {record.key: record.nll for record in vanilla.of("memory")}
     shifts = [(r.index, r.nll, usual.get(r.key)) for r in memories]
 
-    def estimate(cases: Iterable[tuple[int, float | None]]) -> Estimate | None:
-        """Mean over queries of their means."""
+    def means(cases: Iterable[tuple[int, float | None]]) -> list[Tensor]:
+        """A mean a query: the memories of one picture are no independent cases."""
         groups: dict[int, list[float]] = {}
         for index, value in cases:
             if value is not None:
                 groups.setdefault(index, []).append(value)
-        return _mean([torch.tensor(group).double().mean() for group in groups.values()])
+        return [torch.tensor(group).double().mean() for group in groups.values()]
+
+    def estimate(cases: Iterable[tuple[int, float | None]]) -> Estimate | None:
+        return _mean(means(cases))
 
     def field(name: str) -> Estimate | None:
         return estimate((record.index, getattr(record, name)) for record in memories)
 
-    seen = [record.shows_concept > 0.5 for record in memories if record.shows_concept is not None]
+    seen = means((r.index, None if r.shows_concept is None else float(r.shows_concept > 0.5)) for r in memories)
     return Stages(
         psnr_support=field("psnr_support"),
         psnr_decoder=field("psnr_decoder"),
@@ -280,7 +283,7 @@ def _stages(run: Run, vanilla: Run | None, indices: set[int]) -> Stages:
         nll_shift=estimate(
             (index, own - other) for index, own, other in shifts if own is not None and other is not None
         ),
-        seen=wilson_interval(sum(seen), len(seen)) if seen else None,
+        seen=wilson_interval(float(sum(seen)), len(seen)) if seen else None,
         converged=converged_share(run.records),
     )
 

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from synthetic_runs import Model, save_records, world, write
 
+from lit_memories.metrics.bootstrap import wilson_interval
 from lit_memories.records import Record, RunInfo, image_path, read_run
 from lit_memories.report import report
 from lit_memories.report.image_level import compare_memories, is_image_level
@@ -72,6 +73,7 @@ def test_models_are_compared_query_by_query(tmp_path: Path) -> None:
     assert esd.stages.psnr_support.value == 40
     assert esd.stages.psnr.value == 30.5
     assert esd.stages.converged.value == 1
+    assert esd.stages.seen == wilson_interval(QUERIES, QUERIES), "memories of one query are one case"
     (alone,) = compare_memories(runs[:1])
     assert alone.stages.nll_shift is alone.cosine.to_own_shift is None
 
