@@ -160,3 +160,39 @@ def test_the_whole_trial_measures_everything_but_the_quickstart(gpu: ModuleType,
     found = json.loads((tmp_path / "gpu.json").read_text())["measures"]
     assert found["agreement"]["precisions"]["32-true"]["largest"] == 0
     assert found["two devices"]["same"]
+
+
+def test_waits_are_counted_by_place(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_measures
+
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def work() -> None:
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+
+    found = gpu_measures._waits(work, torch.device("cuda"))
+    assert found["all"] == 3
+    assert list(found["places"].values()) == [3]
+    assert "test_gpu_benchmark.py" in next(iter(found["places"]))
+    assert modes == ["warn", "default"]
+
+
+def test_a_block_that_does_not_fit_is_refused_before_it_is_computed(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_measures
+
+    class Network:
+        device = torch.device("cuda")
+
+        def parameters(self) -> list[Any]:
+            return [torch.empty(10, device="meta")]
+
+    monkeypatch.setattr(gpu_measures, "call", fail)
+    for name, value in {"memory_reserved": 0, "memory_allocated": 0, "mem_get_info": (2**30, 2**31)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    with pytest.raises(MemoryError, match=r"a block of 8 needs about 4\.2 GiB and 1\.0 are free"):
+        gpu_measures.network(Network(), gpu.SHAPES["sd14"], "fp32", 8, {}, 0.3)
