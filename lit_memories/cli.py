@@ -25,6 +25,8 @@ TOOLS: dict[str, tuple[str, str]] = {
     "measure": ("lit_memories.training.measure", "measure a pictogram model's quality on held-out prompts and images"),
 }
 """Commands that need no Trainer: the module each is in (the function bears the command's name), and what it does."""
+RECIPES = "fit", "validate", "predict"
+"""Commands of Lightning's Trainer."""
 
 DESCRIPTION = """\
 Did this diffusion model forget, or does it only refuse the prompt?
@@ -66,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(version("lit-memories"))  # noqa: T201
         return
+    if command not in TOOLS and command not in RECIPES and not command.startswith("-"):  # before anything is imported
+        print(f"lit-memories: no command {command!r}: choose {', '.join((*RECIPES, *TOOLS))}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
     except ArgumentError as error:

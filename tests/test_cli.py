@@ -60,6 +60,12 @@ def test_an_unknown_command_is_named(command: str, capsys: pytest.CaptureFixture
     assert command in said
 
 
+def test_an_unknown_command_is_answered_before_anything_is_imported() -> None:
+    code = "import sys; from lit_memories.cli import main\ntry: main(['nope'])\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "lightning", "diffusers", "datasets"} & set(done.stdout.split())
+
+
 def test_an_unknown_key_on_the_command_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = ends(capsys, "predict", f"--config={AUDIT}", "--model.stepps=3")
     assert code == 2
