@@ -112,7 +112,10 @@ def measure(concept: str, audits: Path, erasures: Path, images: int) -> tuple[di
         "ordered": _ordered(own) if set(TAUGHT) <= set(own) else None,
     }
     shifts = {
-        name: {side: (own[name][side].profile - own["vanilla"][side].profile).mean(0).tolist() for side in SIDES}
+        name: {
+            side: (own[name][side].profile - own["vanilla"][side].profile)[_kept(name, hidden)[side]].mean(0).tolist()
+            for side in SIDES
+        }
         for name in models
         if name != "random"
     }
