@@ -6,7 +6,7 @@ reading a number, sizes that depend on values, copies from one side to the other
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -109,7 +108,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if name == "to":  # which arrives whole in inference mode; taken apart it is a copy, or nothing
         with _Mode():
             return func.decompose(*args, **kwargs)
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = _tensors((*args, *kwargs.values()))
     wrapped = {id(x.near): x for x in tensors if isinstance(x, Far)}
     target = kwargs.get("device")
     to_far = bool(wrapped) if target is None else torch.device(target).type == FAR.type
@@ -126,7 +125,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return x.near
         return torch.device("cpu") if isinstance(x, torch.device) else x
 
-    args, kwargs = pytree.tree_map(near, (args, kwargs))
+    args, kwargs = _mapped(near, args), {key: _mapped(near, value) for key, value in kwargs.items()}
 
     def far(x: Any) -> Any:
         if not to_far or not isinstance(x, Tensor):
@@ -135,7 +134,25 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     # A view made in inference mode of a tensor made outside cannot be wrapped; outside, autograd is not wanted twice.
     with torch.inference_mode(False), torch._C._AutoDispatchBelowAutograd():
-        return pytree.tree_map(far, func(*args, **kwargs))
+        return _mapped(far, func(*args, **kwargs))
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    """All tensors, those in lists too."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """A function of a value, or of everything in a list."""
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, x) for x in value])
+    return function(value)
 
 
 def _look(name: str, args: tuple[Any, ...], tensors: Sequence[Tensor]) -> None:

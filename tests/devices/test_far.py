@@ -151,7 +151,7 @@ def concept_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tu
         reach_directions=1,
     )
     sources = [ImageSource(str(images / name)) for name in ("concept", "reference")]
-    return audit, AuditData(*sources, known=2, prompted=1, conditionings=["empty", "own@3"])
+    return audit, AuditData(*sources, known=1, prompted=1, conditionings=["own@3"])
 
 
 def image_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tuple[Audit, LightningDataModule]:

@@ -54,7 +54,14 @@ def trained(eraser: Eraser, folder: Path, **device: object) -> dict[str, Tensor]
     return {name: tensor.detach().clone() for name, tensor in eraser.selected.items()}
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+QUICK = {"esd", "salun", "uce"}
+"""One that follows a rollout, one that learns from images, one in closed form; the others are tried in `.ci/run`."""
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(r, marks=() if r.stem in QUICK else pytest.mark.slow, id=r.stem) for r in RECIPES],
+)
 def test_a_method_trains_there_as_here(recipe: Path, tiny: Path, tmp_path: Path) -> None:
     def build() -> Eraser:
         options = small(recipe, scope="attn1") | ({} if is_closed_form(recipe) else {"steps": 2})

@@ -22,6 +22,7 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_an_erasure_is_counted(costs: ModuleType, tmp_path: Path) -> None:
     """AC: a batch of 8 with a gradient and 8 without, a hundred times; UCE never asks the network."""
     costs.main(tmp_path / "costs", methods=("ac", "uce"))

@@ -39,19 +39,18 @@ def fail(*_: Any, **__: Any) -> Any:
 def test_what_fails_is_in_the_page_with_the_reason_and_the_rest_is_measured(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("agreement", "many_devices"):
+    for name in ("agreement", "audit", "many_devices"):
         monkeypatch.setattr(gpu, name, fail)
     gpu.main(tmp_path / "gpu", tiny=True)
     reason = "RuntimeError: CUDA error: an illegal memory access was encountered"
-    assert {name: why for name, why in missing(tmp_path / "gpu").items() if why == reason}.keys() == {
-        "agreement",
-        "two devices",
-    }
-    assert missing(tmp_path / "gpu").keys() == {"agreement", "two devices", "quickstart"}
+    failed = {"agreement", "two devices", "sd14, audit, bf16-mixed", "sd14, audit, 32-true"}
+    said = missing(tmp_path / "gpu")
+    assert {name for name, why in said.items() if why == reason} == failed
+    assert said.keys() == {*failed, "quickstart"}
     page = (tmp_path / "gpu.md").read_text()
     assert f"- agreement: {reason}." in page
-    assert "A trial of the code" in page.replace("a trial", "A trial")
-    for title in ("The device's rate", "The network", "An image", "An audit"):
+    assert "a trial of the code" in page
+    for title in ("The device's rate", "The network", "An image"):
         assert f"## {title}" in page
     assert "| a narrow Stable Diffusion XL | bf16-mixed |" in page
     assert "bf16-mixed, compile" in page
