@@ -296,7 +296,7 @@ def test_an_audit_killed_at_any_moment_loses_nothing(
     dice.shuffle(on_the_way)
     kills = tortured(server, concept_audit, run, [kind(dice) for kind in on_the_way], undisturbed)
     assert kills == len(on_the_way), "each of these finds the audit at work"
-    assert len(read_records(run)) < len(read_records(undisturbed)) / 2, "and far from its end"
+    assert len(read_records(run)) < len(read_records(undisturbed)), "and not at its end, however fast the machine is"
     for _ in range(10):
         kills += tortured(server, concept_audit, run, [merging(dice)], undisturbed)
         if (run / RUN_FILE).is_file() and (info := RunInfo.load(run)).complete:  # the kill came too late, or nearly
