@@ -87,7 +87,11 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     for entry in results["runs"]:
         names = ("prompted", "retained", "retained_by_factor", "forgetting", "fraction", "damage")
         row = {"concept": results["concept"], "model": entry["name"], "role": entry["role"]}
-        row |= {name: entry[name] for name in (*names, "relative_distance", "relative_distance_w2_squared")}
+        row |= {name: entry[name] for name in names}
+        row |= {name: entry["paper"][name] for name in ("relative_distance", "relative_distance_w2_squared")}
+        numbers = {name: entry["probes"][name]["numbers"] for name in ("denoising", "seed")}
+        row["fraction_empty"] = numbers["denoising"]["surprise_empty"]["fraction"]
+        row |= {f"{name}_seeds": numbers["seed"]["nll"][name] for name in ("forgetting", "fraction")}
         row["verdict"] = entry["verdict"]["category"]
         model = file.parent / "models" / entry["name"]
         if (model / WEIGHTS_FILE).is_file():
@@ -115,8 +119,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "`make benchmark-erasure` (`python benchmarks/erasure.py`), seed 0: recipes of `recipes/pictograms/erase` on "
         "`checkpoints/pictograms`, audited with `recipes/pictograms/audit` and `--data.prompted=48`. Brackets are "
         "95 % intervals. *Prompted* is the share of prompts for the concept that show it, *others* that of other "
-        "prompts met in every factor; *forgetting* and *damage* in nats, *fraction* of the control's forgetting; d is "
-        "the paper's relative distance, with W1 and with the official squared W2; *changed* is how many numbers the "
+        "prompts met in every factor; *forgetting* and *damage* by the denoising bound in nats, *fraction* of the "
+        "control's forgetting, *no prompt* the same without the prompt; *by seeds*: by the NLL of seeds; d is the "
+        "paper's relative distance, with W1 and with the official squared W2; *changed* is how many numbers the "
         "artefact holds; *evaluations* are samples through the U-Net in training, *seconds* those of one thread on a "
         "machine that did other work beside it.\n",
     ]
@@ -124,12 +129,15 @@ def _page(rows: list[dict[str, Any]]) -> str:
         mine = [row for row in rows if row["concept"] == concept]
         lines += [
             f"## {concept}\n",
-            "| model | prompted, % | others, % | forgetting | fraction | damage | d (W1) | d (W2²) | verdict |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| model | prompted, % | others, % | forgetting | fraction | no prompt | damage | by seeds | fraction "
+            "| d (W1) | d (W2²) | verdict |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in mine:
             cells = [_cell(row["prompted"], 0, 100), _cell(row["retained"], 0, 100), _cell(row["forgetting"], 1)]
-            cells += [_cell(row["fraction"], 2), _cell(row["damage"], 1), _cell(row["relative_distance"], 2)]
+            cells += [_cell(row["fraction"], 2), _cell(row["fraction_empty"], 2), _cell(row["damage"], 1)]
+            cells += [_cell(row["forgetting_seeds"], 1), _cell(row["fraction_seeds"], 2)]
+            cells += [_cell(row["relative_distance"], 2)]
             cells += [_cell(row["relative_distance_w2_squared"], 2), row["verdict"]]
             lines.append(f"| {row['model']} | {' | '.join(cells)} |")
         lines += [

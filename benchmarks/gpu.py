@@ -28,6 +28,8 @@ from gpu_models import SHAPES, TINY, Shape, build_unet, predicted_bytes
 from gpu_page import page
 from jsonargparse import auto_cli
 
+from lit_memories.probes import Denoising, Probe, Seed
+
 NOT_REACHED = "not reached: the run ended before"
 
 
@@ -140,12 +142,13 @@ class Bench:
             *self.blocks("sd14", 5),
             ("agreement", self.agreement, 30),
             *((f"sd14, images, {name}", self.images("sd14", name, rows), 30) for name in ("bf16-mixed", "fp32")),
-            ("sd14, audit, bf16-mixed", self.audit("bf16-mixed"), 40),
+            ("sd14, audit, denoising, bf16-mixed", self.audit("bf16-mixed", Denoising()), 20),
+            ("sd14, audit, seed, bf16-mixed", self.audit("bf16-mixed", Seed()), 40),
             *self.blocks("sdxl", 10),
             ("sdxl, images, bf16-mixed", self.images("sdxl", "bf16-mixed", rows), 60),
             ("sd14, channels-last, bf16-mixed", self.block("sd14", "bf16-mixed", many, "channels_last"), 10),
             ("sd14, compile, bf16-mixed", self.block("sd14", "bf16-mixed", many, "compile"), 90),
-            ("sd14, audit, 32-true", self.audit("32-true"), 60),
+            ("sd14, audit, seed, 32-true", self.audit("32-true", Seed()), 60),
             ("quickstart", self.quickstart, 120),
             ("two devices", self.two_devices, 60),
         ]
@@ -194,13 +197,13 @@ class Bench:
         steps, official = (3, 2) if self.tiny else (50, 10)
         return lambda: images(self.unet(key), self.shape(key), precision, rows, steps, official)
 
-    def audit(self, precision: str) -> Callable[[], dict[str, Any]]:
-        """A whole audit."""
+    def audit(self, precision: str, probe: Probe) -> Callable[[], dict[str, Any]]:
+        """A whole audit by one probe."""
 
         def run() -> dict[str, Any]:
             self._networks.clear()
             rows, count, steps = (2, 2, 3) if self.tiny else (8, 16, 20) if precision == "bf16-mixed" else (8, 8, 10)
-            return audit(self.shape("sd14"), self.device, rows, count, steps, precision)
+            return audit(self.shape("sd14"), self.device, rows, count, steps, precision, probe)
 
         return run
 

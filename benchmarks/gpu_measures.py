@@ -30,6 +30,7 @@ from lit_memories.inverters.base import Inverter
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.rollout import RowNoiseFn
+from lit_memories.probes import Probe
 from lit_memories.recipes import run
 from lit_memories.records import read_run
 
@@ -209,8 +210,10 @@ def images(unet: Any, shape: Shape, precision: str, rows: int, steps: int, offic
     }
 
 
-def audit(shape: Shape, device: torch.device, rows: int, count: int, steps: int, precision: str) -> dict[str, Any]:
-    """An audit from the Trainer's start to its end: the network's share of the time, and waits an evaluation."""
+def audit(
+    shape: Shape, device: torch.device, rows: int, count: int, steps: int, precision: str, probe: Probe
+) -> dict[str, Any]:
+    """An audit by one probe, from the Trainer's start to its end: the network's share of the time, and waits a call."""
     diffusion = build_diffusion(shape, device)
     concept = Concept("umbrella", "object", ["umbrella"], ["a star"], factors={"object": "umbrella"})
     events: list[tuple[Any, Any]] = []
@@ -239,7 +242,7 @@ def audit(shape: Shape, device: torch.device, rows: int, count: int, steps: int,
 
         def predict(name: str, steps: int) -> float:
             inverter = FixedPoint(tolerance=2e-3)
-            module = ConceptAudit(diffusion, inverter, concept, num_inference_steps=steps, block_size=rows)
+            module = ConceptAudit(diffusion, inverter, concept, [probe], num_inference_steps=steps, block_size=rows)
             trainer = Trainer(
                 accelerator="gpu" if device.type == "cuda" else "cpu",
                 devices=1,
@@ -267,7 +270,7 @@ def audit(shape: Shape, device: torch.device, rows: int, count: int, steps: int,
         diffusion.unet.register_forward_hook(after)
         calls = 0
         waits = _waits(lambda: predict("counted", 3), device)
-        evaluations = [record.evaluations for record in read_run(place / "timed").records if record.evaluations]
+        cost = read_run(place / "timed").cost[probe.name]
     return {
         "model": shape.title,
         "precision": precision,
@@ -276,7 +279,8 @@ def audit(shape: Shape, device: torch.device, rows: int, count: int, steps: int,
         "steps": steps,
         "seconds": taken,
         "network_share": sum(spent) / taken,
-        "evaluations_an_image": statistics.mean(evaluations),
+        "probe": probe.name,
+        "evaluations_an_image": cost["evaluations"] / cost["samples"],
         "waits_a_call": None if waits is None else waits["all"] / calls,
         "waits": None if waits is None else waits["places"],
     }
@@ -320,7 +324,11 @@ def agreement(
                 f"--trainer.default_root_dir={folder / name}",
             ]
         )
-        return {f"{r.set} {r.index}": r.nll for r in read_run(folder / name).records if r.nll is not None}
+        return {
+            f"{r.set} {r.index}": nll
+            for r in read_run(folder / name).records
+            if (nll := r.number("seed.nll")) is not None
+        }
 
     expected = audited("cpu", "cpu", "32-true")
     there = "gpu" if device.type == "cuda" else "cpu"

@@ -117,6 +117,7 @@ def _audits(done: dict[str, Any]) -> list[str]:
     rows = [
         [
             x["model"],
+            x["probe"],
             x["precision"],
             str(x["rows"]),
             str(x["images"]),
@@ -134,7 +135,7 @@ def _audits(done: dict[str, Any]) -> list[str]:
         "From the Trainer's start to its end, reading, autoencoder and records with it: the share of the time that the "
         f"device spent in the network (wanted: {TARGETS['network share']:.0%}), and how often the host waited for the "
         "device, a call of the network.\n",
-        *_table("model | precision | rows | images | seconds | in the network | evaluations | waits", rows),
+        *_table("model | probe | precision | rows | images | seconds | in the network | evaluations | waits", rows),
     ]
     for x in found:
         if x["waits"]:

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.inference import resolvable
 from lit_memories.metrics.intervals import mean_interval, paired_rate_interval, ratio_interval
-from lit_memories.report.placebos import placebos
+from lit_memories.statistics.placebos import placebos
 
 Law = Callable[[tuple[int, int], Generator], Tensor]
 DRAWS = 4000

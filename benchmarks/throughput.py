@@ -37,6 +37,7 @@ from lit_memories.data.audit import AuditData
 from lit_memories.data.samples import AuditRows
 from lit_memories.diffusion import Diffusion
 from lit_memories.judges.base import Judge
+from lit_memories.probes import seed, typicality
 from lit_memories.speed import Speed
 
 RECIPE = Path("recipes/pictograms/audit/umbrella.yaml")
@@ -48,9 +49,9 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "encoding (VAE)": [(AutoencoderKL, "encode")],
     "judge": [(Judge, "forward")],
     "statistics: PSNR, NLL, typicality": [
-        (concept, "sound_psnr"),
-        (concept, "gaussian_nll"),
-        (concept, "_typicality"),
+        (seed, "sound_psnr"),
+        (seed, "gaussian_nll"),
+        (typicality, "_tests"),
     ],
     "prompts (text encoder)": [(Diffusion, "encode_prompts")],
     "writing records, seeds, pictures": [(RecordWriter, "write"), (Audit, "on_predict_epoch_end")],

@@ -146,8 +146,8 @@ def _audit(
             f"--data.concept_images.limit={images}",
             f"--data.reference_images.limit={images}",
             f"--data.conditionings=[{', '.join(conditionings)}]",
-            "--model.likelihood_probes=1",
-            "--model.reach_directions=2",
+            "--model.probes+=Likelihood",
+            "--model.probes+=Reach",
             f"--trainer.default_root_dir={place}",
             *options,
         ]

@@ -14,14 +14,14 @@ Row = dict[str, Any]
 NAMES = [folder_of(name) for name in (KNOWS, *TAUGHT, *METHODS, "random")]
 """Models in the order of the tables."""
 COLUMNS = {
-    "prompted rate": "prompted rate",
-    "NLL of the seed": "NLL",
-    "NLL of the seed, empty": "NLL, empty",
-    "minus log p(x)": "minus log p",
-    "reach": "reach",
-    "typicality: channel variance": "variance",
-    "typicality: kurtosis": "kurtosis",
-    "typicality: autocorrelation": "autocorr.",
+    "denoising.surprise": "surprise",
+    "denoising.surprise_empty": "no prompt",
+    "samples.shows_concept, prompted": "prompted",
+    "seed.nll": "NLL",
+    "seed.nll, empty": "NLL, empty",
+    "minus likelihood.log_likelihood": "minus log p",
+    "reach.reach": "reach",
+    "typicality.kurtosis": "kurtosis",
 }
 """Numbers that stand in the tables of models: those with which the control that never knew is told from vanilla."""
 EDGES = (-0.75, 2.25)
@@ -83,19 +83,23 @@ def page(results: dict[str, Any], images: int, other: int, figure: Path, out: Pa
             ("model", "W1", "squared W2, as in the official code"),
             [[row["model"], _cell(row["w1"]), _cell(row["w2_squared"])] for row in found["distances"]],
         )
-        alarms = sum(entry["p"] < 0.05 for entry in found["placebos"])
+        alarms = []
+        for label in dict.fromkeys(entry["measure"] for entry in found["placebos"]):
+            entries = [entry for entry in found["placebos"] if entry["measure"] == label]
+            alarms.append(f"{sum(entry['p'] < 0.05 for entry in entries)} of {len(entries)} by `{label}`")
         lines.append(
-            f"\nPlacebos: {len(found['placebos'])} sets of reference images that share a colour, background or style "
-            f"were taken for the concept; the permutation test calls {alarms} of them forgotten at level 0.05.\n"
+            "\nPlacebos: sets of reference images that share a colour, background or style were taken for the concept; "
+            f"the permutation test calls forgotten, at level 0.05, {' and '.join(alarms)}.\n"
         )
+        lines += ["**What a report says**, random weights passed off as an erased model\n", *_verdicts(found), ""]
         if repeated := found["repeated"]:
             apart = (
-                f"differs by at most {repeated['worst']:.0e} nats"
+                f"differ by at most {repeated['worst']:.0e} nats"
                 if repeated["worst"]
-                else "is the same to the last bit"
+                else "are the same to the last bit"
             )
             lines.append(
-                f"Repeated: of {repeated['images']} images inverted again in another run the seed's NLL {apart}.\n"
+                f"Repeated: {repeated['images']} numbers (surprise and NLL) measured again in another run {apart}.\n"
             )
         if found["taught"]:
             lines.append("**Ordered right by the length of the lesson**\n")
@@ -164,9 +168,22 @@ def _models(found: dict[str, Any], cell: Callable[[Row], str], damage: bool = Fa
         own = [entries.get((name, measure)) for measure in COLUMNS]
         cells = ["–" if entry is None else cell(entry) for entry in own]
         if damage:
-            cells.append(_starred(entries[name, "NLL of the seed"]["reference, against vanilla"]))
+            cells.append(_starred(entries[name, "denoising.surprise"]["reference, against vanilla"]))
         rows.append([name, *cells])
-    return _table(("model", *COLUMNS.values(), *(["NLL, reference"] if damage else [])), rows)
+    return _table(("model", *COLUMNS.values(), *(["surprise, reference"] if damage else [])), rows)
+
+
+def _verdicts(found: dict[str, Any]) -> list[str]:
+    rows = {row["model"]: row for row in found["verdicts"]}
+    names = ("fraction", "fraction, no prompt", "fraction, seeds", "forgetting", "damage")
+    return _table(
+        ("model", "images", "category", "of control", "no prompt", "by seeds", "forgetting, nats", "damage, nats"),
+        [
+            [name, str(rows[name]["images"]), rows[name]["category"], *(_cell(rows[name][which]) for which in names)]
+            for name in NAMES
+            if name in rows
+        ],
+    )
 
 
 def _against(entry: Row) -> str:

@@ -1,10 +1,10 @@
 """How well each number of an audit orders models of known truth, and where it puts the others: from records alone."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from lit_memories.metrics import Null, relative_distance
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.inference import auc, permutation_test
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
-from lit_memories.metrics.typicality import TESTS
-from lit_memories.records import RUN_FILE, Record, Run, SetName, read_run
+from lit_memories.records import RUN_FILE, Run, SetName, read_run
+from lit_memories.report.verdict import judge
+from lit_memories.statistics.asked import asked_of
+from lit_memories.statistics.pairing import HEADLINES, compare_runs
+from lit_memories.statistics.summary import summarise
 
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
 WITHHELD = {"umbrella": ("object", "umbrella"), "striped": ("style", "striped")}
 SIDES: tuple[SetName, SetName] = ("concept", "reference")
 KNOWS, NEVER = "knows", "never knew"
 KNOWN = ("vanilla", KNOWS, NEVER, "random")
-TAUGHT = {f"taught {steps}": steps for steps in (32, 128)}
+TAUGHT = {f"taught {steps}": steps for steps in (8, 32, 128, 512)}
 """Models that are the control that never knew, taught for so many steps of 32 pictures."""
 ERASED = ("esd", "spm", "advunlearn", "salun")
 """Erased models that get every option by default: attention, an adapter, the text encoder, half of the network."""
@@ -39,43 +42,56 @@ class Measure:
     """A number of one image.
 
     Args:
-        label: in tables.
-        value: of a record; None where it has none.
+        path: of the number.
+        sign: 1, or -1 if the number is compared by forgetting and falls as a model forgets.
         conditioning: of the records.
         sets: whose images it is to tell apart, and whose not, if any.
     """
 
-    label: str
-    value: Callable[[Record], float | None]
+    path: str
+    sign: int = 1
     conditioning: str | None = None
     sets: tuple[SetName, SetName | None] = SIDES
+
+    @property
+    def label(self) -> str:
+        """In tables."""
+        label = self.path if self.sign > 0 else f"minus {self.path}"
+        if self.sets[0] not in SIDES:
+            label = f"{label}, {self.sets[0]}"
+        return label if self.conditioning is None else f"{label}, {self.conditioning}"
 
     def table(self, run: Run, which: int, hidden: Hidden = frozenset()) -> dict[str, float]:
         """The number of every countable image of one of the sets, by key, less those that are hidden."""
         name = self.sets[which]
-        found = [] if name is None else run.of(name, self.conditioning)
+        found = [] if name is None else run.of(name, self.path.partition(".")[0], self.conditioning)
         records = [record for record in found if (record.set, record.index) not in hidden]
-        return {r.key: found for r in records if (found := self.value(r)) is not None}
+        values = {record.key: record.value(self.path) for record in records}
+        first = {key: value[0] if isinstance(value, list) else value for key, value in values.items()}
+        return {key: self.sign * float(value) for key, value in first.items() if value is not None}
 
 
-NLL = Measure("NLL of the seed", lambda r: r.nll)
-MEASURES = (
-    Measure("prompted rate", lambda r: r.shows_concept, sets=("prompted", None)),
-    NLL,
-    Measure("PSNR", lambda r: r.psnr),
-    Measure("PSNR to the round trip", lambda r: r.psnr_round_trip),
-    Measure("concept seen in the rebuilt image", lambda r: r.shows_concept),
-    Measure("minus log p(x)", lambda r: None if r.log_likelihood is None else -r.log_likelihood),
-    Measure("reach", lambda r: r.reach),
-    *(
-        Measure(
-            f"typicality: {name.replace('_', ' ')}",
-            lambda r, name=name: (r.typicality or {}).get(name, [None])[0],  # type: ignore[misc]
-        )
-        for name in TESTS
-    ),
-    *(Measure(f"NLL of the seed, {label}", lambda r: r.nll, label) for label in ("empty", "own@3", "shuffled")),
-)
+NLL, SURPRISE = Measure("seed.nll"), Measure("denoising.surprise")
+
+
+def measures_of(vanilla: Run) -> list[Measure]:
+    """Every number that the probes of a run declare to be compared, and those of images under other prompts too."""
+    found = []
+    for asked in asked_of(vanilla.info).values():
+        for number in asked.numbers:
+            sides = [side for side in SIDES if side in asked.sets]
+            sets: tuple[SetName, SetName | None] = ("prompted", None) if not sides else (sides[0], (*sides, None)[1])
+            if number.compare == "none" or sets[0] not in (*asked.sets, *sides):
+                continue
+            sign = number.sign if number.compare == "forgetting" else 1
+            found.append(Measure(asked.path(number), sign, sets=sets))
+    others = [
+        Measure(measure.path, measure.sign, label)
+        for measure in found
+        if measure.path in HEADLINES
+        for label in vanilla.conditionings
+    ]
+    return found + others
 
 
 def folder_of(name: str) -> str:
@@ -92,15 +108,18 @@ def score(concept: str, folder: Path, erasures: Path) -> dict[str, Any]:
         erasures: plain audits of erased models, of vanilla and of never knew; they have more images and fewer numbers.
     """
     runs, plain = _audited(folder), _audited(erasures)
+    measures = measures_of(runs["vanilla"])
     if not {"vanilla", folder_of(NEVER)} <= set(plain):
         plain = {}
     hidden = _hidden(concept, runs["vanilla"])
-    counts = {which: sum((r.set, r.index) not in hidden for r in runs["vanilla"].of(which)) for which in SIDES}
+    counts = {
+        which: sum((r.set, r.index) not in hidden for r in runs["vanilla"].of(which, "denoising")) for which in SIDES
+    }
     places = []
     for name in dict.fromkeys([*runs, *plain]):
         if name in ("vanilla", folder_of(NEVER)):
             continue
-        for measure in MEASURES:
+        for measure in measures:
             without = hidden if name == folder_of(KNOWS) else frozenset()
             found = [_place(measure, family, name, without) for family in (runs, plain) if name in family]
             if known := [entry for entry in found if entry]:
@@ -111,10 +130,11 @@ def score(concept: str, folder: Path, erasures: Path) -> dict[str, Any]:
         "images": counts,
         "repeated": _repeated(runs, plain),
         "distances": [_distances(name, runs[folder_of(name)], hidden) for name in KNOWN],
-        "known": [_known(measure, runs, hidden) for measure in MEASURES],
+        "known": [_known(measure, runs, hidden) for measure in measures],
         "places": places,
-        "taught": [_order(measure, runs) for measure in MEASURES] if set(map(folder_of, TAUGHT)) <= set(runs) else [],
+        "taught": [_order(measure, runs) for measure in measures] if set(map(folder_of, TAUGHT)) <= set(runs) else [],
         "placebos": _placebos(concept, runs, hidden),
+        "verdicts": _verdicts(runs, plain),
     }
 
 
@@ -138,11 +158,11 @@ def _hidden(concept: str, vanilla: Run) -> Hidden:
 
 
 def _repeated(runs: dict[str, Run], plain: dict[str, Run]) -> dict[str, Any] | None:
-    """How far the NLL of an image's seed is from itself, inverted again in another run: at most, and of how many."""
+    """How far surprise and NLL of an image are from themselves, measured again in another run: at most, of how many."""
     differences = []
-    for name in ("vanilla", folder_of(NEVER)):
+    for name, path in product(("vanilla", folder_of(NEVER)), HEADLINES):
         one, other = (
-            {(r.set, r.index): r.nll for side in SIDES for r in family[name].of(side)}
+            {(r.set, r.index): r.number(path) for side in SIDES for r in family[name].of(side, path.partition(".")[0])}
             for family in (runs, plain or runs)
         )
         differences += [abs(one[place] - other[place]) for place in one.keys() & other.keys()]
@@ -232,10 +252,10 @@ def _plain(estimate: Estimate) -> list[float | None]:
 def _placebos(concept: str, runs: dict[str, Run], hidden: Hidden) -> list[dict[str, Any]]:
     """Forgetting of things both models have seen, which must not be distinguishable from none."""
     rows = []
-    vanilla = {record.key: record for record in runs["vanilla"].of("reference")}
-    for name in (NEVER, KNOWS):
-        found = [r for r in runs[folder_of(name)].of("reference") if (r.set, r.index) not in hidden]
-        shifts = [(r.nll - vanilla[r.key].nll, parse_caption(r.prompt)) for r in found if r.key in vanilla]
+    for name, measure in product((NEVER, KNOWS), (SURPRISE, NLL)):
+        own, vanilla = (measure.table(runs[one], 1, hidden) for one in (folder_of(name), "vanilla"))
+        prompts = {record.key: parse_caption(record.prompt) for record in runs["vanilla"].of("reference", "seed")}
+        shifts = [(own[key] - vanilla[key], prompts[key]) for key in own if key in vanilla and key in prompts]
         for factor in ("color", "background", "style"):
             for value in FACTORS[factor]:
                 inside = [shift for shift, shown in shifts if getattr(shown, factor) == value]
@@ -243,8 +263,30 @@ def _placebos(concept: str, runs: dict[str, Run], hidden: Hidden) -> list[dict[s
                 if min(len(inside), len(outside)) < FEWEST or (factor, value) == WITHHELD[concept]:
                     continue
                 e, r = torch.tensor(inside).double(), torch.tensor(outside).double()
-                forgetting = _plain(mean_interval(e, r))
-                test = permutation_test(e, r).p_value
-                row = {"model": name, "factor": factor, "value": value, "images": len(inside), "p": round(test, 4)}
-                rows.append(row | {"forgetting": forgetting})
+                row = {"model": name, "measure": measure.label, "factor": factor, "value": value, "images": len(inside)}
+                row["p"] = round(permutation_test(e, r).p_value, 4)
+                rows.append(row | {"forgetting": _plain(mean_interval(e, r))})
+    return rows
+
+
+def _verdicts(runs: dict[str, Run], plain: dict[str, Run]) -> list[dict[str, Any]]:
+    """What a report says of each model, random weights passed off as an erased one, by the audit with more images."""
+    rows = []
+    for name in dict.fromkeys([*runs, *plain]):
+        if name in ("vanilla", folder_of(NEVER)):
+            continue
+        family = plain if name in plain else runs
+        run = replace(family[name], info=replace(family[name].info, role="erased"))
+        summary = summarise(compare_runs([family["vanilla"], family[folder_of(NEVER)], run]), draws=100)
+        found, category = summary.runs[1], judge(summary)[1].category
+        empty, seeds = (found.numbers.get(path) for path in ("denoising.surprise_empty", "seed.nll"))
+        row: dict[str, Any] = {"model": name, "images": found.pairing["concept"].used, "category": category}
+        row |= {"forgetting": _plain(found.forgetting), "damage": _plain(found.damage)}
+        for label, fraction in (
+            ("fraction", found.fraction),
+            ("fraction, no prompt", None if empty is None else empty.fraction),
+            ("fraction, seeds", None if seeds is None else seeds.fraction),
+        ):
+            row[label] = None if fraction is None else _plain(fraction)
+        rows.append(row)
     return rows

@@ -49,7 +49,7 @@ def main() -> None:
                 Diffusion(str(CHECKPOINTS / "pictograms"), erasure),
             ]
             _rows(models, FIGURES / f"esd-{concept}.png")
-    for name in ("forgetting", "nll", "rebuilt"):
+    for name in ("forgetting", "profile", "rebuilt"):
         figure = ROOT / "runs" / "quickstart" / "figures" / f"{name}.png"
         if figure.is_file():
             shutil.copyfile(figure, FIGURES / f"quickstart-{name}.png")
@@ -80,19 +80,23 @@ def quickstart() -> str:
     """The main table of the quickstart, from its results."""
     results = json.loads((ROOT / "runs" / "quickstart" / "results.json").read_text())
     lines = [
-        "| model | PSNR, dB | prompted rate | forgetting, nats | of control | damage, nats | other prompts met |",
-        "|---|---|---|---|---|---|---|",
+        "| model | prompted rate | forgetting, nats | of control | without the prompt | damage, nats | by seeds "
+        "| PSNR, dB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for run in results["runs"]:
-        numbers = [run["concept"]["psnr"], run["prompted"], run["forgetting"], run["fraction"], run["damage"]]
-        digits = [(1, 1), (0, 100), (1, 1), (2, 1), (1, 1), (0, 100)]
-        cells = [_cell(x, *d) for x, d in zip([*numbers, run["retained"]], digits, strict=True)]
+        found = {name: run["probes"][name]["numbers"] for name in ("denoising", "seed")}
+        numbers = [run["prompted"], run["forgetting"], run["fraction"]]
+        numbers += [found["denoising"]["surprise_empty"]["fraction"], run["damage"], found["seed"]["nll"]["fraction"]]
+        numbers.append(found["seed"]["psnr"]["sets"]["concept"]["value"])
+        digits = [(0, 100), (1, 1), (2, 1), (2, 1), (1, 1), (2, 1), (1, 1)]
+        cells = [_cell(x, *d) for x, d in zip(numbers, digits, strict=True)]
         lines.append(f"| {run['name']} | {' | '.join(cells)} |")
     images = [results["runs"][0]["pairing"][name]["used"] for name in ("concept", "reference")]
+    inverted = results["runs"][0]["probes"]["seed"]["numbers"]["nll"]["sets"]["concept"]["count"]
     note = (
-        f"`make quickstart`, seed 0: {images[0]} + {images[1]} images, "
-        f"{results['settings']['num_inference_steps']} DDIM steps, guidance {results['settings']['guidance_scale']:g}; "
-        "brackets are 95 % intervals, rates in per cent."
+        f"`make quickstart`, seed 0: {images[0]} + {images[1]} images, of which {inverted} + {inverted} were inverted "
+        "for the last two columns; brackets are 95 % intervals, rates in per cent."
     )
     verdict = next(run for run in results["runs"] if run["role"] == "erased")["verdict"]
     return "\n".join([*lines, "", note, "", f"> {verdict['headline']} {' '.join(verdict['sentences'])}", ""])
@@ -106,14 +110,17 @@ def erasure() -> str:
         by_model.setdefault(row["model"], {})[row["concept"]] = row
     concepts = list(dict.fromkeys(row["concept"] for row in rows))
     lines = [
-        "| model | " + " | ".join(f"{c}: prompted, % | others, % | fraction" for c in concepts) + " |",
-        "|---" * (1 + 3 * len(concepts)) + "|",
+        "| model | "
+        + " | ".join(f"{c}: prompted, % | others, % | fraction | no prompt | verdict" for c in concepts)
+        + " |",
+        "|---" * (1 + 5 * len(concepts)) + "|",
     ]
     for name, entries in by_model.items():
         cells = []
         for concept in concepts:
-            row = entries.get(concept, dict.fromkeys(("prompted", "retained", "fraction")))
+            row = entries.get(concept, dict.fromkeys(("prompted", "retained", "fraction", "fraction_empty", "verdict")))
             cells += [_cell(row["prompted"], 0, 100), _cell(row["retained"], 0, 100), _cell(row["fraction"], 2, 1)]
+            cells += [_cell(row["fraction_empty"], 2, 1), row["verdict"] or "–"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "`make benchmark-erasure`, seed 0; brackets are 95 % intervals.", ""])
 

@@ -1,10 +1,12 @@
 """The command line: ``lit-memories fit | validate | predict --config RECIPE``, and a few tools beside Lightning's."""
 
+import ast
 import locale
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
     "status": ("lit_memories.tools.status", "how far are these audits? for running and stopped ones"),
     "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
+    "probes": ("lit_memories.tools.probes", "what an audit can ask, what it costs, and what the answer says"),
     "export": ("lit_memories.tools.export", "write a base model with an erasure as a full diffusers pipeline"),
     "push": ("lit_memories.tools.export", "send an erasure with its model card to the hub"),
     "convert": (
@@ -71,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command not in TOOLS and command not in RECIPES and not command.startswith("-"):  # before anything is imported
         print(f"lit-memories: no command {command!r}: choose {', '.join((*RECIPES, *TOOLS))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+    if (wrong := unknown_option(command, argv[1:])) is not None:
+        print(f"lit-memories {command}: {wrong}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
     except ArgumentError as error:
@@ -78,6 +84,49 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"lit-memories {command}: {_explained(error, argv)}") from error
+
+
+OPTIONS = {
+    "config", "help", "print_config", "seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only",
+    "return_predictions", "verbose",
+}  # fmt: skip
+"""Where options of recipes begin, with `recipes.RecipeCLI`; what follows a dot is the parser's to know."""
+
+
+def unknown_option(command: str, argv: Sequence[str]) -> str | None:
+    """What is wrong with a command's options, as far as their names tell, before anything heavy is imported.
+
+    Args:
+        command: a recipe's or a tool's.
+        argv: what follows it.
+
+    Returns:
+        One line, or None if nothing is.
+    """
+    if command not in TOOLS and command not in RECIPES:
+        return None
+    known = OPTIONS if command in RECIPES else {*_arguments(*_home(command)), "config", "help", "print_config"}
+    for argument in argv:
+        name = re.split(r"[=.+]", argument.removeprefix("--"), maxsplit=1)[0]
+        if argument.startswith("--") and name.replace("-", "_") not in known:
+            near = get_close_matches(name, sorted(known), 1)
+            meant = f", did you mean --{near[0]}?" if near else f": lit-memories {command} --help lists them"
+            return f"no option --{name}{meant}"
+    return None
+
+
+def _home(command: str) -> tuple[Path, str]:
+    """The file that a tool is written in, and the function's name."""
+    place = Path(__file__).parent.joinpath(*TOOLS[command][0].split(".")[1:])
+    return (place / "main.py" if place.is_dir() else place.with_suffix(".py")), command
+
+
+def _arguments(file: Path, function: str) -> set[str]:
+    """The arguments of a function, read without importing its file."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    raise LookupError(f"{file} has no function {function}")
 
 
 def _in_utf8() -> None:
@@ -126,9 +175,11 @@ def _tool(name: str, argv: list[str]) -> None:
     if name in {"report", "status"}:  # any number of folders, which auto_cli cannot express
         import_module(TOOLS[name][0]).command(argv)
     else:
-        from lit_memories.recipes import quiet
+        if name not in {"probes", "draw"}:
+            from lit_memories.recipes import quiet, quiet_libraries
 
-        quiet()
+            quiet()
+            quiet_libraries()
         auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)
 
 

@@ -9,10 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
-import diffusers
 import torch
-import transformers
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -43,6 +40,7 @@ class RecipeCLI(LightningCLI):
         Raises:
             ValueError: naming the extra that brings it, or another precision.
         """
+        quiet_libraries()
         trainer = self.config[self.subcommand].trainer
         on_cpu = trainer.accelerator == "cpu" or not torch.accelerator.is_available()
         if str(trainer.precision) in {"16", "16-mixed"} and on_cpu:
@@ -139,6 +137,14 @@ def quiet() -> None:
         ".*configure_optimizers` returned `None`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries that load models and data; help does without the seconds they take to import."""
+    import datasets
+    import diffusers
+    import transformers
+
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()

@@ -1,10 +1,11 @@
-"""What an audit leaves behind: one `Record` a sample, and one ``run.json`` for what is constant.
+"""What an audit leaves behind: one `Record` a sample, its numbers by probe, and one ``run.json`` for what is constant.
 
 A run folder holds
 
 - ``run.json``: settings, model, data, versions (`RunInfo`),
 - ``records.jsonl``: one line a sample, sorted by set and index,
 - ``seeds.safetensors``: the seed of every inverted sample, by key,
+- ``cost.json``: for each probe the network evaluations, seconds and samples that it took, over all attempts,
 - ``images/SET-INDEX-KIND.png``: pictures of the first few samples of each set,
 - ``parts/`` while the audit runs: what each process has finished so far,
 - ``stale/``: records and seeds of samples that the audit no longer has, out of every count.
@@ -13,11 +14,15 @@ A run folder holds
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_memories.costs import COST_FILE, read_cost
+from lit_memories.numbers import Asked, check_answer
+from lit_memories.schemas import OLD_SCHEMA, renewed_info, renewed_record
+from lit_memories.settings import short_hash
 from lit_memories.storage.files import check_inside, parse, whole
 
 SetName = Literal["concept", "reference", "known", "prompted", "retained", "unprompted", "own", "repeat", "memory"]
@@ -30,105 +35,92 @@ Role = Literal["vanilla", "erased", "control", "random"]
 
 RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES = "run.json", "records.jsonl", "seeds.safetensors", "parts", "images"
 STALE = "stale"
-OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES, STALE)
+OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, COST_FILE, PARTS, IMAGES, STALE)
 """All that an audit writes to its folder."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass
 class Record:
-    """What the audit found about one sample; numbers that do not apply to its set, or are not finite, are None.
+    """What the audit found about one sample, by probe.
 
     Not frozen, as `Trainer.predict` returns what steps return, and Lightning refuses to carry frozen dataclasses.
 
     Args:
-        key: hash of the sample's content and of the audit's settings; the same for every model.
+        key: hash of the sample's content and of the settings that all probes share; the same for every model.
         set: ``concept`` (E), ``reference`` (R), ``known`` (K), or samples under E's prompts (``prompted``), under R's
             (``retained``) and without a prompt (``unprompted``); of an image-level audit, a query's seed (``own``), the
             same from another start (``repeat``), and those by way of support images (``memory``).
         index: row in its set; of an image-level audit, the query's.
         prompt: the conditioning.
-        nll: negative log-likelihood of the seed under the prior, in nats.
-        psnr: regenerated image against the original, in dB (at most 100).
-        psnr_ceiling: VAE round trip against the original, in dB: no inversion can do better.
-        psnr_round_trip: regenerated image against the VAE round trip, in dB: the inverter's own error.
-        residual: relative residual of the inversion's fixed point, worst step.
-        evaluations: network evaluations the inversion took.
-        converged: whether every step met the inverter's tolerance; None if the residual was not measured.
-        seed_error: relative error of the inverted seed, for known seeds.
-        nll_bias: NLL of the inverted seed less that of the known one, in nats.
-        shows_concept: whether the judge sees the concept in the regenerated or sampled image (0 or 1).
-        probability: what it gives the concept there, if it is a judge that says.
-        correct: which factors of the prompt the judge sees in it.
-        flag: why the sample must not be counted, or None.
-        conditioning: under what an image was inverted, if not under its own prompt at the audit's guidance.
-        typicality: value and p-value of each test of the seed against the prior, and of all together (``combined``).
-        log_likelihood: log p(latents | prompt) by the probability flow, in nats.
-        bits_per_dim: minus the same in bits an element.
-        likelihood_gap: how far its integration's two rules are from one another, summed over the levels; above 0.1 the
-            levels are too far apart for this image, and `log_likelihood` may be wrong by any amount.
-        reach: angle in degrees from the seed towards noise at which half of the walks no longer show the concept.
-        support: row of the support image, for memories; their `psnr_round_trip` is to what the decoder inversion found.
-        psnr_support: decoding of the support's latent against the support image, in dB.
-        psnr_decoder: decoding of the latent that was inverted against the query, in dB.
-        decoder_passes: through the decoder that the way to that latent took.
-        latent_cosine_distance: 1 less the cosine of that latent and of the query's own.
-        distance: Euclidean distance of the seed and the query's own.
-        cosine_distance: 1 less their cosine.
+        probes: for each probe that was asked, its numbers by name; those that are not finite are left out, and the
+            answer then holds a ``flag`` that says why it must not be counted.
+        conditioning: under what an image was looked at, if not under its own prompt at the audit's guidance.
+        support: row of the support image, for memories.
     """
 
     key: str
     set: SetName
     index: int
     prompt: str
-    nll: float | None = None
-    psnr: float | None = None
-    psnr_ceiling: float | None = None
-    psnr_round_trip: float | None = None
-    residual: float | None = None
-    evaluations: int | None = None
-    converged: bool | None = None
-    seed_error: float | None = None
-    nll_bias: float | None = None
-    shows_concept: float | None = None
-    correct: dict[str, bool] | None = None
-    flag: str | None = None
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
     conditioning: str | None = None
-    typicality: dict[str, list[float | None]] | None = None
-    log_likelihood: float | None = None
-    bits_per_dim: float | None = None
-    reach: float | None = None
-    probability: float | None = None
     support: int | None = None
-    psnr_support: float | None = None
-    psnr_decoder: float | None = None
-    decoder_passes: int | None = None
-    latent_cosine_distance: float | None = None
-    distance: float | None = None
-    cosine_distance: float | None = None
-    likelihood_gap: float | None = None
+
+    def value(self, path: str) -> Any:
+        """What a probe found, ``seed.nll`` for instance; None if it was not asked or found nothing."""
+        probe, _, name = path.partition(".")
+        return self.probes.get(probe, {}).get(name)
+
+    def number(self, path: str) -> float | None:
+        """The same where it is one number.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        value = self.value(path)
+        if value is None or isinstance(value, int | float):
+            return None if value is None else float(value)
+        raise ValueError(f"{path} of the record {self.key} is no number: {str(value)[:40]!r}")
+
+    def flag(self, probe: str) -> str | None:
+        """Why a probe's answer must not be counted, or None."""
+        return self.probes.get(probe, {}).get("flag")
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flags of all answers that have one, by probe."""
+        return {probe: answer["flag"] for probe, answer in self.probes.items() if "flag" in answer}
+
+    def counts(self, probe: str) -> bool:
+        """Whether a probe was asked, and its answer may be counted."""
+        return probe in self.probes and self.flag(probe) is None
 
     def to_json(self) -> str:
-        """One line of JSON, keys in order, None left out."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value is not None}, allow_nan=False)
+        """One line of JSON; probes in alphabetical order, None left out."""
+        plain = {name: value for name, value in vars(self).items() if value is not None and name != "probes"}
+        plain["probes"] = {
+            probe: {name: value for name, value in self.probes[probe].items() if value is not None}
+            for probe in sorted(self.probes)
+        }
+        return json.dumps(plain, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """Read one line.
+        """Read one line, of this schema or an older one.
 
         Raises:
             ValueError: if the line is no record.
         """
         try:
-            record = parse(cls, line)
-            for name in ("index", "support", "evaluations", "decoder_passes"):
+            record = parse(cls, renewed_record(line))
+            for name in ("index", "support"):
                 if (getattr(record, name) or 0) < 0:
                     raise ValueError(f"{name} is negative")
-            labels = (record.key, record.flag, record.conditioning, *(record.correct or ()), *(record.typicality or ()))
-            if not all(label is None or label.isprintable() for label in labels):
+            if not all(label is None or label.isprintable() for label in (record.key, record.conditioning)):
                 raise ValueError("a label holds control characters")
-            if any(len(test) != 2 for test in (record.typicality or {}).values()):
-                raise ValueError("a test of typicality is not a value and a p-value")
+            for probe, answer in record.probes.items():
+                check_answer(probe, answer)
         except ValueError as error:
             raise ValueError(f"not a record: {line[:80]!r} ({error})") from None
         return record
@@ -147,7 +139,8 @@ class RunInfo:
         name: how tables call the run.
         role: what the model is in a comparison: ``vanilla`` is the base as released, ``control`` never saw the concept.
         concept: name of the concept.
-        settings: everything a record depends on besides sample and model; runs pair only if these are equal.
+        settings: everything that the answers of all probes depend on besides sample and model; runs pair only if
+            these are equal.
         settings_hash: hash of `settings`.
         model: base, revision, fingerprint, provenance of the erasure if any.
         dimension: number of elements of a seed; gives the exact null law of the NLL.
@@ -155,6 +148,7 @@ class RunInfo:
         versions: of the packages involved.
         precision: the trainer's.
         metrics: the torchmetrics collection's values at the end of the run.
+        probes: for each probe that was asked, what `Asked.to_dict` says.
         complete: whether every sample has its record.
 
     Raises:
@@ -172,6 +166,7 @@ class RunInfo:
     versions: dict[str, str]
     precision: str = "32-true"
     metrics: dict[str, float] = field(default_factory=dict)
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
     complete: bool = False
     schema: int = SCHEMA_VERSION
 
@@ -181,6 +176,18 @@ class RunInfo:
                 raise ValueError(f"{label!r} holds line breaks or control characters: choose another name")
         if self.dimension < 1:
             raise ValueError(f"dimension must be positive, got {self.dimension}")
+
+        for name, values in self.probes.items():
+            Asked.from_dict(name, values)
+
+    @property
+    def asked(self) -> dict[str, Asked]:
+        """The probes that were asked, by name."""
+        return {name: Asked.from_dict(name, values) for name, values in self.probes.items()}
+
+    def key(self, name: str) -> str:
+        """The key of a sample's record: the same for every model, another for other settings."""
+        return short_hash(name + self.settings_hash)
 
     def comparable(self) -> dict[str, Any]:
         """What runs must share for their records to stand in one folder; images and conditionings may be added."""
@@ -208,8 +215,8 @@ class RunInfo:
                 f"{folder} is not an audit run: it has no {RUN_FILE}; make one with lit-memories predict"
             )
         try:
-            info = parse(cls, file.read_text(encoding="utf-8"))
-            if info.schema != SCHEMA_VERSION:
+            info = parse(cls, renewed_info(file.read_text(encoding="utf-8")))
+            if info.schema not in (OLD_SCHEMA, SCHEMA_VERSION):
                 raise ValueError(f"schema {info.schema}, this version reads {SCHEMA_VERSION}")
             return info
         except ValueError as error:
@@ -223,11 +230,12 @@ class Run:
     folder: Path
     info: RunInfo
     records: tuple[Record, ...]
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def of(self, name: SetName, conditioning: str | None = None) -> list[Record]:
-        """The records of one set, under one conditioning, that may be counted (none flagged)."""
-        wanted = (name, conditioning, None)
-        return [record for record in self.records if (record.set, record.conditioning, record.flag) == wanted]
+    def of(self, name: SetName, probe: str, conditioning: str | None = None) -> list[Record]:
+        """The records of one set, under one conditioning, for which a probe's answer may be counted."""
+        wanted = (name, conditioning)
+        return [r for r in self.records if (r.set, r.conditioning) == wanted and r.counts(probe)]
 
     @property
     def conditionings(self) -> list[str]:
@@ -247,13 +255,13 @@ class Place:
         set: it belongs to.
         index: its row there.
         support: of an image-level audit, the support's row in its set.
-        pictured: whether it leaves pictures, if it is among the first of its set.
+        conditioned: whether it is an image under another prompt than its own.
     """
 
     set: SetName
     index: int
     support: int | None = None
-    pictured: bool = False
+    conditioned: bool = False
 
     def holds(self, record: Record) -> bool:
         """Whether a record of the sample says the same."""
@@ -288,10 +296,12 @@ def read_lines(file: Path) -> list[Record]:
 
 
 def order(records: Iterable[Record]) -> list[Record]:
-    """Records in the order of ``records.jsonl``; of two with one key the first stays."""
+    """Records in the order of ``records.jsonl``, one a key; of two answers of a probe the first stays."""
     unique: dict[str, Record] = {}
     for record in records:
-        unique.setdefault(record.key, record)
+        first = unique.setdefault(record.key, record)
+        if first is not record:
+            unique[record.key] = replace(first, probes=record.probes | first.probes)
     return sorted(unique.values(), key=_place)
 
 
@@ -328,16 +338,4 @@ def read_run(folder: Path) -> Run:
         FileNotFoundError: if it is none.
         ValueError: if a file in it is damaged, or a link leads out of it.
     """
-    return Run(Path(folder), RunInfo.load(folder), tuple(read_records(folder)))
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two nested mappings, one line ``name: this | that`` a value."""
-    lines = []
-    for name in sorted({*a, *b}):
-        left, right = a.get(name), b.get(name)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += differences(left, right, f"{prefix}{name}.")
-        elif left != right:
-            lines.append(f"{prefix}{name}: {left!r} | {right!r}")
-    return lines
+    return Run(Path(folder), RunInfo.load(folder), tuple(read_records(folder)), read_cost(Path(folder)))

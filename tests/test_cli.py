@@ -1,14 +1,18 @@
 """The command line as a newcomer meets it: help, versions, and errors of one line."""
 
+import inspect
+import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from lit_memories import recipes
-from lit_memories.cli import TOOLS, main
+from lit_memories.cli import OPTIONS, TOOLS, main, unknown_option
+from lit_memories.recipes import RecipeCLI
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes/pictograms"
@@ -64,6 +68,61 @@ def test_an_unknown_command_is_answered_before_anything_is_imported() -> None:
     code = "import sys; from lit_memories.cli import main\ntry: main(['nope'])\nexcept SystemExit: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "lightning", "diffusers", "datasets"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["predict", "--modle.seed=3"], "lit-memories predict: no option --modle, did you mean --model?"),
+        (["report", "runs/a", "--draw", "3"], "lit-memories report: no option --draw, did you mean --draws?"),
+        (
+            ["quickstart", "--xyz"],
+            "lit-memories quickstart: no option --xyz: lit-memories quickstart --help lists them",
+        ),
+    ],
+)
+def test_an_unknown_option_is_answered_before_anything_is_imported(argv: list[str], said: str) -> None:
+    code = f"import sys; from lit_memories.cli import main\ntry: main({argv})\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == said
+    assert not {"torch", "lightning", "diffusers", "datasets", "transformers"} & set(done.stdout.split())
+
+
+def test_options_of_recipes_are_those_of_the_parser() -> None:
+    from lightning import LightningModule
+
+    found: set[str] = set()
+
+    class Parsers(RecipeCLI):
+        def parse_arguments(self, *_: object) -> None:
+            for parser in self._subcommand_parsers.values():
+                found.update(name for action in parser._actions for name in action.option_strings)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Parsers(LightningModule, subclass_mode_model=True, auto_configure_optimizers=False, args=["predict"])
+    assert {re.split(r"[.+]", name[2:])[0] for name in found if name.startswith("--")} == OPTIONS
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS))
+def test_options_of_tools_are_their_functions_own(tool: str) -> None:
+    function = getattr(import_module(TOOLS[tool][0]), tool)
+    for name in inspect.signature(function).parameters:
+        assert unknown_option(tool, [f"--{name}", "1"]) is None
+        assert unknown_option(tool, [f"--{name}.part=1"]) is None
+    assert unknown_option(tool, ["--help"]) is None
+    assert "no option --nonsense" in unknown_option(tool, ["--nonsense"])
+
+
+def test_help_of_recipes_loads_no_model_library() -> None:
+    code = (
+        "import sys; from lit_memories.cli import main\ntry: main(['predict', '--help'])\nfinally: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: lit-memories" in done.stdout
+    assert not {"diffusers", "datasets"} & set(done.stdout.splitlines()[-1].split()), (
+        "transformers is torchmetrics' own"
+    )
 
 
 def test_an_unknown_key_on_the_command_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,9 @@
 """What every audit shares: a run folder that can be taken up again, and a model whose every call has one size."""
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,10 +12,13 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
-from lit_memories.audit.folder import look, merge, rearrange
+from lit_memories.audit.costs import Costs
+from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
+from lit_memories.audit.needs import NEEDED, by_name, needed_by
 from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.opening import asked_of, open_folder
 from lit_memories.audit.writer import RecordWriter, explained
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
@@ -26,16 +29,9 @@ from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.judges.base import Judge
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.rollout import rollout_rows
-from lit_memories.records import (
-    RUN_FILE,
-    Place,
-    Record,
-    Role,
-    RunInfo,
-    differences,
-    read_records,
-)
+from lit_memories.probes.base import Column, Probe
+from lit_memories.records import Place, Record, Role, RunInfo, read_records
+from lit_memories.settings import plain, short_hash
 from lit_memories.storage.files import check_writable
 
 NETWORK_DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -54,6 +50,7 @@ class Audit(LightningModule, ABC):
         diffusion: the model under audit.
         inverter: how seeds are found.
         concept: what the model should have forgotten.
+        probes: the questions to ask, in this order; each once.
         judge: detector that says whether a picture shows the concept; None leaves the prompted rate out.
         name: what tables call the run; the run folder's name if None.
         role: what the model is in a comparison; if None, ``erased`` with an erasure, ``random`` with random weights,
@@ -66,17 +63,18 @@ class Audit(LightningModule, ABC):
         seed: of everything drawn.
 
     Raises:
-        ValueError: if `block_size` is below 1.
+        ValueError: if `block_size` is below 1, a probe is named twice, or lacks what it needs.
     """
 
-    OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images"})
-    """Arguments that are no settings: the model and the concept stand elsewhere, the others change no number."""
+    OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images", "probes"})
+    """Arguments that are no settings: model, concept and probes stand elsewhere, the others change no number."""
 
     def __init__(
         self,
         diffusion: Diffusion,
         inverter: Inverter,
         concept: Concept,
+        probes: Sequence[Probe],
         judge: Judge | None = None,
         name: str | None = None,
         role: Role | None = None,
@@ -95,7 +93,19 @@ class Audit(LightningModule, ABC):
         self.keep_images, self.seed = keep_images, seed
         self.num_inference_steps = num_inference_steps
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
+        self.probes = by_name(probes, judge is not None)
         self._embeds: dict[str, Tensor] = {}
+
+    @property
+    def posterior_seed(self) -> int | None:
+        """From which latents are drawn of the encoder's posterior; None takes its mean."""
+        return None
+
+    @property
+    def stages(self) -> list[tuple[str, ...]]:
+        """The probes as all samples meet them in turn; those that need seeds go with the one that finds them."""
+        needy = tuple(name for name, probe in self.probes.items() if "seeds" in probe.needs)
+        return [(name, *needy) if name == "seed" else (name,) for name in self.probes if name not in needy]
 
     def prepare_data(self) -> None:
         """Refuse, before anything is read, a precision in which latents or weights would be rounded, or a full disk.
@@ -144,12 +154,12 @@ class Audit(LightningModule, ABC):
         return Path(self.trainer.default_root_dir)
 
     def settings(self) -> dict[str, Any]:
-        """Everything a record depends on besides the sample and the model: all that the constructors take, and more.
+        """What every probe's numbers depend on besides the sample and the model: what the constructors take, and more.
 
-        A new option is in it unless `OUTSIDE` says that no number depends on it.
+        A new option is in it unless `OUTSIDE` says that no number depends on it, or `needs.NEEDED` that only some do.
         """
-        diffusion = self.diffusion
-        names = sorted(arguments_of(type(self)) - self.OUTSIDE)
+        diffusion, some = self.diffusion, {name for names in NEEDED.values() for name in names}
+        names = sorted(arguments_of(type(self)) - self.OUTSIDE - some)
         return {name: _described(getattr(self, name), self.concept) for name in names} | {
             "audit": type(self).__name__,
             "schedule": schedule_of(diffusion.schedule),
@@ -161,7 +171,17 @@ class Audit(LightningModule, ABC):
             "matmul_precision": torch.get_float32_matmul_precision(),
         }
 
-    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> set[str]:
+    def settings_of(self, probe: Probe) -> dict[str, Any]:
+        """What else a probe's own numbers depend on."""
+        shared = {name: _described(getattr(self, name), self.concept) for name in needed_by(probe)}
+        own = {name: _described(value, self.concept) for name, value in probe.settings(self.diffusion.schedule).items()}
+        return shared | own
+
+    def asked_of(self, place: Place) -> list[str]:
+        """The probes that a sample is put to."""
+        return asked_of(place, self.probes)
+
+    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> dict[str, list[str]]:
         """Check that the run folder is new or of this very audit, and read what it holds.
 
         Args:
@@ -169,38 +189,27 @@ class Audit(LightningModule, ABC):
             places: the finished run's records, by the name each is keyed by.
 
         Returns:
-            The names of which nothing is left to do. If that is all, but the folder does not say so, one is left out:
-            audited again, it brings the run to its end.
+            For each name the probes that are left to ask.
 
         Raises:
-            ValueError: if the folder holds records of another audit; names what differs.
+            ValueError: if the folder holds records of another audit, or a probe's with other settings; names what
+                differs.
             OSError: if it cannot be written.
         """
-        self.info, there = self._describe(data), None
-        if (self.folder / RUN_FILE).is_file():
-            there = RunInfo.load(self.folder)
-            if lines := differences(there.comparable(), self.info.comparable()):
-                raise ValueError(
-                    f"{self.folder} holds records of another audit ({'; '.join(lines[:3])}): "
-                    "choose another folder with --trainer.default_root_dir"
-                )
-        self.places, self.expected = {self.key(name): place for name, place in places.items()}, len(places)
-        found = look(self.folder, self.places, self.keep_images)
-        self.recorded, self.changed = found.recorded, found.changed
-        done = {name for name in places if self.key(name) in found.done}
-        as_said = there is not None and there.complete and there.data == self.info.data
-        self.finished = as_said and not self.changed and len(done) == len(places)
-        return done if self.finished or len(done) < len(places) else done - set(list(places)[:1])
+        self.opened = open_folder(self.folder, self._describe(data), self.probes, places, self.keep_images)
+        self.info, self.recorded, self.finished = self.opened.info, self.opened.recorded, self.opened.finished
+        self.expected = sum(map(len, self.opened.asked.values()))
+        return self.opened.left
 
     def _describe(self, data: dict[str, Any]) -> RunInfo:
-        settings = json.loads(json.dumps(self.settings()))
+        settings = plain(self.settings())
         diffusion = self.diffusion
         return RunInfo(
             name=self.name or self.folder.name,
             role=self.role,
             concept=self.concept.name,
             settings=settings,
-            settings_hash=_hash(json.dumps(settings, sort_keys=True)),
+            settings_hash=short_hash(json.dumps(settings, sort_keys=True)),
             model={
                 "base": diffusion.base,
                 "revision": diffusion.revision,
@@ -210,14 +219,15 @@ class Audit(LightningModule, ABC):
                 "erasure": None if diffusion.erasure is None else diffusion.erasure.provenance.to_dict(),
             },
             dimension=self.dimension,
-            data=json.loads(json.dumps(data)),
+            data=plain(data),
             versions=versions(),
             precision=str(self.trainer.precision),
+            probes={name: plain(probe.asked(self.settings_of(probe)).to_dict()) for name, probe in self.probes.items()},
         )
 
     def key(self, content: str) -> str:
         """The key of a sample's record: the same for every model, another for other settings."""
-        return _hash(content + self.info.settings_hash)
+        return self.info.key(content)
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing."""
@@ -228,11 +238,15 @@ class Audit(LightningModule, ABC):
                 f"a network in bfloat16 does not let {type(self.inverter).__name__} meet a residual of {tolerance:g}: "
                 f"set --model.inverter.tolerance {COARSE:g} to save evaluations that are in vain"
             )
+        self.costs = Costs(self.folder, self.trainer.global_rank)
         self.trainer.strategy.barrier("audit: run folder read")
         if self.trainer.is_global_zero:
             with explained(self.folder):
-                if self.changed:
-                    rearrange(self.folder, self.places)
+                self.costs.gather()
+                if self.opened.renamed:
+                    renew(self.folder, self.opened.renamed)
+                if self.opened.changed or self.costs.stopped:
+                    rearrange(self.folder, self.opened.places)
                 self.info.save(self.folder)
         self.trainer.strategy.barrier("audit: run folder arranged")
         self.writer = RecordWriter(self.folder, self.trainer.global_rank)
@@ -246,14 +260,14 @@ class Audit(LightningModule, ABC):
         self.trainer.strategy.barrier("audit: all records written")
         if self.trainer.is_global_zero:
             with explained(self.folder):
-                merge(self.folder, self.places)
+                self.costs.gather()
+                merge(self.folder, self.opened.places)
         self.trainer.strategy.barrier("audit: merged")
         records = read_records(self.folder)
         metrics = self.summary(records)
         if self.trainer.is_global_zero:
-            complete = {record.key for record in records} == self.places.keys()
             with explained(self.folder):
-                RunInfo(**{**vars(self.info), "metrics": metrics, "complete": complete}).save(self.folder)
+                replace(self.info, metrics=metrics, complete=self.opened.answered(records)).save(self.folder)
 
     def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
         """The model's predictions under prompts, as inverters and samplers take them."""
@@ -271,10 +285,6 @@ class Audit(LightningModule, ABC):
         predict_noise = self.noise(prompts, guidance_scale)
         inversion = self.inverter(predict_noise, latents, self.steps)
         return inversion, self.inverter.regenerate(predict_noise, inversion, self.steps)
-
-    def sample(self, prompts: Sequence[str], seeds: Tensor, guidance_scale: float) -> Tensor:
-        """Latents that DDIM makes of seeds under prompts."""
-        return rollout_rows(self.noise(prompts, guidance_scale), seeds, self.steps)
 
     def _embed_one(self, prompt: str) -> Tensor:
         if prompt not in self._embeds:
@@ -302,11 +312,14 @@ class Audit(LightningModule, ABC):
         """The samples' own sources of randomness: functions of the run's seed and the sample, not of the model."""
         return [seeded(f"{self.seed}/{sample.set}/{sample.content}{purpose}") for sample in samples]
 
-    def judged(self, samples: Sequence[Sample], images: Tensor) -> list[dict[str, Any]]:
-        """What the judge sees in the pictures of samples."""
+    def judged(self, prompts: Sequence[str], images: Tensor) -> dict[str, Column]:
+        """What the judge sees in pictures that were asked for by prompts, by name a value a picture; {} without one."""
         if self.judge is None:
-            return [{} for _ in samples]
-        return self.judge(images.nan_to_num(), [sample.prompt for sample in samples], self.concept)
+            return {}
+        verdicts = self.judge(images.nan_to_num(), prompts, self.concept)
+        return {
+            name: [verdict.get(name) for verdict in verdicts] for name in dict.fromkeys(k for v in verdicts for k in v)
+        }
 
 
 def _described(value: Any, concept: Concept) -> Any:
@@ -320,7 +333,3 @@ def _role(diffusion: Diffusion) -> Role:
     if diffusion.erasure is not None:
         return "erased"
     return "random" if diffusion.weights == "random" else "vanilla"
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -84,6 +84,6 @@ def from_records(records: Sequence[Record], dimension: int) -> dict[str, float]:
 
 
 def _values(records: Sequence[Record], name: SetName | str) -> tuple[Tensor, Tensor]:
-    chosen = [r for r in records if (r.set, r.flag, r.conditioning) == (name, None, None)]
-    nll = torch.tensor([record.nll for record in chosen], dtype=torch.float64)
-    return nll, torch.tensor([record.psnr for record in chosen], dtype=torch.float64)
+    chosen = [r for r in records if (r.set, r.conditioning) == (name, None) and r.counts("seed")]
+    nll = torch.tensor([record.number("seed.nll") for record in chosen], dtype=torch.float64)
+    return nll, torch.tensor([record.number("seed.psnr") for record in chosen], dtype=torch.float64)

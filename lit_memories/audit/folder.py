@@ -1,6 +1,6 @@
 """What a run folder holds of an audit's samples: read at the start, put in order if they changed, merged at the end."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_memories.costs import COST_FILE
 from lit_memories.records import (
     PARTS,
     RECORDS_FILE,
@@ -19,6 +20,7 @@ from lit_memories.records import (
     SetName,
     image_path,
     order,
+    read_lines,
     read_records,
     read_stale,
 )
@@ -31,37 +33,67 @@ class Found:
 
     Args:
         recorded: records of the audit's samples, by key, those among them that were set aside before.
-        done: keys of the samples of which nothing is left to do.
+        undrawn: keys of the samples that should have left pictures and have none.
         changed: whether it also holds records of other samples, or of samples that have moved.
     """
 
     recorded: dict[str, Record]
-    done: set[str]
+    undrawn: set[str]
     changed: bool
 
 
-def look(folder: Path, places: Mapping[str, Place], keep_images: int) -> Found:
+def look(
+    folder: Path,
+    places: Mapping[str, Place],
+    pictured: Callable[[Place], bool],
+    renamed: Mapping[str, str] | None = None,
+) -> Found:
     """Read what a run folder holds of an audit's samples.
 
     Args:
         folder: the run folder, which need not exist.
         places: the audit's samples, by key.
-        keep_images: how many samples of each set leave pictures; without them these are not done.
+        pictured: which of them leave pictures.
+        renamed: keys that samples have now, by those in the folder, if an earlier release wrote it.
 
     Raises:
         ValueError: if a file is damaged, or a link leads out of the folder.
     """
-    there = read_records(folder)
+    there, stale = (_with_keys(records, renamed or {}) for records in (read_records(folder), read_stale(folder)))
     held = {record.key for record in there if record.key in places and places[record.key].holds(record)}
-    recorded = {record.key: record for record in (*read_stale(folder), *there) if record.key in places}
+    recorded = {record.key: record for record in order([*there, *stale]) if record.key in places}
+    undrawn = {
+        key
+        for key in recorded
+        if pictured(place := places[key]) and not (key in held and _pictures(folder, place.set, place.index))
+    }
+    return Found(recorded, undrawn, len(held) < len(there))
 
-    def drawn(key: str) -> bool:
-        place = places[key]
-        if not place.pictured or place.index >= keep_images:
-            return True
-        return key in held and bool(_pictures(folder, place.set, place.index))
 
-    return Found(recorded, {key for key in recorded if drawn(key)}, len(held) < len(there))
+def renew(folder: Path, renamed: Mapping[str, str]) -> None:
+    """Give the records and seeds of a folder that an earlier release wrote the keys they have now.
+
+    Args:
+        folder: the run folder.
+        renamed: the keys they have now, by those they have there.
+    """
+    for place in (folder, folder / STALE):
+        file = place / RECORDS_FILE
+        parts = sorted((place / PARTS).glob("records-*.jsonl"))
+        records = order(record for part in (file, *parts) if part.is_file() for record in read_lines(part))
+        if not records:
+            continue
+        seeds = dict[str, Tensor]()
+        for part in (place / SEEDS_FILE, *sorted((place / PARTS).glob("seeds-*.safetensors"))):
+            if part.is_file():
+                seeds |= read_tensors(part)
+        # Killed anywhere in between, this can be repeated: what has its new key already keeps it.
+        _write(place, _with_keys(records, renamed), {renamed.get(key, key): x for key, x in seeds.items()})
+        _clear(place / PARTS)
+
+
+def _with_keys(records: Iterable[Record], renamed: Mapping[str, str]) -> list[Record]:
+    return order(replace(record, key=renamed.get(record.key, record.key)) for record in records)
 
 
 def merge(folder: Path, places: Mapping[str, Place]) -> list[Record]:
@@ -98,7 +130,7 @@ def merge(folder: Path, places: Mapping[str, Place]) -> list[Record]:
     elif not stale and aside.is_dir():
         _clear(aside)
     _clear(folder / PARTS)
-    for name in (RUN_FILE, RECORDS_FILE, SEEDS_FILE):
+    for name in (RUN_FILE, RECORDS_FILE, SEEDS_FILE, COST_FILE):
         for left in folder.glob(f"{name}.*{PART}"):  # by a process that was killed while it wrote
             left.unlink()
     return records

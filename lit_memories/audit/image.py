@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from lit_memories.audit.answers import values_of
 from lit_memories.audit.base import Audit
-from lit_memories.audit.quality import quality, sound_psnr
+from lit_memories.audit.group import SampleGroup
 from lit_memories.concept import Concept
 from lit_memories.data.cache import cached
 from lit_memories.data.memories import Query
@@ -22,7 +23,8 @@ from lit_memories.identity import autoencoder_of
 from lit_memories.images import to_pil
 from lit_memories.inverters.base import Inverter
 from lit_memories.inverters.decoder import Decoded, DecoderInversion
-from lit_memories.metrics.functional import gaussian_nll
+from lit_memories.probes.base import Column
+from lit_memories.probes.memories import Memories
 from lit_memories.records import Record, SetName, finite, image_path
 
 REENCODING_SEED = 42
@@ -50,6 +52,8 @@ class ImageAudit(Audit):
 
     OUTSIDE = Audit.OUTSIDE | {"cache"}
 
+    OUTSIDE = Audit.OUTSIDE | {"cache", "decoder", "reencode"}
+
     def __init__(
         self,
         diffusion: Diffusion,
@@ -60,8 +64,9 @@ class ImageAudit(Audit):
         cache: Path = Path("runs/cache"),
         **options: Any,
     ) -> None:
-        super().__init__(diffusion, inverter, concept, **options)
-        self.decoder, self.reencode, self.cache = decoder or DecoderInversion(), reencode, Path(cache)
+        self.memories = Memories(decoder or DecoderInversion(), reencode)
+        super().__init__(diffusion, inverter, concept, (self.memories,), **options)
+        self.decoder, self.reencode, self.cache = self.memories.decoder, reencode, Path(cache)
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing, and say what decoder inversions depend on besides the images."""
@@ -70,43 +75,24 @@ class ImageAudit(Audit):
 
     def audit(self, batch: Query) -> list[Record]:
         """Audit a query and put it on disk."""
-        originals, found, supported = self._find(batch)
-        latents = torch.cat([x.latents for x in found]) * self.diffusion.vae.config.scaling_factor
-        decoded = self.decode(latents)
-        if self.reencode:
-            latents = self._reencoded(decoded)
-        prompts = [batch.sample.prompt] * len(latents)
-        inversion, restored = self.invert(prompts, latents, self.guidance_scale)
-        regenerated = self.decode(restored)
-        target = originals[:1].expand_as(regenerated)
-        numbers = {
-            "nll": gaussian_nll(inversion.seeds),
-            "psnr": sound_psnr(regenerated, target),
-            "psnr_ceiling": sound_psnr(self.decode(self.encode(originals[:1])), originals[:1]).expand(len(latents)),
-            "psnr_round_trip": sound_psnr(regenerated, self.decode(latents) if self.reencode else decoded),
-            "psnr_decoder": torch.cat([x.psnr for x in found]),
-        }
-        verdicts = self.judged([batch.sample] * len(latents), regenerated)
-        # From here on numbers are read one at a time.
-        numbers, latents = {label: column.cpu() for label, column in numbers.items()}, latents.cpu()
-        inversion = inversion.cpu()
-        records, seeds = [], {}
-        for row, (name, (set_name, support)) in enumerate(batch.named().items()):
-            values: dict[str, Any] = {label: finite(float(column[row])) for label, column in numbers.items()}
-            if set_name != "own":
-                values |= _distances(inversion.seeds[row], inversion.seeds[0])
-                values["latent_cosine_distance"] = _distances(latents[row], latents[0])["cosine_distance"]
-            if support is not None:
-                values["psnr_support"] = finite(float(supported[row - 2].psnr))
-                values["support"] = support.index
-            values |= quality(self.inverter, inversion, row, None not in values.values())
-            values["decoder_passes"] = self._passes(row, found, supported)
-            record = Record(
-                self.key(name), set_name, batch.sample.index, batch.sample.prompt, **values, **verdicts[row]
+        name, group = self.memories.name, QueryGroup(self, batch, *self._find(batch))
+        with self.costs.count(name, group):
+            answers = self.memories(group)
+            values = values_of(answers)
+        records = [
+            Record(
+                self.key(content),
+                set_name,
+                batch.sample.index,
+                batch.sample.prompt,
+                {name: answer},
+                support=None if support is None else support.index,
             )
-            records.append(record)
-            seeds[record.key] = inversion.seeds[row]
-        self.writer.write(records, seeds, self._pictures(batch, originals, decoded, regenerated))
+            for answer, (content, (set_name, support)) in zip(values, batch.named().items(), strict=True)
+        ]
+        self.costs.keep()
+        seeds = {} if answers.seeds is None else dict(zip((r.key for r in records), answers.seeds.cpu(), strict=True))
+        self.writer.write(records, seeds, self._pictures(batch, group, answers.pictures))
         return records
 
     def _find(self, query: Query) -> tuple[Tensor, list[Decoded], list[Decoded]]:
@@ -137,28 +123,22 @@ class ImageAudit(Audit):
     def _encode(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         return self.diffusion.encode_images(image, generator).float() / self.diffusion.vae.config.scaling_factor
 
-    def _reencoded(self, images: Tensor) -> Tensor:
+    def reencoded(self, images: Tensor) -> Tensor:
+        """Latents of pictures that were rounded to 8 bit, drawn from the posterior as officially."""
         pictures = images.mul(255).round().div(255).split(1)
         samples = [self.diffusion.encode_images(x, Generator().manual_seed(REENCODING_SEED)) for x in pictures]
         return torch.cat(samples).float()
 
-    @staticmethod
-    def _passes(row: int, found: Sequence[Decoded], supported: Sequence[Decoded]) -> int:
-        """Passes through the decoder of both stages; the first two rows have but one."""
-        return int(found[row].passes) + (int(supported[row - 2].passes) if row >= 2 else 0)
-
-    def _pictures(
-        self, query: Query, originals: Tensor, decoded: Tensor, regenerated: Tensor
-    ) -> dict[Path, Image.Image]:
+    def _pictures(self, query: Query, group: "QueryGroup", pictures: Mapping[str, Tensor]) -> dict[Path, Image.Image]:
         index = query.sample.index
         if index >= self.keep_images:
             return {}
-        kept: dict[tuple[SetName, str], Tensor] = {("own", "original"): originals[0]}
+        kept: dict[tuple[SetName, str], Tensor] = {("own", "original"): group.originals[0]}
+        pictures = {"decoded": group.stage_two, **pictures}
         for row, (set_name, support) in enumerate(query.named().values()):
             ending = "" if support is None else f"-{support.index:04d}"
-            kept[set_name, f"decoded{ending}"] = decoded[row]
-            kept[set_name, f"regenerated{ending}"] = regenerated[row]
-        for support, image in zip(query.supports, originals[1:], strict=True):
+            kept |= {(set_name, f"{kind}{ending}"): images[row] for kind, images in pictures.items()}
+        for support, image in zip(query.supports, group.originals[1:], strict=True):
             kept["memory", f"support-{support.index:04d}"] = image
         return {
             image_path(self.folder, set_name, index, kind): to_pil(image.nan_to_num())
@@ -166,8 +146,39 @@ class ImageAudit(Audit):
         }
 
 
-def _distances(seed: Tensor, own: Tensor) -> dict[str, float | None]:
-    """Euclidean distance of two seeds, and 1 less their cosine; a pair at a time rounds alike in any company."""
-    a, b = seed.double().flatten(), own.double().flatten()
-    cosine = (a @ b) / (a.norm() * b.norm())
-    return {"distance": finite(float((a - b).norm())), "cosine_distance": finite(float(1 - cosine))}
+class QueryGroup(SampleGroup):
+    """A query's latents, a sample each (a `probes.memories.MemoryGroup`).
+
+    Args:
+        audit: whose model and inverter are asked.
+        query: with its pictures.
+        originals: of the query and its supports (1 + supports, 3, h, w).
+        found: the decoder inversion of each latent.
+        supported: that of each support's own latent.
+    """
+
+    def __init__(
+        self, audit: ImageAudit, query: Query, originals: Tensor, found: list[Decoded], supported: list[Decoded]
+    ) -> None:
+        super().__init__(audit, [query.sample] * len(found))
+        self.originals, self.found, self.supported = originals, found, supported
+        latents = torch.cat([x.latents for x in found]) * audit.diffusion.vae.config.scaling_factor
+        decoded = self.decode(latents)
+        self.latents = audit.reencoded(decoded) if audit.reencode else latents
+        self.decoded = self.decode(self.latents) if audit.reencode else decoded
+        self.stage_two = decoded
+        self.images = originals[:1].expand(len(found), -1, -1, -1)
+        self.round_trips = self.decode(audit.encode(originals[:1]))
+
+    @property
+    def stages(self) -> dict[str, Column]:
+        """What the decoder inversions left; the first two latents went by no support."""
+        supports = [None, None, *(finite(float(x.psnr)) for x in self.supported)]
+        return {
+            "psnr_decoder": torch.cat([x.psnr for x in self.found]),
+            "psnr_support": supports,
+            "decoder_passes": [
+                int(x.passes) + (int(self.supported[row - 2].passes) if row >= 2 else 0)
+                for row, x in enumerate(self.found)
+            ],
+        }

@@ -21,6 +21,8 @@ class BlockwiseNoise:
         block_size: rows of every network call.
         network_dtype: what the network's matrix products and convolutions are computed in, by autocast; None leaves
             everything in the type of the weights.
+
+    `evaluations` counts the latents that the network was asked about, twice where it was with guidance.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class BlockwiseNoise:
         network_dtype: torch.dtype | None = None,
     ) -> None:
         self.diffusion, self.guidance_scale, self.block_size = diffusion, guidance_scale, block_size
-        self.network_dtype = network_dtype
+        self.network_dtype, self.evaluations = network_dtype, 0
         with torch.inference_mode(False):
             self._prompts, self._empty = prompt_embeds.clone(), empty_embeds.clone()
 
@@ -57,6 +59,7 @@ class BlockwiseNoise:
         return self._blocks(latents, timestep, torch.cat([embeds, more], 1), 1.0)
 
     def _blocks(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
+        self.evaluations += len(latents) * (1 if guidance_scale == 1.0 else 2)
         empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
         with torch.autocast(latents.device.type, self.network_dtype, enabled=self.network_dtype is not None):
             return in_blocks(

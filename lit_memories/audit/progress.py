@@ -19,14 +19,14 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lit_memories.audit.base import Audit
-from lit_memories.records import PARTS, Record, RunInfo, read_records
+from lit_memories.records import PARTS, Record, RunInfo
 
 LINES = 10
 """How often an audit tells a file, in which a bar would be noise, how far it is."""
 
 
 class Tally:
-    """What all processes of a run have recorded, counted from their parts as these grow.
+    """What all processes of a run have recorded, a probe's answer about a sample at a time, counted from their parts.
 
     Files need no process to wait for another, which a sum over processes would where batches are uneven.
 
@@ -37,7 +37,8 @@ class Tally:
 
     def __init__(self, folder: Path, recorded: Iterable[Record] = ()) -> None:
         self.folder = folder
-        self._evaluations = {record.key: record.evaluations for record in recorded}
+        self._answers: dict[tuple[str, str], int | None] = {}
+        self._add(recorded)
         self._read: dict[Path, int] = {}
         self._times = deque([(time.monotonic(), self.done)], maxlen=30)
         self._lock = threading.Lock()
@@ -57,24 +58,27 @@ class Tally:
             added = lines.read()
         whole = added.rfind(b"\n") + 1
         self._read[file] = self._read.get(file, 0) + whole
-        for line in added[:whole].decode().splitlines():
-            record = Record.from_json(line)
-            self._evaluations[record.key] = record.evaluations
+        self._add(map(Record.from_json, added[:whole].decode().splitlines()))
+
+    def _add(self, records: Iterable[Record]) -> None:
+        for record in records:
+            for probe, answer in record.probes.items():
+                self._answers[record.key, probe] = answer.get("evaluations")
 
     @property
     def done(self) -> int:
-        """How many records there are."""
-        return len(self._evaluations)
+        """How many answers there are: one a sample and probe."""
+        return len(self._answers)
 
     @property
     def evaluations(self) -> float | None:
         """Network evaluations an inversion took, on average."""
-        taken = [count for count in self._evaluations.values() if count is not None]
+        taken = [count for count in self._answers.values() if count is not None]
         return mean(taken) if taken else None
 
     @property
     def rate(self) -> float | None:
-        """Records a second, over the last changes."""
+        """Answers a second, over the last changes."""
         (began, before), (now, after) = self._times[0], self._times[-1]
         return (after - before) / (now - began) if after > before else None
 
@@ -82,16 +86,16 @@ class Tally:
         """Speed, cost and time left in words; nothing where nothing can be said yet."""
         said = []
         if self.rate is not None:
-            said.append(f"{self.rate:.3g} images/s")
+            said.append(f"{self.rate:.3g} answers/s")
         if self.evaluations is not None:
-            said.append(f"{self.evaluations:.1f} evaluations/image")
+            said.append(f"{self.evaluations:.1f} evaluations/inversion")
         if self.rate is not None and self.done < expected:
             said.append(f"{timedelta(seconds=round((expected - self.done) / self.rate))} left")
         return ", ".join(said)
 
 
 class AuditProgress(ProgressBar):
-    """Shows how far an audit is, over all its processes: records, images a second, evaluations an image, time left.
+    """Shows how far an audit is, over all its processes: answers, how many a second, evaluations each, time left.
 
     What an earlier run recorded is done from the start. Without a terminal there are a few plain lines instead of a
     bar. If the trainer has loggers, they get the same numbers, by records done, and the run's metrics at its end.
@@ -117,7 +121,7 @@ class AuditProgress(ProgressBar):
         audit = cast("Audit", pl_module)
         if audit.finished:
             warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
-            self._say(f"nothing left to do: all {audit.expected} records are in {audit.folder}")
+            self._say(f"nothing left to do: all {audit.expected} answers are in {audit.folder}")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with what is recorded already."""
@@ -129,7 +133,7 @@ class AuditProgress(ProgressBar):
             self._bar = _Bar(self._expected, self._look)
             self._bar.start()
         else:
-            self._say(f"{self._tally.done} of {self._expected} records are in {audit.folder}")
+            self._say(f"{self._tally.done} of {self._expected} answers are in {audit.folder}")
 
     def on_predict_batch_end(
         self,
@@ -146,7 +150,7 @@ class AuditProgress(ProgressBar):
         done, said = self._look()
         if self._bar is None and (done - self._told) * LINES >= self._expected:
             self._told = done
-            self._say(f"{done} of {self._expected} records: {said}")
+            self._say(f"{done} of {self._expected} answers: {said}")
         self._log(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,15 +158,15 @@ class AuditProgress(ProgressBar):
         if self._tally is None or not trainer.is_global_zero:
             return
         audit = cast("Audit", pl_module)
-        whole = len(read_records(audit.folder)) >= self._expected
+        whole = RunInfo.load(audit.folder).complete
         if whole and self._bar is not None:
             self._bar.show(self._expected, self._tally.describe(0))
         self._stop()
         if whole:
-            self._say(f"all {self._expected} records are in {audit.folder}")
+            self._say(f"all {self._expected} answers are in {audit.folder}")
         else:
             self._say(
-                f"records are missing in {audit.folder}: it must be one folder for all processes, on whichever node; "
+                f"answers are missing in {audit.folder}: it must be one folder for all processes, on whichever node; "
                 "run the same command again to complete it"
             )
         for logger in trainer.loggers:
@@ -184,7 +188,11 @@ class AuditProgress(ProgressBar):
 
     def _log(self, trainer: Trainer) -> None:
         tally = cast("Tally", self._tally)
-        numbers = {"records": tally.done, "images_per_second": tally.rate, "evaluations_per_image": tally.evaluations}
+        numbers = {
+            "answers": tally.done,
+            "answers_per_second": tally.rate,
+            "evaluations_per_inversion": tally.evaluations,
+        }
         known = {name: float(value) for name, value in numbers.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(known, step=tally.done)

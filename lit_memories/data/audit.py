@@ -7,7 +7,7 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from lit_memories.data.conditionings import Conditioning
-from lit_memories.data.samples import Audit, AuditRows, ImageRows, Sample, count_cut, digest, fill_up
+from lit_memories.data.samples import Audit, AuditRows, ImageRows, Sample, count_cut, digest, fill_up, in_stages
 from lit_memories.data.sources import Resize, Source
 from lit_memories.records import SetName
 
@@ -92,9 +92,9 @@ class AuditData(LightningDataModule):
             if name != "unprompted" or self.unprompted:
                 data[name] = {"source": source, "rows": sum(s.set == name for s in samples), "unreadable": []}
         count_cut(data, samples, audit.diffusion)
-        done = audit.open_run(data, {s.name: s.place for s in samples})
-        left = [s for s in samples if s.name not in done]
-        self.rows = AuditRows(fill_up(left, samples, trainer.world_size), images)
+        left = in_stages(samples, audit.stages, audit.open_run(data, {s.name: s.place for s in samples}))
+        whole = in_stages(samples, audit.stages, {s.name: audit.asked_of(s.place) for s in samples})
+        self.rows = AuditRows(fill_up(left, whole, trainer.world_size), images)
 
     def _promptings(self, images: Mapping[SetName, ImageRows]) -> list[Sample]:
         concept = [s.prompt for s in images["concept"].samples]

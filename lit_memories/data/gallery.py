@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lit_memories.data.presets import PromptRow
-from lit_memories.records import differences
+from lit_memories.settings import differences
 from lit_memories.storage.files import PART, parse_json, whole
 
 SETTINGS_FILE, METADATA_FILE = "settings.json", "metadata.jsonl"

@@ -25,9 +25,9 @@ class Query:
     supports: list[Sample]
 
     @property
-    def name(self) -> str:
+    def work(self) -> tuple[str, ...]:
         """What tells it from other queries."""
-        return self.sample.content
+        return (self.sample.content,)
 
     def named(self) -> dict[str, tuple[SetName, Sample | None]]:
         """Its records: what each is keyed by, its set, and the support it goes by."""
@@ -38,7 +38,7 @@ class Query:
     def places(self) -> dict[str, Place]:
         """Where its records stand, by what each is keyed by."""
         return {
-            name: Place(set_name, self.sample.index, None if support is None else support.index, pictured=True)
+            name: Place(set_name, self.sample.index, None if support is None else support.index)
             for name, (set_name, support) in self.named().items()
         }
 
@@ -112,8 +112,8 @@ class MemoryData(LightningDataModule):
             "supports": {**support_rows.describe(len(supports)), "each": self.supports},
         }
         count_cut(data, samples, audit.diffusion)
-        done = audit.open_run(data, {name: place for query in queries for name, place in query.places().items()})
-        left = [query for query in queries if not done.issuperset(query.named())]
+        ask = audit.open_run(data, {name: place for query in queries for name, place in query.places().items()})
+        left = [query for query in queries if any(ask[name] for name in query.named())]
         self.rows = _Rows(fill_up(left, queries, trainer.world_size), query_rows, support_rows)
 
     def predict_dataloader(self) -> DataLoader[Query]:

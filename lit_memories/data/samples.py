@@ -28,7 +28,8 @@ class Sample:
         image: (3, h, w) in [0, 1], if it has one.
         picture: hash of its pixels, if it has an image.
         conditioning: what the prompt is, if not the image's own.
-        guidance_scale: of the inversion, if not the audit's.
+        guidance_scale: it is looked at under, if not the audit's.
+        ask: the probes that it is put to.
     """
 
     set: SetName
@@ -39,6 +40,7 @@ class Sample:
     picture: str | None = None
     conditioning: str | None = None
     guidance_scale: float | None = None
+    ask: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -48,8 +50,13 @@ class Sample:
 
     @property
     def place(self) -> Place:
-        """Where its record stands; known seeds and images under other prompts leave no pictures."""
-        return Place(self.set, self.index, pictured=self.set != "known" and self.conditioning is None)
+        """Where its record stands."""
+        return Place(self.set, self.index, conditioned=self.conditioning is not None)
+
+    @property
+    def work(self) -> tuple[str, ...]:
+        """What tells it from other pieces of work."""
+        return (self.name, *self.ask)
 
 
 class Audit(Protocol):
@@ -59,8 +66,15 @@ class Audit(Protocol):
     image_size: tuple[int, int]
     concept: Concept
 
-    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> set[str]:
-        """Check or make the run folder; the names of which nothing is left to do."""
+    @property
+    def stages(self) -> list[tuple[str, ...]]:
+        """Probes that are asked together, in the order in which all samples meet them."""
+
+    def asked_of(self, place: Place) -> list[str]:
+        """The probes that a sample is put to."""
+
+    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> dict[str, list[str]]:
+        """Check or make the run folder; for each name the probes that are left to ask."""
 
 
 class ImageRows:
@@ -136,25 +150,41 @@ class AuditRows(Dataset[Sample]):
         return sample
 
 
-class Named(Protocol):
+class Piece(Protocol):
     """A piece of work, and what tells it from others."""
 
     @property
-    def name(self) -> str:
+    def work(self) -> tuple[str, ...]:
         """What it is."""
 
 
-Work = TypeVar("Work", bound=Named)
+Work = TypeVar("Work", bound=Piece)
 
 
 def fill_up(left: list[Work], samples: list[Work], world_size: int) -> list[Work]:
     """Give every process work: Lightning's prediction loop needs a batch on each; repeats are merged away."""
     if len(samples) < world_size:
         raise ValueError(f"{len(samples)} samples cannot be shared by {world_size} processes: use fewer devices")
-    keys = {s.name for s in left}
-    spare = [s for s in samples if s.name not in keys]
+    keys = {s.work for s in left}
+    spare = [s for s in samples if s.work not in keys]
     missing = world_size - len(left) if 0 < len(left) < world_size else 0
     return left + spare[:missing]
+
+
+def in_stages(
+    samples: Sequence[Sample], stages: Sequence[Sequence[str]], ask: Mapping[str, Sequence[str]]
+) -> list[Sample]:
+    """Samples with the probes they are put to, all of them through one stage before any goes to the next.
+
+    Args:
+        samples: in order.
+        stages: probes that are asked together, in order.
+        ask: the probes of each sample, by its name.
+    """
+    pieces = (
+        (sample, tuple(name for name in stage if name in ask[sample.name])) for stage in stages for sample in samples
+    )
+    return [replace(sample, ask=names) for sample, names in pieces if names]
 
 
 def digest(content: bytes) -> str:

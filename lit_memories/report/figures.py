@@ -15,15 +15,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.metrics.intervals import mean_interval
 from lit_memories.metrics.null import Null
 from lit_memories.records import SetName
 from lit_memories.report.formats import decimal, printable
-from lit_memories.report.pairing import Comparison
-from lit_memories.report.quantities import RunStatistics, Summary
-from lit_memories.report.shifts import shifts
+from lit_memories.statistics.pairing import Comparison
+from lit_memories.statistics.quantities import RunStatistics, Summary
+from lit_memories.statistics.shifts import shifts
 
 CONCEPT, REFERENCE, NULL, FAINT = "#d55e00", "#0072b2", "#4a4a4a", "#d9d9d9"
 ROLE_COLOURS = {"vanilla": "#4a4a4a", "erased": "#d55e00", "control": "#009e73", "random": "#999999"}
+MARKERS = "osD^vP*X"
 WIDTH = 9.0
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "axes.spines.top": False,
@@ -170,7 +172,8 @@ def _edges(summary: Summary, values: Sequence[tuple[np.ndarray, np.ndarray]]) ->
 
 
 def _nll(comparison: Comparison, name: SetName, row: int) -> np.ndarray:
-    return np.array([record.nll for record in comparison.used(row, name)], dtype=float)
+    used = comparison.used(row, name, "seed.nll")
+    return np.array([record.number("seed.nll") for record in used], dtype=float)
 
 
 def shift_figure(summary: Summary, comparison: Comparison) -> bytes:
@@ -179,27 +182,63 @@ def shift_figure(summary: Summary, comparison: Comparison) -> bytes:
         runs = [(row, run) for row, run in enumerate(summary.runs) if run.role in ("erased", "control")]
         figure = blank(WIDTH, 1.2 + 0.62 * max(1, len(runs)))
         axes = figure.subplots()
-        for place, (row, run) in enumerate(runs):
-            moved = shifts(comparison, row)
+        for place, (row, _) in enumerate(runs):
+            moved = shifts(comparison, row, summary.headline)
             if moved is None:
                 continue
-            for values, mean, offset, colour, label in (
-                (moved.concept, run.concept.shift, -0.17, CONCEPT, "concept E"),
-                (moved.reference, run.reference.shift, 0.17, REFERENCE, "reference R"),
+            for values, offset, colour, label in (
+                (moved.concept, -0.17, CONCEPT, "concept E"),
+                (moved.reference, 0.17, REFERENCE, "reference R"),
             ):
+                mean = mean_interval(values)
                 _strip(axes, place + offset, values.numpy(), mean, colour, label if place == 0 else None)
         axes.axvline(0, color=ROLE_COLOURS["vanilla"], lw=1, ls=(0, (4, 3)))
         axes.set_yticks(range(len(runs)), [shorten(run.name) for _, run in runs])
         axes.set_ylim(max(1, len(runs)) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="#eeeeee")
-        axes.set_xlabel("NLL less vanilla's on the same image, nats (diamond: mean and 95 % interval)")
+        what = "NLL of the seed" if summary.by_seeds else "surprise"
+        axes.set_xlabel(f"{what} less vanilla's on the same image, nats (diamond: mean and 95 % interval)")
         if runs:
             figure.legend(loc="outside upper right", ncols=2)
         else:
             axes.text(
                 0.5, 0.5, "neither an erased model nor a control was given", transform=axes.transAxes, ha="center"
             )
+        return png(figure)
+
+
+def profile_figure(summary: Summary) -> bytes | None:
+    """Where a memory sits: surprise by noise level less vanilla's, on concept images and on reference images.
+
+    Returns:
+        None if no run but vanilla has a profile.
+    """
+    found = [(run, run.profile) for run in summary.runs if run.profile is not None and run.role != "vanilla"]
+    if not found:
+        return None
+    with style():
+        figure = blank(WIDTH, 3.4)
+        panels = figure.subplots(1, 2, sharey=True)
+        shown = [profile for run, profile in found if run.role != "random"] or [profile for _, profile in found]
+        values = [value for profile in shown for name in ("concept", "reference") for value in profile[name]]
+        for axes, name, title in zip(
+            panels, ("concept", "reference"), ("concept images", "reference images"), strict=True
+        ):
+            for number, (run, profile) in enumerate(found):
+                random = run.role == "random"
+                axes.plot(
+                    profile["log_snr"], profile[name], ":" if random else "-", marker=MARKERS[number % len(MARKERS)],
+                    ms=4, lw=1.4, color=ROLE_COLOURS[run.role], label=shorten(run.name) + (" (off the scale)" * random),
+                )  # fmt: skip
+            axes.axhline(0, color=ROLE_COLOURS["vanilla"], lw=1, ls=(0, (4, 3)))
+            axes.set_title(title)
+            axes.set_xlabel("log SNR: noise on the left, the picture on the right")
+            axes.grid(color="#eeeeee")
+        margin = 0.1 * (max(values) - min(values)) or 1.0
+        panels[0].set_ylim(min(0, *values) - margin, max(0, *values) + margin)
+        panels[0].set_ylabel("nats by unit of log SNR, less vanilla's")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=min(5, len(found)))
         return png(figure)
 
 

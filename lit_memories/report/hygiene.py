@@ -1,27 +1,29 @@
 """What the measurement can resolve, in sentences: sample size, placebos, precision."""
 
 from lit_memories.report.formats import decimal, number
-from lit_memories.report.placebos import LEVEL, Placebos
-from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.statistics.placebos import LEVEL, Placebos
+from lit_memories.statistics.quantities import RunStatistics, Summary
 
 
 def resolution_sentence(summary: Summary, run: RunStatistics) -> list[str]:
     """The smallest forgetting these images resolve, and how many a forgetting worth resolving takes; or nothing."""
-    if run.resolvable is None or run.images_needed is None:
+    found = run.leading.resolution
+    if found is None:
         return []
-    goal = f"{decimal(run.goal, 1)} nats" + (", a tenth of the control's forgetting," if summary.calibrated else "")
+    goal = f"{decimal(found.goal, 1)} nats" + (", a tenth of the control's forgetting," if summary.calibrated else "")
+    concept, reference = (run.pairing[name].used for name in ("concept", "reference"))
     text = (
-        f"With these {run.concept.count} + {run.reference.count} images a forgetting of {decimal(run.resolvable, 1)} "
-        f"nats can be resolved (80 % power at level {LEVEL:g})"
+        f"With these {concept} + {reference} images a forgetting of {decimal(found.least, 1)} nats can be resolved "
+        f"(80 % power at level {LEVEL:g})"
     )
-    if run.resolvable <= run.goal:
+    if found.least <= found.goal:
         return [f"{text}, which is enough for {goal.rstrip(',')}."]
-    return [f"{text}; to resolve {goal} {run.images_needed} images each are needed."]
+    return [f"{text}; to resolve {goal} {found.images} images each are needed."]
 
 
 def placebo_sentences(run: RunStatistics) -> list[str]:
     """How often placebos alarm, and what it means if they do too often."""
-    found = run.placebos
+    found = run.leading.placebos
     if found is None:
         return []
     parts = []
@@ -52,7 +54,7 @@ def _alarm(found: Placebos) -> list[str]:
 
 def precision_sentences(summary: Summary) -> list[str]:
     """What each precision that was used does to seeds that are known."""
-    firsts = {run.precision: run for run in reversed(summary.runs)}
+    firsts = {run.precision: run for run in reversed(summary.runs) if "seed" in run.asked}
     sentences = []
     for precision in sorted(firsts):
         run = firsts[precision]

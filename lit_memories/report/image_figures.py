@@ -9,8 +9,8 @@ from PIL import Image
 
 from lit_memories.records import Run, SetName
 from lit_memories.report.figures import CONCEPT, REFERENCE, blank, png, shorten, style
-from lit_memories.report.image_level import Memories, QueryMemories, embed
 from lit_memories.report.pictures import read_picture
+from lit_memories.statistics.image_level import Memories, QueryMemories, embed
 
 SIZE = 2.4
 """Inches of a panel."""

@@ -13,16 +13,21 @@ from lit_memories.report import figures, page, pictures
 from lit_memories.report.formats import Table, printable, to_csv, to_latex, to_rich, to_rich_transposed
 from lit_memories.report.hygiene import precision_sentences
 from lit_memories.report.image_figures import memories_figure
-from lit_memories.report.image_level import Memories, compare_memories, image_notes, is_image_level
-from lit_memories.report.pairing import AUDIT_COMMAND, compare_runs
 from lit_memories.report.results import ConceptLevel, results, to_json
-from lit_memories.report.statistics import summarise
-from lit_memories.report.tables import memory_tables, tables
+from lit_memories.report.tables import cost_line, memory_tables, tables
 from lit_memories.report.verdict import judge, limits
+from lit_memories.statistics.image_level import Memories, compare_memories, image_notes, is_image_level
+from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
+from lit_memories.statistics.summary import summarise
 from lit_memories.storage.files import whole
 
-FIGURES = ("forgetting", "nll", "shifts", "rebuilt", "prompted")
+FIGURES = ("forgetting", "profile", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (
+    "Forgetting is how much more the concept's pictures surprise a model than vanilla, beyond other pictures, in nats. "
+    "Of control: 0 = as vanilla, 1 = as if it had never seen the concept, and it reads degree in between. "
+    "Brackets are 95 % intervals; a verdict holds for these pictures and prompts only."
+)
+HOW_TO_READ_SEEDS = (
     "Forgetting is in nats: 0 = seeds are as likely as in vanilla, so that at least a trace is left. "
     "Of control: 1 = as if it had never seen the concept. "
     "Brackets are 95 % intervals; a verdict holds for these prompts, this guidance and this inverter only."
@@ -110,9 +115,12 @@ def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:
     summary, comparison = level.summary, level.comparison
     drawn = {
         "forgetting": figures.forgetting_figure(summary),
-        "nll": figures.nll_figure(summary, comparison),
         "shifts": figures.shift_figure(summary, comparison),
     }
+    if (profile := figures.profile_figure(summary)) is not None:
+        drawn["profile"] = profile
+    if all(run.paper is not None for run in summary.runs):
+        drawn["nll"] = figures.nll_figure(summary, comparison)
     captions = {}
     for name, mosaic in (("rebuilt", pictures.rebuilt(comparison)), ("prompted", pictures.prompted(comparison))):
         if mosaic is None:
@@ -158,5 +166,8 @@ def _print(level: ConceptLevel | None, memories: Sequence[Memories], shown: Sequ
         console.print(Padding(Text(printable(" ".join(closing))), (0, 0, 1, 0)))
     for note in (*(level.summary.notes if level else ()), *(image_notes(memories) if memories else ())):
         console.print(Text(printable(f"Note: {note}")))
-    console.print(Text(HOW_TO_READ if level else HOW_TO_READ_MEMORIES))
+    if level is not None and (spent := cost_line(level.summary)):
+        console.print(Text(printable(spent)))
+    how = HOW_TO_READ_MEMORIES if level is None else HOW_TO_READ_SEEDS if level.summary.by_seeds else HOW_TO_READ
+    console.print(Text(how))
     console.print(Text(printable(f"Report: {out / 'report.html'}")), soft_wrap=True)

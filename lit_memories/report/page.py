@@ -7,17 +7,22 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lit_memories.report.formats import decimal
-from lit_memories.report.image_level import Memories
-from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.numbers import Asked
+from lit_memories.probes import PROBES
+from lit_memories.report.formats import Table, decimal
 from lit_memories.report.results import ConceptLevel
 from lit_memories.report.schema import Results
-from lit_memories.report.tables import memory_tables, tables
+from lit_memories.report.tables import memory_tables, probe_tables, tables
 from lit_memories.report.verdict import Verdict, limits
+from lit_memories.statistics.image_level import Memories
+from lit_memories.statistics.quantities import RunStatistics, Summary
 
 SCALE_LOW, SCALE_HIGH = -0.25, 1.5  # the stretch of fractions that a card's scale shows
 ORDER = ("erased", "control", "random", "vanilla")
-TONES = {"remembers": "bad", "damaged": "bad", "not shown to forget": "bad", "partly forgot": "some", "forgot": "good"}
+TONES = {
+    "remembers": "bad", "damaged": "bad", "not shown to forget": "bad", "partly forgot": "some",
+    "mostly forgot": "some", "forgot": "good",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,14 @@ class Card:
     low: float | None
     high: float | None
     label: str
+
+
+class Found(NamedTuple):
+    """A probe, what its numbers tell, and the table of them."""
+
+    asked: Asked
+    says: str
+    table: Table
 
 
 class Picture(NamedTuple):
@@ -88,6 +101,8 @@ def render(
         ],
         provenance=[(run["name"], run["role"], flatten(run["provenance"])) for run in every],
         factors=_factors(level.summary) if level else [],
+        by_seeds=level is not None and level.summary.by_seeds,
+        probes=_probes(level.summary) if level else [],
     )
 
 
@@ -108,6 +123,15 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value)
+
+
+def _probes(summary: Summary) -> list[Found]:
+    named = {f"probe_{name}": asked for name, asked in summary.probes.items()}
+    return [
+        Found(asked, PROBES[asked.name].says if asked.name in PROBES else "", table)
+        for table in probe_tables(summary)
+        if (asked := named[table.name])
+    ]
 
 
 def _cards(level: ConceptLevel) -> list[Card]:

@@ -14,7 +14,7 @@ from PIL import Image
 from lit_memories.images import to_rgb
 from lit_memories.records import IMAGES, Run, SetName
 from lit_memories.report.figures import FAINT, WIDTH, blank, png, shorten, style
-from lit_memories.report.pairing import Comparison
+from lit_memories.statistics.pairing import Comparison
 
 ROWS, SAMPLES, UNPROMPTED = 4, 5, 3
 PROMPTED: dict[SetName, str] = {
@@ -51,7 +51,11 @@ def rebuilt(comparison: Comparison) -> Mosaic | None:
     grid = [
         [_load(runs, "concept", index, kind) for runs, kind in zip(columns, kinds, strict=True)] for index in indices
     ]
-    prompts = {record.index: record.prompt for record in comparison.used(comparison.vanilla, "concept")}
+    prompts = {
+        record.index: record.prompt
+        for record in comparison.runs[comparison.vanilla].records
+        if record.set == "concept" and record.conditioning is None
+    }
     return _mosaic(grid, titles, [prompts.get(index, "") for index in indices], groups=(2,))
 
 

@@ -9,21 +9,23 @@ from typing import Any, cast
 from torch import Tensor
 
 from lit_memories.metrics.null import Null
+from lit_memories.numbers import Asked
 from lit_memories.records import Run, RunInfo, finite
 from lit_memories.report.hygiene import precision_sentences
-from lit_memories.report.image_level import Memories, image_notes
-from lit_memories.report.pairing import Comparison, expected
-from lit_memories.report.quantities import RunStatistics, Summary
 from lit_memories.report.schema import (
     RESULTS_SCHEMA,
     ImageLevelResult,
     MemoriesResult,
+    ProbeResult,
     ProvenanceResult,
     Results,
     RunResult,
     VerdictResult,
 )
 from lit_memories.report.verdict import Verdict
+from lit_memories.statistics.image_level import Memories, image_notes
+from lit_memories.statistics.pairing import Comparison, expected
+from lit_memories.statistics.quantities import RunStatistics, Summary
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,25 @@ def to_json(found: Results) -> str:
 
 
 def _run(statistics: RunStatistics, verdict: Verdict, run: Run) -> RunResult:
-    values = {name: _plain(value) for name, value in _items(statistics)}
+    names = RunResult.__annotations__.keys() - {"verdict", "provenance", "probes"}
+    values = {name: _plain(getattr(statistics, name)) for name in names}
     values["verdict"] = _verdict(verdict)
     values["provenance"] = _provenance(run.info, run)
+    values["probes"] = {name: _probe(asked, statistics) for name, asked in statistics.asked.items()}
     return cast(RunResult, {name: values[name] for name in RunResult.__annotations__})
+
+
+def _probe(asked: Asked, statistics: RunStatistics) -> ProbeResult:
+    paths = {number.name: asked.path(number) for number in asked.numbers}
+    return {
+        "question": asked.question,
+        "settings": _plain(asked.settings),
+        "sets": list(asked.sets),
+        "cost": statistics.cost.get(asked.name, {}),
+        "numbers": {
+            name: _plain(statistics.numbers[path]) for name, path in paths.items() if path in statistics.numbers
+        },
+    }
 
 
 def _image_level(memories: Sequence[Memories]) -> ImageLevelResult:

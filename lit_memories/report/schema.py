@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-RESULTS_SCHEMA = 2
+RESULTS_SCHEMA = 3
 
 
 class EstimateResult(TypedDict):
@@ -19,15 +19,43 @@ class SetResult(TypedDict):
     """`SetStatistics`."""
 
     count: int
-    psnr: EstimateResult | None
-    psnr_ceiling: EstimateResult | None
-    psnr_round_trip: EstimateResult | None
-    nll: EstimateResult
-    nll_sd: EstimateResult
-    z: EstimateResult
-    w1: EstimateResult
-    shift: EstimateResult
-    seen: EstimateResult | None
+    value: EstimateResult
+    change: EstimateResult | None
+
+
+class NumberDescription(TypedDict):
+    """`Number`."""
+
+    name: str
+    title: str
+    compare: str
+    unit: str
+    direction: str
+    zero: str
+    one: str
+    digits: int
+    percent: bool
+
+
+class ResolutionResult(TypedDict):
+    """`Resolution`."""
+
+    least: float
+    goal: float
+    images: int
+
+
+class PaperResult(TypedDict):
+    """`PaperStatistics`."""
+
+    z_concept: EstimateResult
+    z_reference: EstimateResult
+    nll_sd_concept: EstimateResult
+    nll_sd_reference: EstimateResult
+    w1_concept: EstimateResult
+    w1_reference: EstimateResult
+    relative_distance: EstimateResult
+    relative_distance_w2_squared: EstimateResult
 
 
 class InverterResult(TypedDict):
@@ -83,6 +111,29 @@ class PlacebosResult(TypedDict):
     distinguishable: int
 
 
+class NumberResult(TypedDict):
+    """`NumberStatistics`."""
+
+    number: NumberDescription
+    sets: dict[str, SetResult]
+    forgetting: EstimateResult | None
+    fraction: EstimateResult | None
+    damage: EstimateResult | None
+    conditionings: list[ConditionedResult]
+    placebos: PlacebosResult | None
+    resolution: ResolutionResult | None
+
+
+class ProbeResult(TypedDict):
+    """`Asked`, and what the probe cost."""
+
+    question: str
+    settings: dict[str, Any]
+    sets: list[str]
+    cost: dict[str, float]
+    numbers: dict[str, NumberResult]
+
+
 class PairingResult(TypedDict):
     """`Pairing`."""
 
@@ -110,6 +161,7 @@ class RunResult(TypedDict):
     name: str
     role: str
     verdict: VerdictResult
+    headline: str
     forgetting: EstimateResult
     fraction: EstimateResult | None
     damage: EstimateResult
@@ -118,19 +170,9 @@ class RunResult(TypedDict):
     retained: EstimateResult | None
     retained_by_factor: dict[str, EstimateResult]
     retained_change: EstimateResult | None
-    relative_distance: EstimateResult
-    relative_distance_w2_squared: EstimateResult
-    concept: SetResult
-    reference: SetResult
-    conditionings: list[ConditionedResult]
-    typicality: dict[str, EstimateResult]
-    likelihood: EstimateResult | None
-    reach: EstimateResult | None
-    reach_change: EstimateResult | None
-    placebos: PlacebosResult | None
-    resolvable: float | None
-    goal: float
-    images_needed: int | None
+    probes: dict[str, ProbeResult]
+    profile: dict[str, list[float]] | None
+    paper: PaperResult | None
     inverter: InverterResult
     pairing: dict[str, PairingResult]
     records: dict[str, int]

@@ -1,11 +1,14 @@
 """What the tables of a report show."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from lit_memories.numbers import Asked, Number
 from lit_memories.report.formats import Column, Row, Table, Value
-from lit_memories.report.image_level import Memories
-from lit_memories.report.placebos import Placebo, Placebos
-from lit_memories.report.quantities import RunStatistics, Summary
+from lit_memories.statistics.image_level import Memories
+from lit_memories.statistics.pairing import HEADLINES
+from lit_memories.statistics.placebos import Placebo, Placebos
+from lit_memories.statistics.quantities import RunStatistics, Summary
 
 
 def _count(key: str, title: str, value: Callable[[Row], int]) -> Column:
@@ -14,9 +17,20 @@ def _count(key: str, title: str, value: Callable[[Row], int]) -> Column:
 
 def _placebo(key: str, title: str, value: Callable[[Placebos], Value], digits: int = 1) -> Column:
     def of_run(run: RunStatistics) -> Value:
-        return None if run.placebos is None else value(run.placebos)
+        return None if run.leading.placebos is None else value(run.leading.placebos)
 
     return Column(key, title, of_run, digits, interval=False)
+
+
+def _paper(key: str, title: str, digits: int = 1) -> Column:
+    return Column(key, title, lambda run: None if run.paper is None else getattr(run.paper, key), digits)
+
+
+def _resolution(key: str, title: str) -> Column:
+    def of_run(run: RunStatistics) -> Value:
+        return None if run.leading.resolution is None else getattr(run.leading.resolution, key)
+
+    return Column(f"resolution_{key}", title, of_run, interval=False)
 
 
 NAME = Column("model", "model", lambda run: run.name, interval=False, left=True)
@@ -25,55 +39,50 @@ MAIN = (
     Column("role", "role", lambda run: run.role, interval=False, left=True),
     Column("forgetting", "forgetting, nats", lambda run: run.forgetting),
     Column("fraction", "of control", lambda run: run.fraction, digits=2, missing="not calibrated"),
+)
+WORDS = Column(
+    "fraction_empty", "of control, without the prompt", lambda run: _fraction(run, "denoising.surprise_empty"), digits=2
+)
+PRICE = (
     Column("damage", "damage, nats", lambda run: run.damage),
     Column("prompted", "prompted concept, %", lambda run: run.prompted, digits=0, percent=True),
     Column("retained", "other prompts met, %", lambda run: run.retained, digits=0, percent=True),
-    Column("seen", "concept in rebuilt images, %", lambda run: run.concept.seen, digits=0, percent=True),
 )
-MEASURES = (
+PAPER = (
     NAME,
-    Column("nll_concept", "NLL(E), nats", lambda run: run.concept.nll),
-    Column("z_concept", "z(E)", lambda run: run.concept.z, digits=2),
-    Column("nll_reference", "NLL(R), nats", lambda run: run.reference.nll),
-    Column("z_reference", "z(R)", lambda run: run.reference.z, digits=2),
-    Column("w1_concept", "W1(E), nats", lambda run: run.concept.w1),
-    Column("w1_reference", "W1(R), nats", lambda run: run.reference.w1),
-    Column("relative_distance", "relative distance, W1", lambda run: run.relative_distance, digits=2),
+    Column("nll_concept", "NLL(E), nats", lambda run: run.value("seed.nll", "concept")),
+    _paper("z_concept", "z(E)", 2),
+    Column("nll_reference", "NLL(R), nats", lambda run: run.value("seed.nll", "reference")),
+    _paper("z_reference", "z(R)", 2),
+    Column("forgetting_nll", "forgetting by the seeds' NLL, nats", lambda run: _forgetting(run, "seed.nll")),
+    Column("fraction_nll", "of control", lambda run: _fraction(run, "seed.nll"), digits=2),
+    Column("damage_nll", "damage, nats", lambda run: run.change("seed.nll", "reference")),
+    _paper("w1_concept", "W1(E), nats"),
+    _paper("w1_reference", "W1(R), nats"),
+    _paper("relative_distance", "relative distance, W1", 2),
+    _paper("relative_distance_w2_squared", "relative distance, official squared form", 2),
+    Column("psnr_concept", "PSNR(E), dB", lambda run: run.value("seed.psnr", "concept")),
+    Column("psnr_reference", "PSNR(R), dB", lambda run: run.value("seed.psnr", "reference")),
     Column(
-        "relative_distance_w2_squared",
-        "relative distance, official squared form",
-        lambda run: run.relative_distance_w2_squared,
-        digits=2,
+        "seen", "concept in rebuilt images, %", lambda run: run.value("seed.shows_concept", "concept"), 0, percent=True
     ),
-    Column("psnr_concept", "PSNR(E), dB", lambda run: run.concept.psnr),
-    Column("psnr_reference", "PSNR(R), dB", lambda run: run.reference.psnr),
 )
 HYGIENE = (
     NAME,
     _count("concept_used", "E used", lambda run: run.used["concept"]),
     _count("reference_used", "R used", lambda run: run.used["reference"]),
     _count("known_used", "known seeds", lambda run: run.inverter.known),
-    Column("resolvable", "resolvable, nats", lambda run: run.resolvable, interval=False),
-    Column("images_needed", "images to resolve the goal", lambda run: run.images_needed, interval=False),
+    _resolution("least", "resolvable, nats"),
+    _resolution("images", "images to resolve the goal"),
     _count("flagged", "flagged", lambda run: sum(run.flags.values())),
     _count("unmeasured", "residual not measured", lambda run: run.inverter.unmeasured),
     _count("unreadable", "unreadable", lambda run: sum(map(len, run.unreadable.values()))),
-    Column("psnr_ceiling_concept", "VAE ceiling(E), dB", lambda run: run.concept.psnr_ceiling),
-    Column("psnr_round_trip_concept", "PSNR(E) to round trip, dB", lambda run: run.concept.psnr_round_trip),
     Column("nll_bias", "bias on known seeds, nats", lambda run: run.inverter.nll_bias, digits=2),
     Column("worst_bias", "worst bias, nats", lambda run: run.inverter.worst_bias, digits=2, interval=False),
     Column("seed_error", "seed error", lambda run: run.inverter.seed_error, digits=4),
     Column("converged", "converged, %", lambda run: run.inverter.converged, digits=0, percent=True),
-    Column("evaluations", "evaluations", lambda run: run.inverter.evaluations, digits=0),
+    Column("evaluations", "evaluations an inversion", lambda run: run.inverter.evaluations, digits=0),
     Column("worst_residual", "worst residual", lambda run: run.inverter.worst_residual, digits=5, interval=False),
-)
-
-
-BASIN = (
-    Column("reach", "reach, degrees", lambda run: run.reach, digits=0),
-    Column("reach_change", "reach less vanilla's, degrees", lambda run: run.reach_change, digits=0),
-    Column("prompted", "concept among samples under its prompts, %", lambda run: run.prompted, 0, percent=True),
-    Column("unprompted", "concept among samples without a prompt, %", lambda run: run.unprompted, 0, percent=True),
 )
 PLACEBOS = (
     _placebo("splits", "random halves", lambda found: found.splits),
@@ -114,22 +123,94 @@ STAGES = (
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The tables of a report; those of options that no audit was asked for are left out."""
-    found = [
-        Table("main", "What was forgotten, and at what price", MAIN, summary.runs),
-        Table("measures", "The paper's measures", MEASURES, summary.runs),
-        Table("hygiene", "What the measurement can resolve", HYGIENE, summary.runs),
-    ]
+    """The tables of a report: the verdict's, one for each probe that was asked, and what they rest on."""
+    empty = any("denoising.surprise_empty" in run.numbers for run in summary.runs)
+    main = (*MAIN, *([WORDS] if empty else []), *PRICE)
+    found = [Table("main", "What was forgotten, and at what price", main, summary.runs)]
+    if any(run.paper is not None for run in summary.runs):
+        found.append(Table("paper", "The paper's measures", PAPER, summary.runs))
     for name, title, columns in (
         ("conditionings", "Forgetting under other prompts and guidance, nats", _conditionings(summary)),
-        ("seeds", "Beyond the seed's norm", _seeds(summary)),
-        ("basin", "Needle or basin", _basin(summary)),
-        ("placebos", "Placebos", PLACEBOS if any(run.placebos for run in summary.runs) else ()),
+        ("placebos", "Placebos", PLACEBOS if any(run.leading.placebos for run in summary.runs) else ()),
         ("placebo_words", "Placebos, word by word: forgetting in nats and corrected p", _words(summary)),
+        ("cost", "What each probe cost: evaluations a sample, and seconds", _cost(summary)),
     ):
         if columns:
-            found.append(Table(name, title, (NAME, *columns), summary.runs, detail=name == "placebo_words"))
+            detail = name in ("placebo_words", "cost")
+            found.append(Table(name, title, (NAME, *columns), summary.runs, detail=detail))
+    hygiene = HYGIENE if any("seed" in run.asked for run in summary.runs) else HYGIENE[:9]
+    found.append(Table("hygiene", "What the measurement can resolve", hygiene, summary.runs))
+    return found + probe_tables(summary)
+
+
+def probe_tables(summary: Summary) -> list[Table]:
+    """A table for each probe, of every number that it says is compared."""
+    found = []
+    for asked in summary.probes.values():
+        columns = [column for number in asked.numbers for column in _columns(summary, asked, number)]
+        if columns:
+            title = asked.question or asked.name
+            found.append(Table(f"probe_{asked.name}", title, (NAME, *columns), summary.runs, detail=True))
     return found
+
+
+def _columns(summary: Summary, asked: Asked, number: Number) -> list[Column]:
+    """What a table shows of a number: as it is compared, on each set that has it."""
+    path, unit = asked.path(number), f", {number.unit}" if number.unit else ", %" if number.percent else ""
+    held = [run.numbers[path] for run in summary.runs if path in run.numbers]
+    columns, options = [], {"digits": number.digits, "percent": number.percent}
+    if any(found.forgetting is not None for found in held):
+        columns += [
+            Column(f"{number.name}_forgetting", f"forgetting by {number.title}{unit}", partial(_forgetting, path=path)),
+            Column(f"{number.name}_fraction", "of control", partial(_fraction, path=path), digits=2),
+            Column(f"{number.name}_damage", f"damage by {number.title}{unit}", partial(_damage, path=path)),
+        ]
+    for name in dict.fromkeys(name for found in held for name in found.sets):
+        label, key = f"{number.title} ({name}){unit}", f"{number.name}_{name}"
+        columns.append(Column(key, label, partial(_value, path=path, name=name), **options))  # type: ignore[arg-type]
+        if any(found.change(name) is not None for found in held):
+            change = partial(_change, path=path, name=name)
+            columns.append(Column(f"{key}_change", "less vanilla's", change, **options))  # type: ignore[arg-type]
+    return columns
+
+
+def _value(run: RunStatistics, path: str, name: str) -> Value:
+    return run.value(path, name)
+
+
+def _change(run: RunStatistics, path: str, name: str) -> Value:
+    return run.change(path, name)
+
+
+def _forgetting(run: RunStatistics, path: str) -> Value:
+    return run.numbers[path].forgetting if path in run.numbers else None
+
+
+def _fraction(run: RunStatistics, path: str) -> Value:
+    return run.numbers[path].fraction if path in run.numbers else None
+
+
+def _damage(run: RunStatistics, path: str) -> Value:
+    return run.numbers[path].damage if path in run.numbers else None
+
+
+def _cost(summary: Summary) -> list[Column]:
+    """Two columns a probe that a run tells the cost of."""
+    columns = []
+    for name in dict.fromkeys(name for run in summary.runs for name in run.cost):
+
+        def each(run: RunStatistics, name: str = name) -> Value:
+            entry = run.cost.get(name, {})
+            return entry["evaluations"] / entry["samples"] if entry.get("samples") else None
+
+        def seconds(run: RunStatistics, name: str = name) -> Value:
+            return run.cost.get(name, {}).get("seconds")
+
+        columns += [
+            Column(f"evaluations_{name}", f"{name}: evaluations a sample", each, digits=0, interval=False),
+            Column(f"seconds_{name}", f"{name}: seconds", seconds, digits=0, interval=False),
+        ]
+    return columns
 
 
 def memory_tables(memories: Sequence[Memories]) -> list[Table]:
@@ -142,58 +223,51 @@ def memory_tables(memories: Sequence[Memories]) -> list[Table]:
     return found if rows else []
 
 
+def cost_line(summary: Summary) -> str:
+    """What each probe cost over all runs, in one line; empty where no run tells."""
+    parts = []
+    for name in dict.fromkeys(name for run in summary.runs for name in run.cost):
+        entries = [run.cost[name] for run in summary.runs if name in run.cost]
+        totals = {key: sum(entry.get(key, 0.0) for entry in entries) for key in ("evaluations", "seconds", "samples")}
+        each = totals["evaluations"] / totals["samples"] if totals["samples"] else 0.0
+        parts.append(f"{name} {each:.0f} evaluations a sample, {totals['seconds']:.0f} s")
+    return f"Cost: {'; '.join(parts)}." if parts else ""
+
+
 def _conditionings(summary: Summary) -> list[Column]:
-    """Three columns a conditioning, if there is one besides the own prompt."""
-    labels = [entry.label for entry in summary.vanilla.conditionings]
+    """Columns for each conditioning and number that verdicts rest on, if there is one besides the own prompt."""
     columns = []
-    for label in labels if len(labels) > 1 else []:
-        key = label.replace("@", "_at_")
-
-        def amount(run: RunStatistics, label: str = label) -> Value:
-            return None if (found := run.under(label)) is None else found.forgetting
-
-        def chance(run: RunStatistics, label: str = label) -> Value:
-            return None if (found := run.under(label)) is None else found.p
-
-        def met(run: RunStatistics, label: str = label) -> Value:
-            return None if (found := run.under(label)) is None else found.converged
-
-        columns += [
-            Column(f"forgetting_{key}", label, amount),
-            Column(f"p_{key}", f"p, {label}", chance, digits=4, interval=False),
-            Column(f"converged_{key}", f"converged, {label}, %", met, digits=0, percent=True),
-        ]
+    for path in HEADLINES:
+        vanilla = summary.vanilla.numbers.get(path)
+        labels = [] if vanilla is None else [entry.label for entry in vanilla.conditionings]
+        what = "surprise" if path == HEADLINES[0] else "seeds"
+        for label in labels if len(labels) > 1 else []:
+            key = f"{what}_{label.replace('@', '_at_')}"
+            amount = partial(_under, path=path, label=label, name="forgetting")
+            chance = partial(_under, path=path, label=label, name="p")
+            met = partial(_under, path=path, label=label, name="converged")
+            columns += [
+                Column(f"forgetting_{key}", f"{what}, {label}", amount),
+                Column(f"p_{key}", f"p, {what}, {label}", chance, digits=4, interval=False),
+            ]
+            if path != HEADLINES[0]:
+                columns.append(Column(f"converged_{key}", f"converged, {label}, %", met, digits=0, percent=True))
     return columns
 
 
-def _seeds(summary: Summary) -> list[Column]:
-    """Typicality and likelihood, as far as they were measured."""
-    columns = []
-    for name in summary.vanilla.typicality:
-
-        def share(run: RunStatistics, name: str = name) -> Value:
-            return run.typicality.get(name)
-
-        columns.append(Column(f"atypical_{name}", f"atypical {name.replace('_', ' ')}, %", share, 0, percent=True))
-    if any(run.likelihood is not None for run in summary.runs):
-        columns.append(Column("likelihood", "forgetting of log p(x), nats", lambda run: run.likelihood))
-    return columns
-
-
-def _basin(summary: Summary) -> tuple[Column, ...]:
-    """Reach and the rates among samples of the prior, if more than the prompted rate was measured."""
-    asked = any(run.reach is not None or run.unprompted is not None for run in summary.runs)
-    return BASIN if asked else ()
+def _under(run: RunStatistics, path: str, label: str, name: str) -> Value:
+    found = run.numbers[path].under(label) if path in run.numbers else None
+    return None if found is None else getattr(found, name)
 
 
 def _words(summary: Summary) -> list[Column]:
     """Two columns a placebo word."""
-    words = sorted({entry.word for run in summary.runs if run.placebos for entry in run.placebos.words})
+    words = sorted({entry.word for run in summary.runs if run.leading.placebos for entry in run.leading.placebos.words})
     columns = []
     for word in words:
 
         def placebo(run: RunStatistics, word: str = word) -> Placebo | None:
-            words = () if run.placebos is None else run.placebos.words
+            words = () if run.leading.placebos is None else run.leading.placebos.words
             return next((entry for entry in words if entry.word == word), None)
 
         def amount(run: RunStatistics, of: Callable[[RunStatistics], Placebo | None] = placebo) -> Value:

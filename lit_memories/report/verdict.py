@@ -1,39 +1,29 @@
 """Statistics to plain sentences: what the numbers support, and what they do not.
 
-`judge` is a pure function; its thresholds are the constants of `lit_memories.report.criteria`.
+`judge` is a pure function; its thresholds are the constants of `lit_memories.statistics.criteria`.
 """
 
 import math
 from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
-from lit_memories.records import SetName
-from lit_memories.report.criteria import (
-    BIAS_SHARE,
-    DAMAGE_SD,
-    FEW,
+from lit_memories.report.cautions import cautions, seed_sentences
+from lit_memories.report.formats import number, percent
+from lit_memories.statistics.criteria import (
+    LARGE,
     PROMPTABLE_ABOVE,
     PSNR_SPREAD,
-    TOO_FEW,
     Category,
     apart,
-    bias_difference,
-    biased,
     categorise,
-    convergence,
     fails_prompts,
     prompt_state,
-    reach,
     samples_to_know,
     scale,
-    unconverged,
-    unmeasured,
-    unverified,
-)  # fmt: skip
-from lit_memories.report.formats import decimal, number, percent
-from lit_memories.report.hygiene import placebo_sentences, resolution_sentence
-from lit_memories.report.pairing import AUDIT_COMMAND
-from lit_memories.report.quantities import RunStatistics, Summary, beyond
+    words_only,
+)
+from lit_memories.statistics.pairing import AUDIT_COMMAND
+from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 
 @dataclass(frozen=True)
@@ -74,9 +64,11 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     category = categorise(summary, run)
     sentences = [
         _prompted(run, summary.vanilla),
-        _wreck(run) if category == "damaged" else _memory(summary, run),
+        _wreck(summary, run) if category == "damaged" else _memory(summary, run),
+        *([] if category == "damaged" else _words(summary, run)),
         _damage(summary, run),
-        *_cautions(summary, run),
+        *seed_sentences(summary, run),
+        *cautions(summary, run),
     ]
     return Verdict(run.name, category, _headline(summary, run, category), tuple(sentences), limits(summary))
 
@@ -96,18 +88,20 @@ def _headline(summary: Summary, run: RunStatistics, category: Category) -> str:
         "refused": f"{run.name} refuses the prompt and remembers {concept}.",
         "unknown": f"{run.name} remembers {concept}.",
     }
+    moved = "its seeds moved" if summary.by_seeds else "it is more surprised by its pictures, but"
     sentences: dict[Category, str] = {
         "remembers": remembers[prompt],
-        "not shown to forget": f"{run.name} is not shown to forget {concept}: its seeds moved less than the control's, "
-        "and no movement at all cannot be excluded.",
+        "not shown to forget": f"{run.name} is not shown to forget {concept}: {moved} less than the control"
+        f"{chr(39) + 's' if summary.by_seeds else ' is'}, and no movement at all cannot be excluded.",
         "partly forgot": f"{run.name} {'partly' if _below_control(run) else 'at least partly'} forgot {concept}.",
+        "mostly forgot": f"{run.name} forgot most of {concept}, and kept some.",
         "forgot": f"{run.name} forgot {concept}, as far as this audit can see."
         + (" Yet the prompt still works: look at its samples before you believe either number." * (prompt == "works")),
         "damaged": f"{run.name} is damaged: {_what_is_damaged(summary, run)}. What it remembers of {concept} cannot be "
         "told.",
         "cannot tell": f"This audit cannot tell whether {run.name} forgot {concept}.",
         "not trustworthy": f"The forgetting measured for {run.name} is not trustworthy.",
-        "not calibrated": f"The seeds of {run.name} moved; how much of forgetting {concept} that is, is not calibrated."
+        "not calibrated": f"{run.name} changed on {concept}; how much of forgetting that is, is not calibrated."
         if apart(run.forgetting)
         else f"{run.name} is not distinguishable from vanilla: no forgetting of {concept} is shown.",
     }
@@ -119,14 +113,21 @@ def _what_is_damaged(summary: Summary, run: RunStatistics) -> str:
     if fails_prompts(run):
         found.append("prompts for other things fail")
     if beyond(run.damage, scale(summary)):
-        found.append("the seeds of other images moved more than forgetting would move the concept's")
+        found.append(f"{_what(summary)} other images moved more than forgetting would move the concept's")
     return " and ".join(found)
 
 
-def _wreck(run: RunStatistics) -> str:
+def _what(summary: Summary) -> str:
+    """What moves, for a sentence that goes on with images."""
+    return "the seeds of" if summary.by_seeds else "its surprise at"
+
+
+def _wreck(summary: Summary, run: RunStatistics) -> str:
+    moved = run.leading.change("concept")
+    size = "" if moved is None else f" by {number(moved, 'nats')}"
     return (
-        f"The seeds of concept images moved by {number(run.concept.shift, 'nats')} from vanilla's; in a model "
-        "that lost other things too, a difference to those of reference images says nothing of a memory."
+        f"From vanilla, {_what(summary)} concept images moved{size}; in a model that lost other things too, a "
+        "difference to reference images says nothing of a memory."
     )
 
 
@@ -157,11 +158,16 @@ def _prompted(run: RunStatistics, vanilla: RunStatistics) -> str:
 
 def _memory(summary: Summary, run: RunStatistics) -> str:
     shift = run.forgetting
-    text = f"Against reference images, the seeds of concept images moved by {number(shift, 'nats')} from vanilla's"
+    if summary.by_seeds:
+        text = f"Against reference images, the seeds of concept images moved by {number(shift, 'nats')} from vanilla's"
+    else:
+        text = (
+            f"Pictures of the concept surprise it by {number(shift, 'nats')} more than vanilla, beyond what others do"
+        )
     text += ", which is distinguishable from no change" if apart(shift) else ", which may be no change at all"
     if run.fraction is None or not summary.calibrated:
         return f"{text}."
-    text += f"; that is {number(run.fraction, digits=2)} of the control's movement"
+    text += f"; that is {number(run.fraction, digits=2)} of what it is for the control"
     if math.isnan(run.fraction.low):
         text += ", with an interval the data cannot give"
     elif run.fraction.low > 1:
@@ -174,13 +180,26 @@ def _memory(summary: Summary, run: RunStatistics) -> str:
     return f"{text}."
 
 
+def _words(summary: Summary, run: RunStatistics) -> list[str]:
+    """What is left without the prompt, where that tells cut words from lost pictures."""
+    cut = words_only(summary, run)
+    if cut is None:
+        return []
+    empty = run.numbers["denoising.surprise_empty"]
+    size = "" if empty.forgetting is None else number(empty.forgetting, "nats")
+    if summary.calibrated and empty.fraction is not None and not math.isnan(empty.fraction.low):
+        size = f"{number(empty.fraction, digits=2)} of what it is for the control"
+    meaning = "it cut the words rather than the pictures" if cut else "the pictures themselves were changed"
+    return [f"Without the prompt it is {size}: {meaning}."]
+
+
 def uncalibrated(summary: Summary) -> str:
     """Why fractions are missing and what to do about it."""
     control = summary.control_run
     if control is not None and apart(control.forgetting):
         return (
-            f"The seeds of reference images moved as much in the control {control.name} as those of concept images, so "
-            "it sets no scale; check that it is a sound model that never saw the concept."
+            f"The control {control.name} differs from vanilla on reference images as much as on concept images, so it "
+            "sets no scale; check that it is a sound model that never saw the concept."
         )
     if control is not None:
         return (
@@ -194,11 +213,11 @@ def uncalibrated(summary: Summary) -> str:
 
 
 def _damage(summary: Summary, run: RunStatistics) -> str:
-    shift, sd = run.damage, summary.null_sd
-    size = f"{number(shift, 'nats')}, {decimal(shift.value / sd, 2)} sd of the null"
+    shift = run.damage
+    size = number(shift, "nats")
     if not apart(shift):
         text = f"Reference images did not measurably move ({size})"
-    elif abs(shift.value) > DAMAGE_SD * sd:
+    elif abs(shift.value) > LARGE * scale(summary):
         text = f"Reference images moved a lot, by {size}: the model was changed well beyond the concept"
     else:
         text = f"Reference images moved slightly, by {size}"
@@ -212,65 +231,20 @@ def _damage(summary: Summary, run: RunStatistics) -> str:
     return f"{text}, and prompts for other things are met {direction} often: {points}."
 
 
-def _cautions(summary: Summary, run: RunStatistics) -> list[str]:
-    sentences = []
-    if run.concept.shift.low == run.concept.shift.high == run.damage.low == run.damage.high == 0:
-        sentences.append("All its seeds are vanilla's to the last digit: check that the erasure was applied at all.")
-    bias, share = bias_difference(summary, run), convergence(summary, run)
-    if share is not None and unconverged(summary, run):
-        sentences.append(
-            f"Only {100 * share:.0f} % of the inversions converged: allow the inverter more iterations, or take "
-            "another than a faithful one."
-        )
-    if names := ", ".join(one.name for one in unmeasured(summary, run)):
-        sentences.append(
-            f"The inverter's residual was not measured in {names} (option measure_residual), so nothing says of an "
-            "image whether its inversion converged"
-            + ("; no seed was known either: nothing vouches for these seeds." if unverified(summary, run) else ".")
-        )
-    if bias is None:
-        sentences.append("The inverter was not checked on known seeds in both this run and vanilla's.")
-    elif biased(summary, run):
-        sentences.append(
-            f"On seeds that are known, the inverter's error differs between models by {decimal(abs(bias), 1)} nats, "
-            f"a sizeable part of the {decimal(reach(summary, run), 1)} nats to be resolved: improve the inverter first."
-        )
-    elif abs(bias) > BIAS_SHARE * abs(run.forgetting.value):
-        sentences.append(
-            f"The inverter's error on known seeds differs between models by {decimal(abs(bias), 1)} nats: "
-            "little on the scale of forgetting, but this model's own movement is of that size."
-        )
-    sentences += _left_out(run)
-    fewest = min(run.concept.count, run.reference.count)
-    if fewest < TOO_FEW:
-        sentences.append(f"With {fewest} images in a set no conclusion is drawn; audit at least {FEW}.")
-    elif fewest < FEW:
-        sentences.append(f"There are only {fewest} images in a set: very skewed shifts would need more.")
-    return [*sentences, *placebo_sentences(run), *resolution_sentence(summary, run)]
-
-
-def _left_out(run: RunStatistics) -> list[str]:
-    """On how many images a verdict rests, if not on all."""
-    names: dict[SetName, str] = {"concept": "the concept", "reference": "other things"}
-    parts = [
-        f"{pairing.used} of {pairing.used + pairing.left_out} images of {names[name]}"
-        for name, pairing in run.pairing.items()
-        if pairing.left_out
-    ]
-    if not parts:
-        return []
-    return [f"This rests on {' and '.join(parts)}: the others are missing, flagged or not measured here or in vanilla."]
-
-
 def _psnr(summary: Summary) -> str:
     if summary.psnr_spread is None or summary.psnr_spread >= PSNR_SPREAD:
         return ""
-    means = [run.concept.psnr.value for run in summary.runs if run.concept.psnr is not None]
+    means = [psnr.value for run in summary.runs if (psnr := run.value("seed.psnr", "concept")) is not None]
     random = ", the one with random weights included" if any(run.role == "random" for run in summary.runs) else ""
     return f"PSNR says nothing here: it is about {sum(means) / len(means):.1f} dB for every model{random}."
 
 
 def _scope(summary: Summary) -> str:
+    if not summary.by_seeds:
+        return (
+            "All this holds for these pictures under their own prompts; whether another prompt or an attack brings the "
+            "concept back is another question."
+        )
     guidance = "" if summary.guidance_scale is None else f" at guidance scale {summary.guidance_scale:g}"
     inverter = "this inverter" if summary.inverter is None else f"the inverter {summary.inverter}"
     return f"All this holds under the images' own prompts{guidance}, with {inverter}; other prompts may differ."
@@ -287,21 +261,24 @@ def _vanilla(summary: Summary, run: RunStatistics) -> Verdict:
 
 def _control(summary: Summary, run: RunStatistics) -> Verdict:
     sentences = [
-        f"Its seeds of concept images moved by {number(run.forgetting, 'nats')} from vanilla's; this is the yardstick."
+        f"From vanilla, {_what(summary)} concept images moved by {number(run.forgetting, 'nats')} beyond that of "
+        "others; this is the yardstick."
     ]
     if not summary.calibrated:
         sentences.append(uncalibrated(summary))
     else:
         sentences.append("Its forgetting fraction is 1 by construction.")
-    sentences += [_damage(summary, run), *_cautions(summary, run)]
+    sentences += [_damage(summary, run), *seed_sentences(summary, run), *cautions(summary, run)]
     return Verdict(run.name, "by construction", f"{run.name} never saw “{summary.concept_name}”.", tuple(sentences))
 
 
 def _random(summary: Summary, run: RunStatistics) -> Verdict:
     headline = f"{run.name} has random weights and can remember nothing: it shows what the measures do without memory."
+    moved = run.leading.change("concept")
+    size = "an unknown amount" if moved is None else number(moved, "nats")
     text = (
-        f"Its seeds moved by {number(run.concept.shift, 'nats')} for concept and {number(run.damage, 'nats')} for "
-        "reference images: what the measure does when nothing at all was learnt, not forgetting."
+        f"From vanilla, {_what(summary)} concept images moved by {size} and at reference images by "
+        f"{number(run.damage, 'nats')}: what the measure does when nothing at all was learnt, not forgetting."
     )
     if _psnr(summary):
         text += " Since it rebuilds images as well as the others do, a high PSNR is no evidence of memory."

@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,6 +71,23 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # safetensors' own, and torch's for what it cannot make a tensor of
+        raise ValueError(f"{file} is a damaged safetensors file: {error}") from None
+
+
+def read_some(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Those tensors of a safetensors file that it has of some names, on the CPU; none if there is no file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    if not file.is_file():
+        return {}
+    check_header(file)
+    try:
+        with safe_open(file, "pt") as tensors:
+            there = set(tensors.keys())
+            return {name: tensors.get_tensor(name) for name in names if name in there}
+    except SafetensorError as error:
         raise ValueError(f"{file} is a damaged safetensors file: {error}") from None
 
 

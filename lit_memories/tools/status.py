@@ -15,6 +15,8 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 
 from lit_memories.records import MEMORY_SETS, PARTS, RECORDS_FILE, RUN_FILE, SETS, Record, RunInfo, order, read_lines
+from lit_memories.statistics.asked import asked_of
+from lit_memories.statistics.convergence import INVERTING, inversion_of
 
 T = TypeVar("T")
 State = Literal["complete", "running", "stalled", "stopped"]
@@ -32,17 +34,19 @@ class Status:
 
     Args:
         folder: that was read.
-        expected: how many records each set will have, as far as ``run.json`` says.
+        expected: how many answers each set will have, one a sample and probe, as far as ``run.json`` says.
+        inversions: how many of all answers rest on an inversion, which takes nearly all the time.
         records: those that are there.
-        processes: how many of them each process wrote since the last merge, by its number.
+        processes: how many answers each process wrote since the last merge, by its number.
         complete: whether the audit came to its end.
         silent: seconds since something was written.
         patience: seconds of silence that are nothing unusual.
-        rate: records a second of late; None if nothing can be said.
+        rate: inversions a second of late; None if nothing can be said.
     """
 
     folder: Path
     expected: dict[str, int]
+    inversions: int
     records: tuple[Record, ...]
     processes: dict[int, int]
     complete: bool
@@ -61,7 +65,7 @@ class Status:
 
     @property
     def total(self) -> int:
-        """How many records the finished run will have."""
+        """How many answers the finished run will have."""
         return sum(self.expected.values())
 
     @property
@@ -69,21 +73,27 @@ class Status:
         """How long a running audit will take yet; None if it is not running, or nothing can be said."""
         if self.state != "running" or not self.rate:
             return None
-        return max(0, self.total - len(self.records)) / self.rate
+        done = sum(probe in INVERTING for record in self.records for probe in record.probes)
+        return max(0, self.inversions - done) / self.rate
 
     def of(self, name: str) -> list[Record]:
         """The records of one set, as `expected` names them."""
         return [record for record in self.records if _set(record) == name]
 
 
-def expected_records(info: RunInfo) -> dict[str, int]:
-    """How many records each set of a finished run has."""
-    rows = {name: int(entry["rows"]) for name, entry in info.data.items()}
+def expected_answers(info: RunInfo) -> dict[str, dict[str, int]]:
+    """How many answers each set of a finished run has, by probe."""
+    rows, asked = {name: int(entry["rows"]) for name, entry in info.data.items()}, asked_of(info)
     if "memory" in rows:
         queries = rows["memory"]
         supports = info.data["supports"].get("each", rows["supports"] // max(1, queries))
-        return dict(zip(MEMORY_SETS, (queries, queries, queries * supports), strict=True))
-    return {name: rows[name] for name in (*SETS, CONDITIONED) if name in rows}
+        rows = dict(zip(MEMORY_SETS, (queries, queries, queries * supports), strict=True))
+    found = {}
+    for name in (*SETS, *MEMORY_SETS, CONDITIONED):
+        if name in rows:
+            probes = [p for p in asked.values() if (p.conditioned if name == CONDITIONED else name in p.sets)]
+            found[name] = {probe.name: rows[name] for probe in probes}
+    return found
 
 
 def look(folder: Path, now: float | None = None) -> Status:
@@ -109,14 +119,15 @@ def look(folder: Path, now: float | None = None) -> Status:
     gaps = [after - before for before, after in pairwise(times)]
     seconds = times[-1] - times[0]
     try:
-        expected = expected_records(info)
+        expected = expected_answers(info)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder / RUN_FILE} does not say how many samples its sets have ({error!r})") from None
     return Status(
         folder=folder,
-        expected=expected,
+        expected={name: sum(counts.values()) for name, counts in expected.items()},
+        inversions=sum(counts.get(probe, 0) for counts in expected.values() for probe in INVERTING),
         records=tuple(records),
-        processes={rank: len(lines) for rank, lines in sorted(parts.items())},
+        processes={rank: _answers(lines) for rank, lines in sorted(parts.items())},
         complete=info.complete,
         silent=max(0.0, (time.time() if now is None else now) - last),
         patience=max(60.0, PATIENCE * max(gaps)) if gaps else WINDOW,
@@ -136,7 +147,7 @@ def status(runs: list[Path]) -> None:
     """
     found = [look(folder) for folder in runs]
     table = Table("run", "set", box=None, pad_edge=False)
-    for heading in ("records", "of", "flagged", "converged", "evaluations/image"):
+    for heading in ("answers", "of", "flagged", "converged", "evaluations/inversion"):
         table.add_column(heading, justify="right")
     for one in found:
         table.add_row(Text(one.folder.resolve().name, style="bold"), "all", *_row(one.records, one.total))
@@ -166,10 +177,10 @@ def describe(one: Status) -> str:
         return f"{one.folder}: complete"
     parts = [f"{one.folder}: {one.state}, last write {duration(one.silent)} ago"]
     if one.state == "running" and one.rate:
-        parts.append(f"{one.rate:.3g} records/s, about {duration(one.seconds_left or 0.0)} left")
+        parts.append(f"{one.rate:.3g} inversions/s, about {duration(one.seconds_left or 0.0)} left")
     if len(one.processes) > 1:
         shares = ", ".join(f"{rank}: {count}" for rank, count in one.processes.items())
-        parts.append(f"records by process: {shares}")
+        parts.append(f"answers by process: {shares}")
     if one.state != "running":
         parts.append("what is recorded is safe: run the same command again to continue")
     return "; ".join(parts)
@@ -190,15 +201,20 @@ def duration(seconds: float) -> str:
 
 
 def _row(records: Sequence[Record], expected: int) -> list[str]:
-    converged = [record.converged for record in records if record.converged is not None]
-    evaluations = [record.evaluations for record in records if record.evaluations is not None]
+    inversions = [found for record in records if (found := inversion_of(record)) is not None]
+    converged = [found["converged"] for found in inversions if found.get("converged") is not None]
+    evaluations = [found["evaluations"] for found in inversions]
     return [
-        str(len(records)),
+        str(_answers(records)),
         str(expected),
-        str(sum(record.flag is not None for record in records)),
+        str(sum(record.flag(probe) is not None for record in records for probe in record.probes)),
         f"{100 * mean(converged):.0f} %" if converged else "–",
         f"{mean(evaluations):.1f}" if evaluations else "–",
     ]
+
+
+def _answers(records: Sequence[Record]) -> int:
+    return sum(len(record.probes) for record in records)
 
 
 def _set(record: Record) -> str:

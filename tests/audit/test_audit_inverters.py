@@ -9,10 +9,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from lit_memories.audit.quality import DIVERGED
 from lit_memories.cli import main
 from lit_memories.metrics import gaussian_nll
+from lit_memories.probes.quality import DIVERGED
 from lit_memories.records import read_run
+from lit_memories.statistics.convergence import inversion_of
 
 Arguments = Callable[..., list[str]]
 INVERTERS = {
@@ -38,16 +39,17 @@ def test_batch_size_changes_no_byte(name: str, arguments: Arguments, tmp_path: P
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
     run = read_run(tmp_path / "1")
     assert run.info.complete
-    settings = run.info.settings["inverter"]
+    settings = run.info.probes["seed"]["settings"]["inverter"]
     assert settings["name"] == name.split(".")[1]
     assert settings.get("sampler") == ("belm" if name == "belm.BELM" else None)
     seeds = load_file(tmp_path / "1" / "seeds.safetensors")
     for record in run.records:
-        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
-        assert record.evaluations > 0
+        found = record.probes["known" if record.set == "known" else "seed"]
+        assert found["nll"] == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+        assert found["evaluations"] > 0
         if name == "belm.BELM":
-            assert record.psnr_round_trip == 100, "an exact sampler returns the very latents"
-    assert all(abs(record.nll_bias) < 50 for record in run.of("known"))
+            assert found["psnr_round_trip"] == 100, "an exact sampler returns the very latents"
+    assert all(abs(record.value("known.nll_bias")) < 50 for record in run.of("known", "known"))
 
 
 def test_null_text_refuses_an_audit_that_guides(arguments: Arguments, tmp_path: Path) -> None:
@@ -69,9 +71,10 @@ def test_what_does_not_converge_is_flagged_and_finite(
     records = read_run(tmp_path / "run").records
     assert len(records) == 4
     for record in records:
-        assert record.flag == "diverged"
-        assert record.nll is not None
-        assert record.converged is False
+        found = record.probes["known" if record.set == "known" else "seed"]
+        assert found["flag"] == "diverged"
+        assert "nll" in found
+        assert found["converged"] is False
 
 
 def test_what_a_faithful_inverter_finds_counts(arguments: Arguments, tiny: Path, tmp_path: Path) -> None:
@@ -82,13 +85,13 @@ def test_what_a_faithful_inverter_finds_counts(arguments: Arguments, tiny: Path,
     run = tmp_path / "run"
     options = few(arguments, run, "null_text.NullText", {"faithful": True})
     main([*options, f"--model.diffusion.base={tmp_path / 'rough'}"])
-    inverted = [record for record in read_run(run).records if record.evaluations is not None]
+    inverted = [found for record in read_run(run).records if (found := inversion_of(record))]
     assert len(inverted) == 4
-    for record in inverted:
-        assert record.residual > DIVERGED
-        assert (record.converged, record.flag) == (False, None)
+    for found in inverted:
+        assert found["residual"] > DIVERGED
+        assert (found["converged"], found.get("flag")) == (False, None)
     main(["report", str(run), f"--out={tmp_path / 'report'}"])
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["runs"][0]["used"]["concept"] == 2
-    worst = max(record.residual for record in inverted)
+    worst = max(found["residual"] for found in inverted)
     assert f"4 of the 4 inversions that count did not converge (worst residual {worst:.2g})" in str(results["notes"])

@@ -45,28 +45,42 @@ def same(one: RunInfo, other: RunInfo) -> bool:
 def test_every_sample_has_its_record(undisturbed: Path) -> None:
     run = read_run(undisturbed)
     assert run.info.complete
-    counts = {name: len(run.of(name)) for name in ("concept", "reference", "known", "prompted", "retained")}
+    probes = {"concept": "seed", "reference": "seed", "known": "known", "prompted": "samples", "retained": "samples"}
+    counts = {name: len(run.of(name, probe)) for name, probe in probes.items()}
     assert counts == {"concept": 4, "reference": 5, "known": 3, "prompted": 2, "retained": 2}
-    for record in [*run.of("concept"), *run.of("reference")]:
-        numbers = (record.nll, record.psnr, record.psnr_ceiling, record.psnr_round_trip, record.residual)
-        assert None not in (*numbers, record.evaluations, record.converged, record.shows_concept, record.correct)
-    for record in run.of("known"):
-        assert record.seed_error < 1e-2
-        assert abs(record.nll_bias) < 5
-    assert set(load_file(undisturbed / "seeds.safetensors")) == {r.key for r in run.records if r.nll is not None}
+    for record in [*run.of("concept", "seed"), *run.of("reference", "seed")]:
+        numbers = (
+            record.value("seed.nll"),
+            record.value("seed.psnr"),
+            record.value("seed.psnr_ceiling"),
+            record.value("seed.psnr_round_trip"),
+            record.value("seed.residual"),
+        )
+        assert None not in (
+            *numbers,
+            record.value("seed.evaluations"),
+            record.value("seed.converged"),
+            record.value("seed.shows_concept"),
+            record.value("seed.correct"),
+        )
+    for record in run.of("known", "known"):
+        assert record.value("known.seed_error") < 1e-2
+        assert abs(record.value("known.nll_bias")) < 5
+    inverted = {record.key for record in run.records if {"seed", "known"} & set(record.probes)}
+    assert set(load_file(undisturbed / "seeds.safetensors")) == inverted
     assert not (undisturbed / PARTS).exists()
 
 
 def test_records_say_of_seeds_what_the_seeds_say(undisturbed: Path) -> None:
     seeds = load_file(undisturbed / "seeds.safetensors")
-    for record in read_run(undisturbed).of("concept"):
-        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+    for record in read_run(undisturbed).of("concept", "seed"):
+        assert record.value("seed.nll") == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
 
 
 def test_a_seed_regenerates_the_picture_it_was_inverted_from(undisturbed: Path, calm: Path, images: Path) -> None:
     """The PSNR in the record is that of a picture made by other code: the plain generation call."""
     diffusion, run = Diffusion.from_pretrained(calm), read_run(undisturbed)
-    record = run.of("concept")[0]
+    record = run.of("concept", "seed")[0]
     seed = load_file(undisturbed / "seeds.safetensors")[record.key][None]
     made = diffusion.generate([record.prompt], seed, 4)
     rows = concept_audit.to_pil(made[0])
@@ -80,8 +94,11 @@ def test_a_seed_regenerates_the_picture_it_was_inverted_from(undisturbed: Path, 
 def test_metrics_carried_are_the_records_own(undisturbed: Path) -> None:
     run = read_run(undisturbed)
     null = Null(run.info.dimension)
-    nll = {name: torch.tensor([r.nll for r in run.of(name)]).double() for name in ("concept", "reference")}
-    psnr = [record.psnr for record in run.of("concept")]
+    nll = {
+        name: torch.tensor([r.value("seed.nll") for r in run.of(name, "seed")]).double()
+        for name in ("concept", "reference")
+    }
+    psnr = [record.value("seed.psnr") for record in run.of("concept", "seed")]
     expected = {
         "nll_concept": float(nll["concept"].mean()),
         "nll_reference": float(nll["reference"].mean()),
@@ -118,8 +135,8 @@ def test_order_of_images_changes_only_the_index(
         return {r.key: replace(r, index=0) for r in records if r.set in {"concept", "reference"}}
 
     assert unordered(tmp_path / "run") == unordered(undisturbed)
-    before = {r.key: r.index for r in read_run(undisturbed).of("concept")}
-    assert {r.key: 3 - r.index for r in read_run(tmp_path / "run").of("concept")} == before
+    before = {r.key: r.index for r in read_run(undisturbed).of("concept", "seed")}
+    assert {r.key: 3 - r.index for r in read_run(tmp_path / "run").of("concept", "seed")} == before
 
 
 @pytest.mark.distributed
@@ -298,8 +315,11 @@ def test_an_output_folder_that_cannot_be_made_is_named(arguments: Arguments, tmp
     ("option", "named"),
     [
         ("--model.seed=1", "settings.seed: 0 | 1"),
-        ("--model.num_inference_steps=5", "settings.num_inference_steps: 4 | 5"),
-        ("--model.inverter.tolerance=0.25", "settings.inverter.tolerance: "),
+        (
+            "--model.num_inference_steps=5",
+            "the probe known with other settings (num_inference_steps: 4 | 5)",
+        ),
+        ("--model.inverter.tolerance=0.25", "numbers of the probe known with other settings (inverter.tolerance: "),
         ("--model.diffusion.weights=random", "random"),
         ("--model.role=control", "role: 'vanilla' | 'control'"),
         (f"--model.concept={Path(__file__).parents[2] / 'recipes/pictograms/concepts/striped.yaml'}", "striped"),
@@ -335,11 +355,15 @@ def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments
         main(arguments(tmp_path / "broken", chosen))
     whole, run = read_run(tmp_path / "whole"), read_run(tmp_path / "broken")
     assert run.info.complete
-    flagged = [record for record in run.records if record.flag is not None and record.set == "concept"]
-    assert [(record.set, record.index, record.flag) for record in flagged] == [("concept", 1, "not finite")]
-    assert flagged[0].nll is None
+    flagged = [record for record in run.records if record.flags and record.set == "concept"]
+    assert [(record.set, record.index, record.flags) for record in flagged] == [
+        ("concept", 1, {"denoising": "not finite"})
+    ], "the latents were lost while this probe looked at them, and no other's"
+    assert flagged[0].value("denoising.surprise") is None
     unharmed = [record for record in whole.records if record.key != flagged[0].key]
     assert [record for record in run.records if record.key != flagged[0].key] == unharmed
+    (sound,) = (record for record in whole.records if record.key == flagged[0].key)
+    assert flagged[0].probes["seed"] == sound.probes["seed"]
 
 
 def test_prompts_of_any_words_are_counted(arguments: Arguments, tmp_path: Path) -> None:
@@ -351,8 +375,8 @@ def test_prompts_of_any_words_are_counted(arguments: Arguments, tmp_path: Path) 
     sources = [f"--data.{name}_images.path={tmp_path / name}.parquet" for name in ("concept", "reference")]
     main(arguments(tmp_path / "run", *sources))
     records = read_run(tmp_path / "run").records
-    assert [record for record in records if record.flag] == []
-    assert {record.correct for record in records} == {None}
+    assert [record for record in records if record.flags] == []
+    assert {record.value("seed.correct") for record in records} == {None}
 
 
 def test_repeated_images_count_once(arguments: Arguments, images: Path, tmp_path: Path) -> None:
@@ -361,13 +385,13 @@ def test_repeated_images_count_once(arguments: Arguments, images: Path, tmp_path
     save_images(rows.select([0, 1, 0]), tmp_path / "concept.parquet")
     main(arguments(tmp_path / "run", f"--data.concept_images.path={tmp_path / 'concept.parquet'}"))
     run = read_run(tmp_path / "run")
-    assert len(run.of("concept")) == 2
+    assert len(run.of("concept", "seed")) == 2
     assert run.info.complete
 
 
 def test_without_a_judge(arguments: Arguments, tmp_path: Path) -> None:
     main(arguments(tmp_path / "run", "--model.judge=null", "--data.known=0"))
     run = read_run(tmp_path / "run")
-    assert {record.shows_concept for record in run.records} == {None}
-    assert run.of("known") == []
-    assert run.info.settings["judge"] is None
+    assert {record.value("seed.shows_concept") for record in run.records} == {None}
+    assert run.of("known", "known") == []
+    assert run.info.probes["seed"]["settings"]["judge"] is None

@@ -16,7 +16,7 @@ from lit_memories.records import Record, read_run
 
 Arguments = Callable[..., list[str]]
 MORE = ("--data.conditionings=[empty, anchor, own@2]",)
-MEASURES = ("--model.likelihood_probes=1", "--model.reach_directions=1")
+MEASURES = ("--model.probes+=Likelihood", "--model.probes+={class_path: Reach, init_args: {directions: 1}}")
 CONCEPT = Concept("umbrella", "object", ["umbrella"], anchor="star", paraphrases=["parasol", "brolly"])
 
 
@@ -32,11 +32,17 @@ def test_every_image_has_a_record_under_every_conditioning(asked: Path) -> None:
     run = read_run(asked)
     assert run.info.complete
     assert run.conditionings == ["anchor", "empty", "own@2"]
-    assert {name: len(run.of("concept", name)) for name in run.conditionings} == dict.fromkeys(run.conditionings, 4)
-    assert [len(run.of("reference", name)) for name in run.conditionings] == [0, 5, 5], "anchors change no other prompt"
-    assert {record.prompt for record in run.of("concept", "empty")} == {""}
-    assert all("clover" in record.prompt and "umbrella" not in record.prompt for record in run.of("concept", "anchor"))
-    assert [r.prompt for r in run.of("concept", "own@2")] == [r.prompt for r in run.of("concept")]
+    assert {name: len(run.of("concept", "seed", name)) for name in run.conditionings} == dict.fromkeys(
+        run.conditionings, 4
+    )
+    assert [len(run.of("reference", "seed", name)) for name in run.conditionings] == [0, 5, 5], (
+        "anchors change no other prompt"
+    )
+    assert {record.prompt for record in run.of("concept", "seed", "empty")} == {""}
+    assert all(
+        "clover" in record.prompt and "umbrella" not in record.prompt for record in run.of("concept", "seed", "anchor")
+    )
+    assert [r.prompt for r in run.of("concept", "seed", "own@2")] == [r.prompt for r in run.of("concept", "seed")]
     assert len({record.key for record in run.records}) == len(run.records)
 
 
@@ -48,9 +54,9 @@ def test_the_own_records_are_those_of_a_plain_audit(asked: Path, undisturbed: Pa
 
 def test_conditionings_change_what_is_found(asked: Path) -> None:
     run = read_run(asked)
-    own = [record.nll for record in run.of("concept")]
+    own = [record.value("seed.nll") for record in run.of("concept", "seed")]
     for name in run.conditionings:
-        assert [record.nll for record in run.of("concept", name)] != own, name
+        assert [record.value("seed.nll") for record in run.of("concept", "seed", name)] != own, name
 
 
 def test_conditionings_can_be_added_to_a_finished_run(asked: Path, arguments: Arguments, tmp_path: Path) -> None:
@@ -70,14 +76,21 @@ def measured(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_likelihood_and_reach_are_there_when_asked_for(measured: Path, undisturbed: Path) -> None:
     run, plain = read_run(measured), read_run(undisturbed)
-    for record in [*run.of("concept"), *run.of("reference")]:
-        assert record.bits_per_dim == pytest.approx(-record.log_likelihood / math.log(2) / run.info.dimension)
-        assert record.likelihood_gap > 0.1, "four levels are too few"
-        assert (record.reach is not None) == (record.set == "concept")
-    assert all(0 <= record.reach <= 90 for record in run.of("concept"))
-    assert all(record.log_likelihood is None and record.reach is None for record in plain.records)
-    assert run.info.settings_hash != plain.info.settings_hash
-    assert [record.nll for record in run.of("concept")] == [record.nll for record in plain.of("concept")]
+    for record in [*run.of("concept", "seed"), *run.of("reference", "seed")]:
+        assert record.value("likelihood.bits_per_dim") == pytest.approx(
+            -record.value("likelihood.log_likelihood") / math.log(2) / run.info.dimension
+        )
+        assert record.value("likelihood.gap") > 0.1, "four levels are too few"
+        assert (record.value("reach.reach") is not None) == (record.set == "concept")
+    assert all(0 <= record.value("reach.reach") <= 90 for record in run.of("concept", "seed"))
+    assert all(
+        record.value("likelihood.log_likelihood") is None and record.value("reach.reach") is None
+        for record in plain.records
+    )
+    assert run.info.settings_hash == plain.info.settings_hash, "what is asked beside changes no key"
+    assert [record.value("seed.nll") for record in run.of("concept", "seed")] == [
+        record.value("seed.nll") for record in plain.of("concept", "seed")
+    ]
 
 
 def test_measures_do_not_depend_on_the_batch(measured: Path, arguments: Arguments, tmp_path: Path) -> None:
@@ -90,13 +103,17 @@ def test_every_inverted_seed_is_tested_for_typicality(undisturbed: Path) -> None
 
     run, seeds = read_run(undisturbed), load_file(undisturbed / "seeds.safetensors")
     for record in run.records:
-        if record.nll is None:
-            assert record.typicality is None
+        if record.set not in ("concept", "reference"):
+            assert record.probes.get("typicality") is None
             continue
-        assert set(record.typicality) == {*TESTS, "combined"}
+        assert set(record.probes.get("typicality")) == {*TESTS, "combined"}
         expected = norm_test(seeds[record.key][None])
-        assert record.typicality["norm"] == pytest.approx([float(expected.value), float(expected.p_value)])
-        assert record.typicality["combined"][1] >= min(p for _, p in record.typicality.values())
+        assert record.probes.get("typicality")["norm"] == pytest.approx(
+            [float(expected.value), float(expected.p_value)]
+        )
+        assert record.probes.get("typicality")["combined"][1] >= min(
+            p for _, p in record.probes.get("typicality").values()
+        )
 
 
 @pytest.mark.parametrize("text", ["", "own", "word", "empty@", "empty@x", "empty@-1", "own@nan"])
@@ -134,8 +151,10 @@ def test_prompts_of_conditionings() -> None:
 
 def test_reach_needs_a_judge(arguments: Arguments, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(arguments(tmp_path, "--model.judge=null", "--model.reach_directions=1"))
-    assert "reach_directions needs a judge" in str(stop.value)
+        main(
+            arguments(tmp_path, "--model.judge=null", "--model.probes+={class_path: Reach, init_args: {directions: 1}}")
+        )
+    assert "the probe reach needs a judge" in str(stop.value)
 
 
 def test_old_records_are_still_read() -> None:

@@ -17,7 +17,7 @@ from lit_memories.images import to_tensor
 from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.metrics import gaussian_nll
 from lit_memories.records import PARTS, Record, read_run
-from lit_memories.report.image_level import distances, embed, summarise_memories
+from lit_memories.statistics.image_level import distances, embed, summarise_memories
 
 ROOT = Path(__file__).parents[2]
 Arguments = Callable[..., list[str]]
@@ -83,33 +83,42 @@ def test_every_query_has_its_seeds(whole: Path) -> None:
         *(("memory", k, support) for k in (0, 1) for support in (2 * k, 2 * k + 1)),
     ]
     assert set(seeds) == {record.key for record in run.records}
-    own = {record.index: seeds[record.key].double().flatten() for record in run.of("own")}
+    own = {record.index: seeds[record.key].double().flatten() for record in run.of("own", "memories")}
     for record in run.records:
         seed = seeds[record.key].double().flatten()
-        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
-        assert None not in (record.psnr, record.psnr_ceiling, record.psnr_decoder, record.psnr_round_trip)
+        assert record.value("memories.nll") == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+        assert None not in (
+            record.value("memories.psnr"),
+            record.value("memories.psnr_ceiling"),
+            record.value("memories.psnr_decoder"),
+            record.value("memories.psnr_round_trip"),
+        )
         if record.set != "own":
             centre = own[record.index]
-            assert record.distance == pytest.approx(float(((seed - centre) ** 2).sum().sqrt()), rel=1e-9)
+            assert record.value("memories.distance") == pytest.approx(
+                float(((seed - centre) ** 2).sum().sqrt()), rel=1e-9
+            )
             cosine = torch.nn.functional.cosine_similarity(seed, centre, dim=0)
-            assert record.cosine_distance == pytest.approx(1 - float(cosine), abs=1e-9)
-            assert record.distance > 0
-    for record in run.of("memory"):
-        assert record.psnr_support > 0
-        assert record.decoder_passes >= 10, "both stages count"
+            assert record.value("memories.cosine_distance") == pytest.approx(1 - float(cosine), abs=1e-9)
+            assert record.value("memories.distance") > 0
+    for record in run.of("memory", "memories"):
+        assert record.value("memories.psnr_support") > 0
+        assert record.value("memories.decoder_passes") >= 10, "both stages count"
     assert run.image("memory", 1, "regenerated-0003").is_file()
 
 
 def test_the_latent_found_is_the_one_that_was_inverted(whole: Path, calm: Path) -> None:
     """The picture of a memory's seed, made by the plain generation call, is the one kept."""
     diffusion, run = Diffusion.from_pretrained(calm), read_run(whole)
-    record = run.of("memory")[0]
+    record = run.of("memory", "memories")[0]
     seed = load_file(whole / "seeds.safetensors")[record.key][None]
     made = diffusion.generate([record.prompt], seed, 3)[0]
     with Image.open(run.image("memory", 0, "regenerated-0000")) as picture:
         kept = to_tensor(picture)
     assert (made - kept).abs().max() <= 1.01 / 255
-    assert record.psnr_round_trip > record.psnr, "regeneration goes back to the latent, not to the query"
+    assert record.value("memories.psnr_round_trip") > record.value("memories.psnr"), (
+        "regeneration goes back to the latent, not to the query"
+    )
 
 
 def test_the_official_decoder_is_an_option(command: Arguments, tmp_path: Path) -> None:
@@ -119,8 +128,13 @@ def test_the_official_decoder_is_an_option(command: Arguments, tmp_path: Path) -
     one = ("--data.queries=1", "--data.supports=1", "--model.decoder.max_passes=2")
     main(command(tmp_path / "run", *one, *option.split()))
     run = read_run(tmp_path / "run")
-    assert run.info.settings["decoder"] == {"name": "DecoderInversion", "max_passes": 2, "faithful": True, "lr": 1e-2}
-    assert [record.decoder_passes for record in run.records] == [2, 2, 4], "exactly as many as it may"
+    assert run.info.probes["memories"]["settings"]["decoder"] == {
+        "name": "DecoderInversion",
+        "max_passes": 2,
+        "faithful": True,
+        "lr": 1e-2,
+    }
+    assert [record.value("memories.decoder_passes") for record in run.records] == [2, 2, 4], "exactly as many as it may"
 
 
 def test_a_second_model_takes_decoder_inversions_from_the_cache(
@@ -137,8 +151,8 @@ def test_a_second_model_takes_decoder_inversions_from_the_cache(
     main(command(tmp_path / "run", f"--model.diffusion.base={tmp_path / 'other'}"))
     first, second = (read_run(folder).records for folder in (whole, tmp_path / "run"))
     assert [r.key for r in first] == [r.key for r in second]
-    assert [r.psnr_decoder for r in first] == [r.psnr_decoder for r in second]
-    assert all(a.nll != b.nll for a, b in zip(first, second, strict=True))
+    assert [r.value("memories.psnr_decoder") for r in first] == [r.value("memories.psnr_decoder") for r in second]
+    assert all(a.value("memories.nll") != b.value("memories.nll") for a, b in zip(first, second, strict=True))
 
 
 def test_without_the_cache_the_bytes_are_the_same(whole: Path, command: Arguments, tmp_path: Path) -> None:
@@ -181,7 +195,7 @@ def test_an_interrupted_run_is_completed(whole: Path, command: Arguments, tmp_pa
 
 def test_more_supports_can_be_added(whole: Path, command: Arguments, tmp_path: Path) -> None:
     main(command(tmp_path / "run", "--data.supports=1", "--data.stride=2"))
-    assert len(read_run(tmp_path / "run").of("memory")) == 2
+    assert len(read_run(tmp_path / "run").of("memory", "memories")) == 2
     main(command(tmp_path / "run"))
     assert results(tmp_path / "run") == results(whole)
 
@@ -189,12 +203,14 @@ def test_more_supports_can_be_added(whole: Path, command: Arguments, tmp_path: P
 def test_encoding_again_throws_the_latent_away(whole: Path, command: Arguments, tmp_path: Path) -> None:
     main(command(tmp_path / "run", "--model.reencode=true"))
     latent, again = (read_run(folder) for folder in (whole, tmp_path / "run"))
-    assert again.info.settings["reencode"]
-    assert not {r.key for r in latent.records} & {r.key for r in again.records}
-    assert [r.psnr_decoder for r in latent.records] == [r.psnr_decoder for r in again.records]
+    assert again.info.probes["memories"]["settings"]["reencode"]
+    assert {r.key for r in latent.records} == {r.key for r in again.records}, "of the same pictures"
+    assert [r.value("memories.psnr_decoder") for r in latent.records] == [
+        r.value("memories.psnr_decoder") for r in again.records
+    ]
     assert all(
-        a.latent_cosine_distance != b.latent_cosine_distance
-        for a, b in zip(latent.of("memory"), again.of("memory"), strict=True)
+        a.value("memories.latent_cosine_distance") != b.value("memories.latent_cosine_distance")
+        for a, b in zip(latent.of("memory", "memories"), again.of("memory", "memories"), strict=True)
     )
 
 
@@ -220,14 +236,14 @@ def test_queries_are_no_supports(command: Arguments, images: Path, tmp_path: Pat
 
 def test_the_summary_measures_what_the_seeds_say(whole: Path) -> None:
     summary, run = summarise_memories(whole), read_run(whole)
-    queries = [[r for r in run.of("memory") if r.index == k] for k in (0, 1)]
-    for name, field in (("euclidean", "distance"), ("cosine", "cosine_distance")):
+    queries = [[r for r in run.of("memory", "memories") if r.index == k] for k in (0, 1)]
+    for name, field in (("euclidean", "memories.distance"), ("cosine", "memories.cosine_distance")):
         spread = getattr(summary, name)
-        to_own = [sum(getattr(r, field) for r in records) / 2 for records in queries]
+        to_own = [sum(r.number(field) for r in records) / 2 for records in queries]
         assert spread.to_own.value == pytest.approx(sum(to_own) / 2)
-        gaps = [abs(getattr(a, field) - getattr(b, field)) / 2 for a, b in queries]
+        gaps = [abs(a.number(field) - b.number(field)) / 2 for a, b in queries]
         assert spread.to_own_sd.value == pytest.approx(sum(gaps) / 2)
-        repeats = [getattr(r, field) for r in run.of("repeat")]
+        repeats = [r.number(field) for r in run.of("repeat", "memories")]
         assert spread.repeat.value == pytest.approx(sum(repeats) / 2)
         assert spread.pairwise.value == pytest.approx(sum(float(getattr(q, name)[1, 2]) for q in summary.queries) / 2)
     assert summary.euclidean.independent == pytest.approx((2 * 4 * 16 * 16) ** 0.5)

@@ -1,6 +1,7 @@
 """Nothing that changes a result is outside the hash: every input of a record is changed in turn."""
 
 import copy
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -27,9 +28,10 @@ from lit_memories.identity import arguments_of, configuration_of
 from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.probes import PROBES, Seed
 from lit_memories.records import RunInfo
-from lit_memories.report.pairing import compare
 from lit_memories.speed import Speed
+from lit_memories.statistics.pairing import compare
 from lit_memories.storage.pipelines import noise_schedule
 
 UMBRELLA = Concept("umbrella", "object", ["an umbrella"], anchor="clover", factors={"object": "umbrella"})
@@ -42,8 +44,7 @@ SHARED: dict[str, Any] = {
     "seed": 1,
 }
 CHANGED: dict[type[Audit], dict[str, Any]] = {
-    ConceptAudit: SHARED
-    | {"sample_guidance_scale": 3.0, "likelihood_probes": 1, "reach_directions": 1, "posterior_seed": 42},
+    ConceptAudit: SHARED | {"posterior_seed": 42},
     ImageAudit: SHARED | {"decoder": DecoderInversion(max_passes=7), "reencode": True},
 }
 """Another value for each argument that is a setting."""
@@ -62,8 +63,9 @@ def made(kind: type[Audit], diffusion: Diffusion, concept: Concept = UMBRELLA, *
 
 
 def hashed(audit: Audit) -> str:
+    """What all numbers depend on: those that every probe shares, and the probes' own."""
     audit.open_run({}, {})
-    return audit.info.settings_hash
+    return audit.info.settings_hash + json.dumps(audit.info.probes)
 
 
 @pytest.mark.parametrize("kind", CHANGED)
@@ -71,15 +73,49 @@ def test_every_argument_is_a_setting_or_declared_to_be_none(
     kind: type[Audit], diffusion: Diffusion, judge: PictogramJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert set(CHANGED[kind]) == arguments_of(kind) - kind.OUTSIDE, "a new argument needs a value here"
+    of_probe = {"decoder", "reencode"} if kind is ImageAudit else set()
+    counted = arguments_of(kind) - kind.OUTSIDE | of_probe
+    assert set(CHANGED[kind]) == counted, "a new argument needs a value here"
     hashes = [hashed(made(kind, diffusion, judge=judge))]
     for name, value in CHANGED[kind].items():
         hashes.append(hashed(made(kind, diffusion, **{"judge": judge, name: value})))
     assert len(set(hashes)) == len(hashes)
     outside: dict[str, Any] = {"name": "other", "role": "control", "keep_images": 0}
     outside |= {"cache": Path("elsewhere")} if kind is ImageAudit else {}
-    assert set(outside) | {"diffusion", "concept"} == kind.OUTSIDE
+    assert set(outside) | {"diffusion", "concept", "probes"} | of_probe == kind.OUTSIDE
     assert hashed(made(kind, diffusion, judge=judge, **outside)) == hashes[0]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "denoising": {"levels": 5, "noises": 1, "empty": False},
+    "likelihood": {"probes": 2},
+    "reach": {"directions": 3},
+    "samples": {"guidance_scale": 2.0},
+}
+"""Another value for each option of a probe."""
+
+
+@pytest.mark.parametrize("name", sorted(set(PROBES) - {"memories"}))
+def test_every_option_of_a_probe_is_its_own_setting(
+    name: str, diffusion: Diffusion, judge: PictogramJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It changes the settings of its own numbers, and neither those of others nor any key."""
+    monkeypatch.chdir(tmp_path)
+    kind, others = PROBES[name], [] if name == "seed" else [Seed()]
+    counted = inspect.signature(kind).parameters.keys() - {"limit"}  # no number depends on how many are asked
+    assert set(OPTIONS.get(name, {})) == counted, "a new option needs a value here"
+
+    def opened(**options: Any) -> Audit:
+        audit = made(ConceptAudit, diffusion, judge=judge, probes=[kind(**options), *others])
+        audit.open_run({}, {})
+        return audit
+
+    usual = opened().info
+    for option, value in OPTIONS.get(name, {}).items():
+        changed = opened(**{option: value}).info
+        assert changed.settings_hash == usual.settings_hash
+        assert changed.probes[name]["settings"] != usual.probes[name]["settings"]
+        assert changed.probes.get("seed") == usual.probes.get("seed") or name == "seed"
 
 
 SCHEDULERS: list[dict[str, Any]] = [

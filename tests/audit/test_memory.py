@@ -9,9 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lit_memories.audit import concept as concept_audit
 from lit_memories.audit.memory import enough_memory
 from lit_memories.cli import main
+from lit_memories.probes import likelihood
 from lit_memories.records import read_run
 
 Arguments = Callable[..., list[str]]
@@ -83,21 +83,21 @@ def test_nothing_is_lost(undisturbed: Path, arguments: Arguments, tmp_path: Path
 def test_a_likelihood_holds_gradients_of_one_block(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute, sizes = concept_audit.log_likelihood, []
+    compute, sizes = likelihood.log_likelihood, []
 
     def spy(noise: Any, latents: Tensor, *rest: Any) -> Any:
         sizes.append(len(latents))
         return compute(noise, latents, *rest)
 
-    monkeypatch.setattr(concept_audit, "log_likelihood", spy)
+    monkeypatch.setattr(likelihood, "log_likelihood", spy)
 
     def run(name: str, batch_size: int) -> Sequence[float | None]:
         options = (
-            *("--model.block_size=2", "--model.likelihood_probes=1", "--data.known=0", "--data.prompted=0"),
+            *("--model.block_size=2", "--model.probes+=Likelihood", "--data.known=0", "--data.prompted=0"),
             *("--data.concept_images.limit=2", "--data.reference_images.limit=1"),
         )
         main(arguments(tmp_path / name, *options, batch_size=batch_size))
-        return [record.log_likelihood for record in read_run(tmp_path / name).records]
+        return [record.value("likelihood.log_likelihood") for record in read_run(tmp_path / name).records]
 
     whole = run("whole", 9)
     assert max(sizes) == 2, "gradients of more than a block were held at once"

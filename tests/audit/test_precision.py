@@ -72,17 +72,19 @@ def test_the_run_says_its_precision_and_what_it_does_to_known_seeds(arguments: A
     run = read_run(tmp_path / "mixed")
     assert run.info.complete
     assert run.info.precision == run.info.settings["precision"] == "bf16-mixed"
-    (known,) = run.of("known")
-    assert known.nll_bias is not None
-    assert known.seed_error is not None
-    assert 0 < known.seed_error < 0.1
+    (known,) = run.of("known", "known")
+    assert known.value("known.nll_bias") is not None
+    assert known.value("known.seed_error") is not None
+    assert 0 < known.value("known.seed_error") < 0.1
     main(few(arguments, tmp_path / "exact", "--trainer.precision=32-true"))
-    exact = {record.index: record for record in read_run(tmp_path / "exact").of("concept")}
-    for record in run.of("concept"):
-        assert record.nll is not None
-        assert record.nll != exact[record.index].nll, "the network was not in low precision"
-        assert record.nll == pytest.approx(exact[record.index].nll, rel=1e-3)
-        assert record.psnr_ceiling == exact[record.index].psnr_ceiling, "the autoencoder was in low precision"
+    exact = {record.index: record for record in read_run(tmp_path / "exact").of("concept", "seed")}
+    for record in run.of("concept", "seed"):
+        assert record.value("seed.nll") is not None
+        assert record.value("seed.nll") != exact[record.index].value("seed.nll"), "the network was not in low precision"
+        assert record.value("seed.nll") == pytest.approx(exact[record.index].value("seed.nll"), rel=1e-3)
+        assert record.value("seed.psnr_ceiling") == exact[record.index].value("seed.psnr_ceiling"), (
+            "the autoencoder was in low precision"
+        )
     message = refused(few(arguments, tmp_path / "exact"))
     assert "settings.precision: '32-true' | 'bf16-mixed'" in message
 
@@ -138,7 +140,7 @@ def test_weights_in_few_bits_leave_latents_exact(calm: Path, arguments: Argument
     main(few(arguments, tmp_path / "run", "--trainer.precision=32-true", "--model.diffusion.torch_dtype=bfloat16"))
     run = read_run(tmp_path / "run")
     assert run.info.complete
-    assert {record.flag for record in run.records} == {None}
+    assert {record.flag("seed") for record in run.records} == {None}
     assert run.info.settings["torch_dtype"] == "bfloat16"
     assert {seed.dtype for seed in load_file(tmp_path / "run" / "seeds.safetensors").values()} == {torch.float32}
 

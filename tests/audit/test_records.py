@@ -10,7 +10,6 @@ from lit_memories.records import (
     PARTS,
     Record,
     RunInfo,
-    differences,
     finite,
     image_path,
     order,
@@ -18,9 +17,19 @@ from lit_memories.records import (
     read_records,
     read_run,
 )
+from lit_memories.settings import differences
 
 FULL = Record(
-    "k1", "concept", 3, "umbrella", 1.5, 20.0, 30.0, 40.0, 1e-4, 7, True, 0.1, -0.2, 1.0, {"object": True}, "x"
+    "k1",
+    "concept",
+    3,
+    "umbrella",
+    {
+        "denoising": {"surprise": 2.5, "profile": [1.0, 2.0]},
+        "seed": {"nll": 1.5, "residual": 1e-4, "evaluations": 7, "converged": True, "correct": {"object": True}},
+        "typicality": {"ks": [0.1, 0.5], "flag": "x"},
+    },
+    "empty",
 )
 INFO = RunInfo("run", "vanilla", "umbrella", {"a": 1}, "hash", {"base": "b"}, 8, {}, {})
 
@@ -35,7 +44,7 @@ def test_a_line_comes_back(record: Record) -> None:
 
 def test_floats_come_back_to_the_bit() -> None:
     value = 1 / 3 * 1e3
-    assert Record.from_json(replace(FULL, nll=value).to_json()).nll == value
+    assert Record.from_json(replace(FULL, probes={"seed": {"nll": value}}).to_json()).number("seed.nll") == value
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -43,7 +52,7 @@ def test_numbers_json_has_not_are_no_records(value: float) -> None:
     assert finite(value) is None
     assert finite(1.5) == 1.5
     with pytest.raises(ValueError, match="JSON"):
-        replace(FULL, nll=value).to_json()
+        replace(FULL, probes={"seed": {"nll": value}}).to_json()
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,33 @@ def test_numbers_json_has_not_are_no_records(value: float) -> None:
 def test_what_is_no_record_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="not a record"):
         Record.from_json(line)
+
+
+@pytest.mark.parametrize(
+    "probes",
+    [
+        {"seed": 3},
+        {"seed": {"flag": 3}},
+        {"seed": {"evaluations": -1}},
+        {"seed": {"evaluations": 1.5}},
+        {"../seed": {}},
+        {"seed": {"a b": 1}},
+        {"seed": {"nll": [[[1]]]}},
+        {"seed": {"note": "\x1b[2J"}},
+        {"seed": {"nll": 10**30}},
+    ],
+)
+def test_answers_that_no_probe_gives_are_refused(probes: object) -> None:
+    line = json.dumps({"key": "k", "set": "concept", "index": 0, "prompt": "", "probes": probes})
+    with pytest.raises(ValueError, match="not a record"):
+        Record.from_json(line)
+
+
+def test_what_is_no_number_is_said_where_one_is_asked_for() -> None:
+    assert FULL.number("seed.nll") == 1.5
+    assert FULL.number("seed.psnr") is FULL.number("reach.reach") is None
+    with pytest.raises(ValueError, match=r"seed\.correct of the record k1 is no number"):
+        FULL.number("seed.correct")
 
 
 def lines(*records: Record) -> str:
@@ -89,7 +125,8 @@ def test_order_is_of_set_and_index_and_the_first_stays() -> None:
         "retained2",
         "retained10",
     ]
-    assert order([ONE, replace(ONE, nll=0.0)]) == [ONE]
+    other = {"seed": {"nll": 0.0}, "reach": {"reach": 3.0}}
+    assert order([ONE, replace(ONE, probes=other)]) == [replace(ONE, probes=ONE.probes | {"reach": {"reach": 3.0}})]
 
 
 def test_a_folder_is_read_with_its_parts(tmp_path: Path) -> None:
@@ -106,17 +143,20 @@ def test_a_folder_is_read_with_its_parts(tmp_path: Path) -> None:
 
 def test_flagged_records_are_not_counted(tmp_path: Path) -> None:
     INFO.save(tmp_path)
-    good = replace(ONE, flag=None)
-    (tmp_path / "records.jsonl").write_text(lines(good, TWO))
-    assert read_run(tmp_path).of("concept") == [good]
-    assert read_run(tmp_path).of("reference") == []
+    good = replace(ONE, conditioning=None, probes={"seed": {"nll": 1.0}})
+    answers = {"seed": {"nll": 1.0, "flag": "diverged"}, "denoising": {"surprise": 2.0}}
+    bad = replace(TWO, conditioning=None, probes=answers)
+    (tmp_path / "records.jsonl").write_text(lines(good, bad))
+    assert read_run(tmp_path).of("concept", "seed") == [good]
+    assert read_run(tmp_path).of("concept", "denoising") == [bad], "a flag is one probe's own"
+    assert read_run(tmp_path).of("reference", "seed") == []
     assert read_run(tmp_path).image("concept", 3, "original") == image_path(tmp_path, "concept", 3, "original")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is not an audit run: it has no run\.json"):
         read_run(tmp_path)
-    for content in ("", "[]", "{}", "null", json.dumps(asdict(INFO) | {"schema": 99}), json.dumps({"schema": 1})):
+    for content in ("", "[]", "{}", "null", json.dumps(asdict(INFO) | {"schema": 99}), json.dumps({"schema": 2})):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(ValueError, match="damaged or of another version"):
             read_run(tmp_path)

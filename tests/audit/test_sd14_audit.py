@@ -85,9 +85,9 @@ def concept_run(calm: Path, sets: Path, tmp_path_factory: pytest.TempPathFactory
 def test_the_concept_recipe_has_the_papers_settings(concept_run: Path) -> None:
     run = read_run(concept_run)
     assert run.info.complete
-    assert run.info.settings["inverter"]["name"] == "ReNoise"
-    assert run.info.settings["inverter"]["faithful"]
-    assert run.info.settings["guidance_scale"] == 1
+    assert run.info.probes["seed"]["settings"]["inverter"]["name"] == "ReNoise"
+    assert run.info.probes["seed"]["settings"]["inverter"]["faithful"]
+    assert run.info.probes["seed"]["settings"]["guidance_scale"] == 1
     assert run.info.settings["posterior_seed"] == 42
     assert run.info.settings["precision"] == "32-true"
     counts = [len([r for r in run.records if r.set == name]) for name in ("concept", "reference", "known", "prompted")]
@@ -123,7 +123,7 @@ def test_an_erased_model_is_compared_with_vanilla(calm: Path, sets: Path, tmp_pa
     main(["report", str(tmp_path / "vanilla"), str(tmp_path / "esd"), f"--out={tmp_path / 'report'}"])
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [run["name"] for run in results["runs"]] == ["vanilla", "esd"]
-    assert all(run["relative_distance_w2_squared"]["value"] > 0 for run in results["runs"])
+    assert all(run["paper"]["relative_distance_w2_squared"]["value"] > 0 for run in results["runs"])
 
 
 @pytest.mark.parametrize("reencode", [True, False])
@@ -132,8 +132,13 @@ def test_the_image_recipe_runs_both_ways(reencode: bool, calm: Path, sets: Path,
     main(arguments("image", calm, sets, tmp_path / "run", "--data.support_images.limit=4", *more))
     run = read_run(tmp_path / "run")
     assert run.info.complete
-    assert run.info.settings["reencode"] == reencode
-    assert run.info.settings["decoder"] == {"name": "DecoderInversion", "max_passes": 2, "faithful": True, "lr": 1e-2}
+    assert run.info.probes["memories"]["settings"]["reencode"] == reencode
+    assert run.info.probes["memories"]["settings"]["decoder"] == {
+        "name": "DecoderInversion",
+        "max_passes": 2,
+        "faithful": True,
+        "lr": 1e-2,
+    }
     assert [r.support for r in run.records if r.set == "memory"] == [0, 1, 2, 3], "ten a query, of its own"
     assert len(load_file(tmp_path / "run" / "seeds.safetensors")) == 2 * 4
 
@@ -257,7 +262,7 @@ def test_a_comment_does_what_it_says(recipe: str, label: str, calm: Path, sets: 
         options += [f"--model.inverter.{name}={value}" for name, value in WEAK.items()]
     main(arguments(recipe, calm, sets, tmp_path / "run", *options))
     run, seeds = read_run(tmp_path / "run"), load_file(tmp_path / "run" / "seeds.safetensors")
-    (record,) = run.of("concept" if recipe == "concept" else "own")
+    (record,) = run.of("concept", "seed") if recipe == "concept" else run.of("own", "memories")
     invert, start, plain = CLAIMS[recipe, label]
     restated = Restated(calm, run.image(record.set, 0, "original"), record.prompt)
     expected, recipes = invert(restated, start(restated)), invert(restated, plain(restated))
@@ -265,7 +270,8 @@ def test_a_comment_does_what_it_says(recipe: str, label: str, calm: Path, sets: 
     assert (seed - expected).norm() < 2e-3 * expected.norm()
     assert (seed - recipes).norm() > 2e-2 * expected.norm(), "the recipe's own latents lead elsewhere"
     if label == "nti":
-        assert record.evaluations == 2 * (3 - 1), "a transition fewer than there are timesteps, each measured"
+        found = record.probes["seed" if recipe == "concept" else "memories"]
+        assert found["evaluations"] == 2 * (3 - 1), "a transition fewer than there are timesteps, each measured"
 
 
 @pytest.mark.parametrize("recipe", ["concept", "image"])

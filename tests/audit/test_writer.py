@@ -25,7 +25,7 @@ PLACES = {f"key{i}": Place("concept", i) for i in range(10)}
 
 
 def record(number: int) -> Record:
-    return Record(f"key{number}", "concept", number, "umbrella", nll=float(number))
+    return Record(f"key{number}", "concept", number, "umbrella", {"seed": {"nll": float(number)}})
 
 
 def seed(number: int) -> torch.Tensor:

@@ -38,12 +38,17 @@ class FakeAudit:
     concept = Concept("umbrella", "object", ["an umbrella"])
     diffusion = SimpleNamespace(exceeds_window=lambda prompt: len(prompt.split()) > WINDOW)
 
+    stages = (("one",),)
+
     def __init__(self, recorded: Sequence[str] = ()) -> None:
         self.done = set(recorded)
 
-    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> set[str]:
+    def asked_of(self, place: Place) -> list[str]:
+        return ["one"]
+
+    def open_run(self, data: dict[str, Any], places: Mapping[str, Place]) -> dict[str, list[str]]:
         self.data, self.places = data, places
-        return self.done
+        return {name: [] if name in self.done else ["one"] for name in places}
 
 
 def samples(audit: FakeAudit | None = None, world_size: int = 1, **options: Any) -> list[Sample]:

@@ -35,6 +35,7 @@ from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.ops.likelihood import ladder, log_likelihood
 from lit_memories.ops.schedule import PredictionType
+from lit_memories.probes import Denoising, Known, Likelihood, Reach, Samples, Seed, Typicality
 
 UMBRELLA = Concept("umbrella", "object", ["umbrella"], ["a star"], anchor="star", factors={"object": "umbrella"})
 PROMPTS = ["a red umbrella", "a blue star", "a gear"]
@@ -147,8 +148,7 @@ def concept_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tu
         num_inference_steps=3,
         block_size=2,
         keep_images=1,
-        likelihood_probes=1,
-        reach_directions=1,
+        probes=[Denoising(levels=3), Samples(), Seed(), Typicality(), Reach(1), Known(), Likelihood()],
     )
     sources = [ImageSource(str(images / name)) for name in ("concept", "reference")]
     return audit, AuditData(*sources, known=1, prompted=1, conditionings=["own@3"])
@@ -170,7 +170,7 @@ def image_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tupl
     return audit, MemoryData(*sources, queries=1, supports=2)
 
 
-GRADIENTS = {"log_likelihood", "bits_per_dim", "likelihood_gap"}
+GRADIENTS = "likelihood"
 """What is computed by attention's backward pass, of which the device has another than the CPU."""
 EXPLAINED = {
     "outside: copy": "the model goes to the device and back, once",
@@ -179,8 +179,13 @@ EXPLAINED = {
     "inverters/decoder.py: _lbfgs: number read": "torch's line search, in which one picture is all there is",
     "inverters/decoder.py: __call__: copy": "numbers of decoder inversions, to be kept",
     "inverters/base.py: <dictcomp>: copy": "what was found, once a batch",
-    "audit/concept.py: <dictcomp>: copy": "numbers of records, once a batch",
-    "audit/concept.py: _audit_samples: copy": "the same of drawn samples",
+    "audit/answers.py: _values: copy": "numbers of records, once a batch and probe",
+    "audit/concept.py: _ask: copy": "seeds to be kept, once a batch",
+    "ops/denoising.py: denoise: copy": "noise there, errors back, once a batch and prompt",
+    "probes/samples.py: __call__: number read": "which samples are finite, once a batch",
+    "probes/typicality.py: __call__: copy": "seeds, once a batch",
+    "probes/memories.py: __call__: copy": "seeds and latents, to measure how far they are apart, once a query",
+    "probes/reach.py: __call__: copy": "which seeds are finite, once a batch",
     "audit/image.py": "the same, and decoder inversions that are kept in files",
     "data/cache.py: <dictcomp>: copy": "into such a file",
     "classifier.py: <dictcomp>: number read": "what the judge sees, by picture",
@@ -213,8 +218,14 @@ def test_an_audit_is_the_same_there(
     assert found.keys() == expected.keys()
     ours, theirs = ([json.loads(x) for x in run["records.jsonl"].splitlines()] for run in (found, expected))
     for a, b in zip(ours, theirs, strict=True):
-        near = {name for name in b if a[name] != b[name]}
-        assert made is image_audit or near <= GRADIENTS, "what takes no gradient is the same to the bit"
-        assert all(a[name] == pytest.approx(b[name], rel=1e-3) for name in near)
+        (one, other), near = (x.pop("probes") for x in (a, b)), set()
+        assert a == b
+        for probe in other:
+            assert one[probe].keys() == other[probe].keys()
+            for name in other[probe]:
+                if one[probe][name] != other[probe][name]:
+                    near.add(probe)
+                    assert one[probe][name] == pytest.approx(other[probe][name], rel=1e-3)
+        assert made is image_audit or near <= {GRADIENTS}, "what takes no gradient is the same to the bit"
     unexplained = {place for place in waits.places if not any(known in place for known in EXPLAINED)}
     assert not unexplained, {place: waits.places[place] for place in unexplained}

@@ -96,8 +96,8 @@ def by_three(
     go_on_alone(concept_audit(killed[0], "--trainer.callbacks=[]", "--trainer.enable_progress_bar=false"))
     commands = [concept_audit(folder) for folder in concepts.values()]
     first, *others = together([*commands, image_audit(root / "image"), commands[0]], 3)
-    assert f"nothing left to do: all 18 records are in {root / 'concept'}" in first
-    assert not any("records are in" in said for said in others), "only the first speaks"
+    assert f"nothing left to do: all 48 answers are in {root / 'concept'}" in first
+    assert not any("answers are in" in said for said in others), "only the first speaks"
     return concepts | {"image": root / "image"}
 
 

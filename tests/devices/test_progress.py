@@ -14,7 +14,8 @@ from lit_memories.audit import progress
 from lit_memories.audit.progress import AuditProgress, Tally
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
-from lit_memories.records import PARTS, RECORDS_FILE, Record, read_run
+from lit_memories.records import PARTS, RECORDS_FILE, Record, RunInfo, read_run
+from lit_memories.statistics.convergence import inversion_of
 
 Command = Callable[..., list[str]]
 
@@ -47,31 +48,35 @@ def test_a_run_from_stop_to_end(
     """Asked, taken up with a logger, asked again, and started once more though nothing is left."""
     main(["status", str(stopped)])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["stopped", "all", "4", "18", "0"] in [row[:5] for row in rows]
-    assert ["concept", "3", "3", "0"] in [row[:4] for row in rows]
+    assert ["stopped", "all", "3", "48", "0"] in [row[:5] for row in rows]
+    assert ["concept", "3", "9", "0"] in [row[:4] for row in rows]
 
     main(concept_audit(stopped, "--trainer.logger=lightning.pytorch.loggers.CSVLogger"))
     first, *lines, last = capsys.readouterr().out.splitlines()
-    assert first == f"4 of 18 records are in {stopped}"
-    assert len(lines) == 7, "a line a batch at most"
-    form = re.compile(r"(\d+) of 18 records: [\d.]+ images/s, [\d.]+ evaluations/image(, .+ left)?")
-    told = [form.fullmatch(text) for text in lines]
-    assert [match and int(match[1]) for match in told] == [6, 8, 10, 12, 14, 16, 18]
-    assert last == f"all 18 records are in {stopped}"
+    assert first == f"3 of 48 answers are in {stopped}"
+    assert len(lines) <= 10, "a line in ten steps at most"
+    form = re.compile(r"(\d+) of 48 answers: [\d.]+ answers/s(, [\d.]+ evaluations/inversion)?(, .+ left)?")
+    told = [int(match[1]) for text in lines if (match := form.fullmatch(text))]
+    assert len(told) == len(lines)
+    assert told == sorted(set(told))
+    assert told[-1] > 40
+    assert last == f"all 48 answers are in {stopped}"
     with next(stopped.glob("lightning_logs/version_0/metrics.csv")).open() as file:
         logged = list(csv.DictReader(file))
     run = read_run(stopped)
-    assert [float(row["records"]) for row in logged if row["records"]] == [6, 8, 10, 12, 14, 16, 18]
-    taken = [record.evaluations for record in run.records if record.evaluations is not None]
-    final = [row for row in logged if row["evaluations_per_image"]][-1]
-    assert float(final["evaluations_per_image"]) == pytest.approx(sum(taken) / len(taken))
+    counts = [float(row["answers"]) for row in logged if row["answers"]]
+    assert counts == sorted(set(counts))
+    assert (counts[0] > 3, counts[-1]) == (True, 48)
+    taken = [found["evaluations"] for record in run.records if (found := inversion_of(record))]
+    final = [row for row in logged if row["evaluations_per_inversion"]][-1]
+    assert float(final["evaluations_per_inversion"]) == pytest.approx(sum(taken) / len(taken))
     assert float(logged[-1]["nll_concept"]) == pytest.approx(run.info.metrics["nll_concept"])
 
     main(["status", str(stopped)])
     assert f"{stopped}: complete" in capsys.readouterr().out
     recwarn.clear()
     main(concept_audit(stopped))
-    assert capsys.readouterr().out.splitlines() == [f"nothing left to do: all 18 records are in {stopped}"]
+    assert capsys.readouterr().out.splitlines() == [f"nothing left to do: all 48 answers are in {stopped}"]
     assert not [warning for warning in recwarn if "DataLoader" in str(warning.message)]
 
 
@@ -82,14 +87,17 @@ def test_a_terminal_gets_a_bar(concept_audit: Command, tmp_path: Path, monkeypat
     monkeypatch.setenv("TERM", "xterm")
     main(concept_audit(tmp_path / "run"))
     said = console.file.getvalue()
-    assert "0/18" in said
-    assert re.search(r"18/18.* images/s, [\d.]+ evaluations/image", said)
-    assert said.endswith(f"all 18 records are in {tmp_path / 'run'}\n")
+    assert "0/48" in said
+    assert re.search(r"48/48.* answers/s, [\d.]+ evaluations/inversion", said)
+    assert said.endswith(f"all 48 answers are in {tmp_path / 'run'}\n")
     assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1, "the cursor is back"
 
 
 def line(index: int, evaluations: int | None = 10) -> str:
-    return Record(f"key-{index}", "concept", index, "an umbrella", evaluations=evaluations).to_json() + "\n"
+    return (
+        Record(f"key-{index}", "concept", index, "an umbrella", probes={"seed": {"evaluations": evaluations}}).to_json()
+        + "\n"
+    )
 
 
 def test_a_tally_follows_all_processes(tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ def test_a_tally_follows_all_processes(tmp_path: Path) -> None:
     parts = tmp_path / PARTS
     tally = Tally(tmp_path, [Record.from_json(line(0, 40))])
     tally.look()
-    assert (tally.done, tally.evaluations, tally.rate, tally.describe(9)) == (1, 40, None, "40.0 evaluations/image")
+    assert (tally.done, tally.evaluations, tally.rate, tally.describe(9)) == (1, 40, None, "40.0 evaluations/inversion")
     parts.mkdir()
     one, two = (parts / f"records-{rank}.jsonl" for rank in range(2))
     one.write_text(line(1, 20) + line(2, None)[:20])
@@ -108,7 +116,7 @@ def test_a_tally_follows_all_processes(tmp_path: Path) -> None:
     tally.look()
     assert (tally.done, tally.evaluations) == (4, 30)
     assert tally.rate > 0
-    assert re.fullmatch(r"\S+ images/s, 30.0 evaluations/image, .+ left", tally.describe(9))
+    assert re.fullmatch(r"\S+ answers/s, 30.0 evaluations/inversion, .+ left", tally.describe(9))
     for file in (one, two):
         file.unlink()
     (tmp_path / RECORDS_FILE).write_text("".join(map(line, range(4))))
@@ -122,6 +130,7 @@ def test_a_folder_that_is_not_shared_is_noticed(tmp_path: Path, capsys: pytest.C
     trainer = SimpleNamespace(is_global_zero=True, loggers=[])
     audit = SimpleNamespace(folder=tmp_path, recorded={}, expected=2)
     bar.on_predict_start(trainer, audit)
+    RunInfo("run", "vanilla", "umbrella", {}, "", {}, 8, {}, {}).save(tmp_path)
     (tmp_path / RECORDS_FILE).write_text(line(0))
     bar.on_predict_end(trainer, audit)
     assert "must be one folder for all processes" in capsys.readouterr().out

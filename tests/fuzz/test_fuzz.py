@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,24 @@ from safetensors.torch import save
 
 from lit_memories.cli import main
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure, Provenance
+from lit_memories.probes import PROBES
 from lit_memories.records import RUN_FILE, Record, RunInfo, read_lines
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes/pictograms").glob("*/*.yaml"))
 FULL = Record(
-    "k1", "concept", 3, "umbrella", 1.5, 20.0, 30.0, 40.0, 1e-4, 7, True, 0.1, -0.2, 1.0, {"object": True}, "x",
-    "own@3", {"norm": [0.5, 0.25], "combined": [None, 0.5]}, -3.0, 1.0, 45.0, 0.5, 2, 1.0, 2.0, 40, 0.1, 3.0, 0.2,
+    "k1", "concept", 3, "umbrella",
+    {
+        "denoising": {"surprise": 1.5, "profile": [1.0, 2.5]},
+        "seed": {"nll": 20.0, "evaluations": 7, "converged": True, "correct": {"object": True}, "flag": "x"},
+        "typicality": {"norm": [0.5, 0.25], "combined": [None, 0.5]},
+    },
+    "own@3", 2,
 )  # fmt: skip
 INFO = RunInfo(
     "run", "vanilla", "umbrella", {"a": 1, "inverter": {"b": [1, 2]}}, "hash", {"base": "b", "erasure": None}, 8,
     {"concept": {"source": "s", "rows": 4, "unreadable": []}}, {"torch": "2"}, metrics={"nll": 1.0},
+    probes={"denoising": PROBES["denoising"].asked({"levels": 4}).to_dict()},
 )  # fmt: skip
 ORIGIN = Provenance("ESD", {"name": "umbrella"}, "base", None, "f" * 16, {"steps": 1}, 1, 0, {"torch": "2"})
 TENSORS = save({"unet.a": torch.arange(6.0).view(2, 3), "text_encoder.b": torch.ones(2, dtype=torch.float16)})
@@ -76,13 +83,16 @@ def sound(record: Record) -> None:
     assert Record.from_json(record.to_json()) == record
     for field in fields(Record):
         value = getattr(record, field.name)
-        if value is not None and "float" in str(field.type) and not isinstance(value, dict):
-            assert type(value) is float
-            assert math.isfinite(value)
         if value is not None and str(field.type).startswith("int"):
             assert type(value) is int
             assert 0 <= value < 2**63
     assert record.prompt.encode().decode() == record.prompt
+    for probe, answer in record.probes.items():
+        for name, value in answer.items():
+            if isinstance(value, int | float):
+                assert math.isfinite(value)
+                assert abs(record.number(f"{probe}.{name}")) < 1e400
+        assert record.counts(probe) == ("flag" not in answer)
 
 
 @fuzz(120)
@@ -108,25 +118,37 @@ def test_fields_of_any_value(name: str, value: Any) -> None:
         sound(record)
 
 
+@fuzz(120)
+@given(probe=st.sampled_from(["denoising", "seed", "typicality", "new", "../x"]), name=st.text(max_size=8), value=JSON)
+def test_answers_of_any_value(probe: str, name: str, value: Any) -> None:
+    line = json.dumps(asdict(FULL) | {"probes": {probe: {name: value}}})
+    if (record := outcome(lambda: Record.from_json(line))) is not None:
+        sound(record)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("nll", "x"), ("nll", True), ("nll", [1.0]), ("nll", 10**400), ("index", 1.0), ("index", True), ("index", -1),
-        ("index", 2**63), ("evaluations", -1), ("converged", 1), ("prompt", None), ("prompt", 3), ("prompt", "\ud800"),
-        ("correct", {"object": 1}), ("correct", []), ("typicality", {"norm": [1.0]}), ("typicality", {"norm": 1.0}),
-        ("typicality", {"norm": ["a", "b"]}), ("flag", ""[:0] or "\n"), ("key", 3), ("set", "E"), ("nonsense", 1),
+        ("index", 1.0), ("index", True), ("index", -1), ("index", 2**63), ("prompt", None), ("prompt", 3),
+        ("prompt", "\ud800"), ("key", 3), ("set", "E"), ("nonsense", 1), ("probes", []), ("probes", {"seed": 1}),
     ],
 )  # fmt: skip
 def test_values_of_another_kind_are_refused_when_read(name: str, value: Any) -> None:
     """Not later, in the middle of the statistics."""
-    with pytest.raises(ValueError, match=f"not a record.*{name}|not a record.*(label|typicality)"):
+    with pytest.raises(ValueError, match=f"not a record.*{name}"):
         Record.from_json(json.dumps(asdict(FULL) | {name: value}))
 
 
+@pytest.mark.parametrize("value", ["x", [1.0], {"a": 1.0}])
+def test_what_is_no_number_is_refused_in_one_line_where_one_is_asked_for(value: Any) -> None:
+    record = Record.from_json(json.dumps(asdict(FULL) | {"probes": {"seed": {"nll": value}}}))
+    with pytest.raises(ValueError, match=r"seed\.nll of the record k1 is no number"):
+        record.number("seed.nll")
+
+
 def test_whole_numbers_are_read_as_the_floats_they_are() -> None:
-    record = Record.from_json(json.dumps(asdict(FULL) | {"nll": 3, "typicality": {"norm": [1, None]}}))
-    assert type(record.nll) is float
-    assert record == replace(FULL, nll=3.0, typicality={"norm": [1.0, None]})
+    record = Record.from_json(json.dumps(asdict(FULL) | {"probes": {"seed": {"nll": 3}}}))
+    assert type(record.number("seed.nll")) is float
 
 
 @fuzz(80)

@@ -10,7 +10,6 @@ import torch
 from small_models import STEPS, Counted, Prompted, curved, latents
 from torch import Tensor
 
-from lit_memories.audit.quality import quality
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
 from lit_memories.inverters.belm import BELM
@@ -21,6 +20,7 @@ from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import gaussian_nll
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_inverse_coefficients
+from lit_memories.probes.quality import quality
 
 INVERTERS = [
     DDIMInversion(),
@@ -184,9 +184,9 @@ def test_a_row_that_is_not_finite_infects_no_other(inverter: Inverter, broken: s
         assert found.residual[row] == clean.residual[row]
     assert not found.converged[1]
     sound = bool(found.seeds[1].isfinite().all() and again[1].isfinite().all())
-    record = quality(inverter, found, 1, sound)
-    assert record["flag"] in ("not finite", "diverged"), "it does not count"
-    json.dumps(record, allow_nan=False)
+    numbers, flags = quality(inverter, found)
+    assert not sound or flags[1] == "diverged", "it does not count"
+    json.dumps(numbers, allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_a_residual_that_was_not_measured_is_no_divergence(inverter: Inverter) -
     found = inverter(Prompted(3), z, STEPS)
     assert not found.measured
     assert not found.converged.any()
-    expected = {"residual": None, "evaluations": int(found.evaluations[0]), "converged": None, "flag": None}
-    assert quality(inverter, found, 0, sound=True) == expected
-    assert quality(inverter, found, 2, sound=False)["flag"] == "not finite"
+    numbers, flags = quality(inverter, found)
+    assert numbers == {"residual": [None] * 3, "evaluations": found.evaluations.tolist(), "converged": [None] * 3}
+    assert flags == [None] * 3, "what is not finite is flagged by its numbers"
     whole = DDIMInversion()(Prompted(3), z, STEPS)
     assert whole.measured
     assert torch.equal(whole.seeds[:2], DDIMInversion(False)(Prompted(3), z, STEPS).seeds[:2])
@@ -222,12 +222,13 @@ def test_what_official_code_keeps_counts(inverter: Inverter) -> None:
         evaluations=torch.full((3,), 9),
         converged=torch.tensor([False] * 3),
     )
-    kept = quality(inverter, found, 1, sound=True)
-    assert kept == {"residual": pytest.approx(0.7), "evaluations": 9, "converged": False, "flag": None}
-    assert quality(type(inverter)(), found, 1, sound=True) == kept | {"flag": "diverged"}
-    assert quality(FixedPoint(), found, 0, sound=True)["flag"] is None
-    assert quality(inverter, found, 1, sound=False)["flag"] == "not finite"
-    assert quality(inverter, found, 2, sound=True)["flag"] == "diverged"
+    numbers, flags = quality(inverter, found)
+    assert numbers["residual"] == [pytest.approx(0.05), pytest.approx(0.7), None]
+    assert numbers["evaluations"] == [9] * 3
+    assert numbers["converged"] == [False] * 3
+    assert flags == [None, None, "diverged"]
+    assert quality(type(inverter)(), found) == (numbers, [None, "diverged", "diverged"])
+    assert quality(FixedPoint(), found)[1][0] is None
 
 
 @pytest.mark.parametrize("inner_steps", [0, 5])

@@ -329,8 +329,11 @@ def test_a_recipe_may_name_any_judge(tiny: Path, vit: Path, tmp_path: Path) -> N
     ])  # fmt: skip
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert records
-    assert all((r["shows_concept"], r["probability"]) == (1.0, pytest.approx(1)) for r in records)
-    assert "labels=[0, 1] top_k=1" in json.loads((tmp_path / "run.json").read_text())["settings"]["judge"]
+    answers = [answer for r in records for name, answer in r["probes"].items() if name in ("seed", "samples")]
+    assert len(answers) == len(records)
+    assert all((a["shows_concept"], a["probability"]) == (1.0, pytest.approx(1)) for a in answers)
+    probes = json.loads((tmp_path / "run.json").read_text())["probes"]
+    assert "labels=[0, 1] top_k=1" in probes["seed"]["settings"]["judge"] == probes["samples"]["settings"]["judge"]
 
 
 def test_a_recipe_with_a_bad_judge_ends_in_one_line(

@@ -1,27 +1,35 @@
 """Run folders without any model: seeds' NLL drawn with known shifts, pictures painted."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lit_memories.records import RECORDS_FILE, Record, RunInfo, image_path
+from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.probes import PROBES
+from lit_memories.records import RECORDS_FILE, RunInfo, image_path
+from lit_memories.statistics.pairing import Pairing
+from lit_memories.statistics.quantities import RunStatistics, SetStatistics
 
 DIMENSION = 1024
 MEAN, SD = 1453.0, 22.6
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {"audit": "ConceptAudit", "steps": 20}
+INVERTER: dict[str, Any] = {
     "guidance_scale": 1.0,
     "inverter": {"class_path": "lit_memories.inverters.fixed_point.FixedPoint", "init_args": {"iterations": 6}},
-    "steps": 20,
 }
+LEVELS = (-4.0, -1.0, 2.0, 5.0)
 
 
 @dataclass
 class Model:
-    """What a synthetic run should look like; shifts are against vanilla, in nats."""
+    """What a synthetic run should look like; shifts are against vanilla, in nats.
+
+    Without `surprise`, that of concept images less vanilla's, the probe ``denoising`` was not asked.
+    """
 
     name: str
     role: str = "erased"
@@ -30,6 +38,8 @@ class Model:
     noise: float = 0.0
     prompted: float = 1.0
     met: float = 1.0
+    surprise: float | None = None
+    surprise_empty: float = 0.0
     psnr: float = 29.0
     bias: float = 0.5
     converged: float = 1.0
@@ -43,22 +53,57 @@ def write(root: Path, model: Model, count: int = 24, pictures: int = 0, prompt: 
     folder = root / model.name.replace("/", "-")
     records = [*_inverted(model, "concept", count, prompt), *_inverted(model, "reference", count, "a blue circle")]
     records += [*_known(model, 6), *_sampled(model, count)]
+    if model.surprise is not None:
+        records += [*_surprised(model, "concept", count), *_surprised(model, "reference", count)]
     folder.mkdir(parents=True)
     info: dict[str, Any] = {
         "name": model.name, "role": model.role, "concept": "star", "settings": model.settings,
         "settings_hash": "abc", "model": {"base": "shapes", "fingerprint": f"f-{model.name}"}, "dimension": DIMENSION,
+        "probes": asked(model.surprise is not None),
         "data": {name: {"source": "synthetic", "rows": count, "unreadable": []} for name in ("concept", "reference")},
         "versions": {"torch": "2"}, "complete": True,
     }  # fmt: skip
     RunInfo(**(info | model.info)).save(folder)
-    save_records(folder, records)
+    save_lines(folder, records)
     for index in range(pictures):
         _paint(folder, model, index)
     return folder
 
 
-def save_records(folder: Path, records: list[Record]) -> None:
-    (folder / RECORDS_FILE).write_text("".join(record.to_json() + "\n" for record in records))
+def asked(surprised: bool = False, **settings: dict[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` says of the probes; settings of one replace its own."""
+    own: dict[str, dict[str, Any]] = dict.fromkeys(("seed", "typicality", "known", "reach"), INVERTER)
+    own |= {"samples": {"guidance_scale": 7.5}, "likelihood": {"probes": 1}}
+    own |= {"denoising": {"log_snr": list(LEVELS)}} if surprised else {}
+    return {name: PROBES[name].asked(values).to_dict() for name, values in (own | settings).items()}
+
+
+def altered(run: RunStatistics, **changes: Any) -> RunStatistics:
+    """A run of which some of the numbers that verdicts read are others."""
+    numbers, pairing = dict(changes.pop("numbers", run.numbers)), dict(run.pairing)
+
+    def change(path: str, name: str, **values: Estimate | None) -> None:
+        found = numbers[path]
+        kept = found.sets.get(name) or SetStatistics(24, Estimate(0, 0, 0), None)
+        numbers[path] = replace(found, sets=found.sets | {name: replace(kept, **values)})
+
+    for name in ("forgetting", "fraction", "damage", "placebos", "resolution"):
+        if name in changes:
+            numbers[run.headline] = replace(numbers[run.headline], **{name: changes.pop(name)})
+    if "concept_shift" in changes:
+        change(run.headline, "concept", change=changes.pop("concept_shift"))
+    if "psnr" in changes:
+        change("seed.psnr", "concept", value=changes.pop("psnr"))
+    if "retained_change" in changes:
+        change("samples.met", "retained", change=changes.pop("retained_change"))
+    if "prompted" in changes:
+        if (rate := changes.pop("prompted")) is None:
+            del numbers["samples.shows_concept"]
+        else:
+            change("samples.shows_concept", "prompted", value=rate)
+    if "count" in changes:
+        pairing["concept"] = Pairing(changes.pop("count"), 0)
+    return replace(run, numbers=numbers, pairing=pairing, **changes)
 
 
 def load_records(folder: Path) -> list[dict[str, Any]]:
@@ -67,6 +112,11 @@ def load_records(folder: Path) -> list[dict[str, Any]]:
 
 def save_lines(folder: Path, records: list[dict[str, Any]]) -> None:
     (folder / RECORDS_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def line(key: str, name: str, index: int, prompt: str, **numbers: Any) -> dict[str, Any]:
+    """A record with its numbers side by side, as the first schema had it; readers sort them by probe."""
+    return {"key": key, "set": name, "index": index, "prompt": prompt, **numbers}
 
 
 def change_records(folder: Path, change: Any) -> None:
@@ -86,13 +136,13 @@ def world(root: Path, **options: Any) -> list[Path]:
     return [write(root, model, **options) for model in models]
 
 
-def _inverted(model: Model, name: str, count: int, prompt: str) -> list[Record]:
+def _inverted(model: Model, name: str, count: int, prompt: str) -> list[dict[str, Any]]:
     base = np.random.default_rng(len(name)).normal(MEAN - 70, SD, count)
     shift = model.concept_shift if name == "concept" else model.reference_shift
     noise = np.random.default_rng([len(name), *model.name.encode()]).normal(0, 1, count)
     noise = model.noise * (noise - noise.mean())  # the planted shift is met exactly
     return [
-        Record(
+        line(
             f"{name}{i}",
             name,
             i,
@@ -110,9 +160,25 @@ def _inverted(model: Model, name: str, count: int, prompt: str) -> list[Record]:
     ]
 
 
-def _known(model: Model, count: int) -> list[Record]:
+def _surprised(model: Model, name: str, count: int) -> list[dict[str, Any]]:
+    """The probe's answers, as lines of their own: readers put a sample's lines together."""
+    rng = np.random.default_rng([7, len(name), *model.name.encode()])
+    base = np.random.default_rng(7).normal(1500, 200, count)
+    shift, empty = (model.surprise or 0.0, model.surprise_empty) if name == "concept" else (model.reference_shift,) * 2
+    noise = rng.normal(0, 1, count)
+    noise = model.noise * (noise - noise.mean())
     return [
-        Record(
+        {"key": f"{name}{i}", "set": name, "index": i, "prompt": "", "probes": {"denoising": {
+            "surprise": base[i] + shift + noise[i], "surprise_empty": base[i] + 60 + empty + noise[i],
+            "gap": 60 + empty - shift, "profile": [1.0, 2.0 + shift / 6, 3.0, 4.0],
+        }}}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def _known(model: Model, count: int) -> list[dict[str, Any]]:
+    return [
+        line(
             f"{model.name}-known{i}",
             "known",
             i,
@@ -128,11 +194,11 @@ def _known(model: Model, count: int) -> list[Record]:
     ]
 
 
-def _sampled(model: Model, count: int) -> list[Record]:
+def _sampled(model: Model, count: int) -> list[dict[str, Any]]:
     shown = [float(i < round(model.prompted * count)) for i in range(count)]
     met = [i < round(model.met * count) for i in range(count)]
-    return [Record(f"p{i}", "prompted", i, "a red star", shows_concept=shown[i]) for i in range(count)] + [
-        Record(f"r{i}", "retained", i, "a blue circle", shows_concept=0.0, correct={"colour": met[i], "object": True})
+    return [line(f"p{i}", "prompted", i, "a red star", shows_concept=shown[i]) for i in range(count)] + [
+        line(f"r{i}", "retained", i, "a blue circle", shows_concept=0.0, correct={"colour": met[i], "object": True})
         for i in range(count)
     ]
 

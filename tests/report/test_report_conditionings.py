@@ -8,8 +8,8 @@ import pytest
 from synthetic_runs import Model, change_records, load_records, world, write
 
 from lit_memories.report import report
-from lit_memories.report.pairing import compare
-from lit_memories.report.statistics import summarise
+from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.summary import summarise
 
 
 def add(folder: Path, label: str, shift: float, sets: tuple[str, ...] = ("concept", "reference")) -> None:
@@ -27,7 +27,7 @@ def add(folder: Path, label: str, shift: float, sets: tuple[str, ...] = ("concep
 
 def entries(runs: list[Path]) -> dict[str, dict[str, Any]]:
     summary = summarise(compare(runs), draws=400)
-    return {run.name: {entry.label: entry for entry in run.conditionings} for run in summary.runs}
+    return {run.name: {entry.label: entry for entry in run.leading.conditionings} for run in summary.runs}
 
 
 def test_forgetting_under_another_conditioning_is_its_own(tmp_path: Path) -> None:
@@ -76,7 +76,8 @@ def test_other_statistics_do_not_see_conditioned_records(tmp_path: Path) -> None
         add(folder, "empty", 500.0)
     assert summarise(compare(runs), draws=200).runs[1].pairing == plain.runs[1].pairing
     for before, after in zip(plain.runs, summarise(compare(runs), draws=200).runs, strict=True):
-        assert (before.forgetting, before.concept, before.used) == (after.forgetting, after.concept, after.used)
+        assert (before.forgetting, before.used) == (after.forgetting, after.used)
+        assert before.leading.sets == after.leading.sets
 
 
 def test_the_report_shows_them(tmp_path: Path) -> None:
@@ -85,27 +86,30 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
         add(folder, "own@3", 0.0)
         change_records(folder, lambda r: r | {"typicality": {"ks": [0.1, 0.01], "combined": [0.01, 0.01]}})
         likelihood = {"log_likelihood": -1000.0, "likelihood_gap": 0.01}
-        change_records(folder, lambda r, values=likelihood: r | (values if "nll" in r else {}))
+        change_records(
+            folder, lambda r, values=likelihood: r | (values if r["set"] in ("concept", "reference") else {})
+        )
         change_records(folder, lambda r: r | ({"likelihood_gap": 1.5} if r["key"] == "concept1" else {}))
         change_records(folder, lambda r: r | ({"reach": 40.0} if r["set"] == "concept" else {}))
     report(runs, tmp_path / "out", draws=100)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     (esd,) = (run for run in results["runs"] if run["name"] == "ESD")
-    assert [entry["label"] for entry in esd["conditionings"]] == ["own", "own@3"]
-    assert esd["typicality"]["combined"]["value"] == 1
-    assert esd["likelihood"]["value"] == 0
+    numbers = {name: probe["numbers"] for name, probe in esd["probes"].items()}
+    assert [entry["label"] for entry in numbers["seed"]["nll"]["conditionings"]] == ["own", "own@3"]
+    assert numbers["typicality"]["combined"]["sets"]["concept"]["value"]["value"] == 1
+    assert numbers["likelihood"]["log_likelihood"]["forgetting"]["value"] == 0
     assert any(note.startswith("ESD: log p(x) of 1 of ") for note in results["notes"])
-    assert esd["reach"]["value"] == 40
-    assert esd["resolvable"] > 0
+    assert numbers["reach"]["reach"]["sets"]["concept"]["value"]["value"] == 40
+    assert numbers["seed"]["nll"]["resolution"]["least"] > 0
     html = (tmp_path / "out" / "report.html").read_text()
     assert "own@3" in html
-    assert "reach, degrees" in html
-    assert "Needle or basin" in html
-    assert (tmp_path / "out" / "tables" / "conditionings.csv").read_text().startswith("model,forgetting_own,")
-    assert (tmp_path / "out" / "tables" / "seeds.csv").is_file()
+    assert "reach (concept), degrees" in html
+    conditionings = (tmp_path / "out" / "tables" / "conditionings.csv").read_text()
+    assert conditionings.startswith("model,forgetting_seeds_own,")
+    assert (tmp_path / "out" / "tables" / "probe_typicality.csv").is_file()
 
 
 def test_a_plain_report_has_no_empty_tables(tmp_path: Path) -> None:
     report(world(tmp_path), tmp_path / "out", draws=50)
     assert not (tmp_path / "out" / "tables" / "conditionings.csv").exists()
-    assert "Beyond the seed" not in (tmp_path / "out" / "report.html").read_text()
+    assert "atypical" not in (tmp_path / "out" / "report.html").read_text()

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import Model, change_records, load_records, save_lines, world, write
+from synthetic_runs import Model, altered, change_records, load_records, save_lines, world, write
 
 from lit_memories.metrics.inference import images_to_resolve
 from lit_memories.report import report
-from lit_memories.report.criteria import categorise
 from lit_memories.report.hygiene import precision_sentences, resolution_sentence
-from lit_memories.report.pairing import compare
-from lit_memories.report.quantities import RunStatistics, Summary
-from lit_memories.report.statistics import summarise
 from lit_memories.report.verdict import judge
+from lit_memories.statistics.criteria import categorise
+from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.quantities import RunStatistics, Summary
+from lit_memories.statistics.summary import summarise
 
 
 def summary_of(runs: list[Path]) -> Summary:
@@ -29,14 +29,12 @@ def find(summary: Summary, name: str) -> RunStatistics:
 def test_sample_size_advice_refers_to_the_control(runs: list[Path]) -> None:
     summary = summary_of(runs)
     esd = find(summary, "ESD")
-    assert esd.goal == pytest.approx(9.4)
-    assert esd.images_needed is not None
-    assert esd.images_needed > 24
+    assert esd.leading.resolution.goal == pytest.approx(9.4)
+    needed = esd.leading.resolution.images
+    assert needed > 24
     (text,) = resolution_sentence(summary, esd)
     assert text.startswith("With these 24 + 24 images a forgetting of ")
-    assert (
-        f"to resolve 9.4 nats, a tenth of the control's forgetting, {esd.images_needed} images each are needed" in text
-    )
+    assert f"to resolve 9.4 nats, a tenth of the control's forgetting, {needed} images each are needed" in text
     assert text in judge(summary)[1].sentences
     assert resolution_sentence(summary, summary.vanilla) == []
 
@@ -44,9 +42,9 @@ def test_sample_size_advice_refers_to_the_control(runs: list[Path]) -> None:
 def test_sample_size_advice_without_a_control(runs: list[Path]) -> None:
     summary = summary_of([run for run in runs if run.name != "never-knew"])
     esd = find(summary, "ESD")
-    assert esd.goal == 5
+    assert esd.leading.resolution.goal == 5
     assert "to resolve 5.0 nats " in resolution_sentence(summary, esd)[0]
-    enough = replace(esd, resolvable=4.0)
+    enough = altered(esd, resolution=replace(esd.leading.resolution, least=4.0))
     assert resolution_sentence(summary, enough)[0].endswith("which is enough for 5.0 nats.")
 
 
@@ -57,11 +55,18 @@ def test_images_needed_follow_from_the_scatter(tmp_path: Path) -> None:
 
     sds = [
         float(
-            torch.tensor([a.nll - b.nll for a, b in zip(*comparison.shared([1, 0], name), strict=True)]).double().std()
+            torch.tensor(
+                [
+                    a.number("seed.nll") - b.number("seed.nll")
+                    for a, b in zip(*comparison.shared([1, 0], name, "seed.nll"), strict=True)
+                ]
+            )
+            .double()
+            .std()
         )
         for name in ("concept", "reference")
     ]
-    assert summary_of(runs).runs[1].images_needed == images_to_resolve(5.0, *sds)
+    assert summary_of(runs).runs[1].leading.resolution.images == images_to_resolve(5.0, *sds)
 
 
 def guided(folder: Path) -> None:
@@ -83,12 +88,12 @@ def test_guided_inversions_do_not_count_against_the_others(tmp_path: Path) -> No
     esd = find(summary, "ESD")
     assert esd.inverter.converged.value == 1
     assert esd.inverter.worst_residual == pytest.approx(2e-4)
-    assert [entry.converged.value for entry in esd.conditionings] == [1, 0]
+    assert [entry.converged.value for entry in esd.leading.conditionings] == [1, 0]
     assert judge(summary)[1].category == before != "not trustworthy"
     report(runs, tmp_path / "out", draws=50)
     head = (tmp_path / "out" / "tables" / "conditionings.csv").read_text().splitlines()[0]
-    assert "converged_own," in head
-    assert "converged_own_at_3," in head
+    assert "converged_seeds_own," in head
+    assert "converged_seeds_own_at_3," in head
 
 
 def without_residual(record: dict[str, Any]) -> dict[str, Any]:
@@ -151,8 +156,8 @@ def test_needle_or_basin(tmp_path: Path) -> None:
         ]
         save_lines(folder, load_records(folder) + more)
     esd = find(summary_of(runs), "ESD")
-    assert (esd.reach.value, esd.reach_change.value) == (30, -45)
+    assert (esd.value("reach.reach", "concept").value, esd.change("reach.reach", "concept").value) == (30, -45)
     assert esd.unprompted.value == pytest.approx(3 / 24)
     report(runs, tmp_path / "out", draws=20)
-    assert "Needle or basin" in (tmp_path / "out" / "report.html").read_text()
-    assert "unprompted" in (tmp_path / "out" / "tables" / "basin.csv").read_text()
+    assert "reach_concept" in (tmp_path / "out" / "tables" / "probe_reach.csv").read_text()
+    assert "unprompted" in (tmp_path / "out" / "tables" / "probe_samples.csv").read_text()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from synthetic_runs import Model, save_records, world, write
+from synthetic_runs import Model, line, save_lines, world, write
 
 from lit_memories.metrics.bootstrap import wilson_interval
-from lit_memories.records import Record, RunInfo, image_path, read_run
+from lit_memories.records import RunInfo, image_path, read_run
 from lit_memories.report import report
-from lit_memories.report.image_level import compare_memories, is_image_level
+from lit_memories.statistics.image_level import compare_memories, is_image_level
 
 QUERIES, SUPPORTS, SHAPE = 2, 3, (4, 2, 2)
 
@@ -41,8 +41,9 @@ def image_run(root: Path, name: str, role: str = "erased", shift: float = 0.0, *
                 seeds[key].view(-1)[number] = 0.1 if of == "repeat" else 1.0 + shift / 10
             stages = {"psnr_support": 40.0, "psnr_decoder": 42.0} if of == "memory" else {}
             records.append(
-                Record(
-                    key, of, query, "a red star", nll=20.0 + (shift if of == "memory" else 0), support=support,
+                line(
+                    key, of, query, "a red star", nll=20.0 + (shift if of == "memory" else 0),
+                    **({} if support is None else {"support": support}),
                     psnr=30.0 + query, psnr_ceiling=39.0, psnr_round_trip=90.0, residual=1e-4, evaluations=60,
                     converged=True, shows_concept=1.0, **stages,
                 )
@@ -51,7 +52,7 @@ def image_run(root: Path, name: str, role: str = "erased", shift: float = 0.0, *
             file = image_path(folder, of, query, f"regenerated{ending}")
             file.parent.mkdir(exist_ok=True)
             Image.new("RGB", (16, 16), (200, 60, 60)).save(file)
-    save_records(folder, records)
+    save_lines(folder, records)
     save_file(seeds, folder / "seeds.safetensors")
     return folder
 

@@ -15,11 +15,12 @@ from synthetic_runs import Model, change_records, world, write
 
 from lit_memories.report import command, report, schema
 from lit_memories.report.formats import decimal, escape_latex, printable, to_csv, to_latex
-from lit_memories.report.pairing import compare
-from lit_memories.report.statistics import summarise
 from lit_memories.report.tables import tables
+from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.summary import summarise
 
 DOC = Path(__file__).parents[2] / "docs" / "results-schema.md"
+TABLES = "main", "paper", "hygiene", "placebos", "probe_known", "probe_samples", "probe_seed"
 EVIL = '<script>alert("$x_1$")</script> & 100 % \\emph{x}'
 
 
@@ -67,7 +68,7 @@ def test_files(made):
     names = {str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()}
     assert names == {
         "report.html", "results.json",
-        *(f"tables/{name}.{kind}" for name in ("main", "measures", "hygiene", "placebos") for kind in ("csv", "tex")),
+        *(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "tex")),
         *(f"figures/{name}.png" for name in ("forgetting", "nll", "shifts", "rebuilt", "prompted")),
     }  # fmt: skip
 
@@ -94,7 +95,7 @@ def test_every_field_is_documented(kind):
 
 
 def test_every_documented_category_exists():
-    from lit_memories.report.criteria import Category
+    from lit_memories.statistics.criteria import Category
 
     section = DOC.read_text().split("| category | when |")[1].split("###")[0]
     assert set(re.findall(r"^\| `([a-z ]+)` \|", section, re.MULTILINE)) == set(typing.get_args(Category))

@@ -1,10 +1,10 @@
 import pytest
-from synthetic_runs import SETTINGS, Model, change_records, write
+from synthetic_runs import INVERTER, SETTINGS, Model, asked, change_records, write
 
 from lit_memories.records import RECORDS_FILE
-from lit_memories.report.pairing import Pairing, compare
-from lit_memories.report.statistics import summarise
 from lit_memories.report.verdict import judge
+from lit_memories.statistics.pairing import Pairing, compare
+from lit_memories.statistics.summary import summarise
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def test_roles_order_the_rows(runs):
 
 def test_rows_of_all_runs_are_the_same_sample(runs):
     comparison = compare(runs)
-    keys = [[record.key for record in records] for records in comparison.shared(range(5), "concept")]
+    keys = [[record.key for record in records] for records in comparison.shared(range(5), "concept", "seed.nll")]
     assert all(one == keys[0] for one in keys)
 
 
 def test_settings_that_differ_are_named(tmp_path, pair):
-    other = SETTINGS | {"steps": 50, "inverter": {"class_path": "x", "init_args": {"iterations": 6}}}
-    third = write(tmp_path, Model("UCE", settings=other))
-    with pytest.raises(ValueError, match=r"inverter.class_path: .* steps: 20 \| 50"):
+    other = asked(seed=INVERTER | {"inverter": {"class_path": "x", "init_args": {"iterations": 6}}})
+    third = write(tmp_path, Model("UCE", settings=SETTINGS | {"steps": 50}, info={"probes": other}))
+    with pytest.raises(ValueError, match=r"steps: 20 \| 50; seed.inverter.class_path: "):
         compare([*pair, third])
 
 
@@ -79,9 +79,13 @@ def test_empty_set(pair, name):
 def test_common_keys_are_used_and_the_rest_counted_and_said(pair):
     change_records(pair[1], lambda record: None if record["key"] in ("concept3", "concept4") else record)
     comparison = compare(pair)
-    assert len(comparison.used(1, "concept")) == 22
-    assert comparison.pairing(1, "concept") == Pairing(used=22, left_out=2)
-    assert comparison.pairing(1, "reference") == comparison.pairing(0, "concept") == Pairing(used=24, left_out=0)
+    assert len(comparison.used(1, "concept", "seed.nll")) == 22
+    assert comparison.pairing(1, "concept", "seed.nll") == Pairing(used=22, left_out=2)
+    assert (
+        comparison.pairing(1, "reference", "seed.nll")
+        == comparison.pairing(0, "concept", "seed.nll")
+        == Pairing(used=24, left_out=0)
+    )
     verdict = judge(summarise(comparison, draws=20))[1].paragraph()
     assert "This rests on 22 of 24 images of the concept: the others" in verdict
 
@@ -101,7 +105,7 @@ def test_flagged_and_unmeasured_records_leave_the_pairing(pair):
         return record
 
     change_records(pair[1], change)
-    assert compare(pair).pairing(1, "reference").left_out == 2
+    assert compare(pair).pairing(1, "reference", "seed.nll").left_out == 2
 
 
 def test_record_cut_short_is_left_out(pair):
@@ -109,7 +113,7 @@ def test_record_cut_short_is_left_out(pair):
     lines = [line for line in file.read_text().splitlines() if '"set": "concept"' not in line]
     cut = [line for line in file.read_text().splitlines() if '"set": "concept"' in line]
     file.write_text("\n".join([*lines, *cut])[:-20])
-    assert compare(pair).pairing(1, "concept").left_out == 1
+    assert compare(pair).pairing(1, "concept", "seed.nll").left_out == 1
 
 
 def test_incomplete_run_is_said(tmp_path, pair):

@@ -8,9 +8,9 @@ from synthetic_runs import change_records, world
 from torch import Tensor
 
 from lit_memories.report.hygiene import placebo_sentences
-from lit_memories.report.pairing import compare
-from lit_memories.report.placebos import placebos, words
-from lit_memories.report.statistics import summarise
+from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.placebos import placebos, words
+from lit_memories.statistics.summary import summarise
 
 COLOURS = ("red", "green", "blue")
 PROMPTS = [f"a {COLOURS[i % 3]} {('cat', 'dog')[i // 3 % 2]}, striped" for i in range(42)]
@@ -71,8 +71,8 @@ def test_placebos_stand_in_summary_and_verdict(tmp_path: Path) -> None:
     for folder in runs:
         change_records(folder, change)
     control = next(run for run in summarise(compare(runs), draws=400).runs if run.name == "never-knew")
-    assert control.placebos is not None
-    assert [entry.word for entry in control.placebos.words] == ["blue", "green", "red"]
+    assert control.leading.placebos is not None
+    assert [entry.word for entry in control.leading.placebos.words] == ["blue", "green", "red"]
     assert placebo_sentences(control)[0].startswith("0 of 3 placebos (reference images that share a word")
 
     def plant(record: dict[str, object]) -> dict[str, object]:

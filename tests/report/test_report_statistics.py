@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from synthetic_runs import Model, change_records, load_records, save_lines, world, write
 
-from lit_memories.report.pairing import compare
-from lit_memories.report.statistics import find, summarise
+from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.summary import summarise
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def test_planted_shifts_are_found(summary, name, forgetting, damage):
     assert run.fraction.value == pytest.approx(forgetting / 94)
     assert run.fraction.low < forgetting / 94 < run.fraction.high or name == "never-knew"
     assert run.forgetting.low < forgetting < run.forgetting.high
-    assert run.concept.shift.value - run.reference.shift.value == pytest.approx(forgetting)
+    assert run.change("seed.nll", "concept").value - run.change("seed.nll", "reference").value == pytest.approx(
+        forgetting
+    )
 
 
 def test_vanilla_is_exactly_zero_and_control_exactly_one(summary):
@@ -41,9 +43,12 @@ def test_pairing_narrows_the_interval(runs):
     """Images differ far more from one another than models do on one image: unpaired, the interval would be wider."""
     run = by_name(summarise(compare(runs), draws=400), "never-knew")
     rng = np.random.default_rng(0)
-    values = [np.array([r.nll for r in compare(runs).used(row, "concept")]) for row in (0, 3)]
+    values = [
+        np.array([r.number("seed.nll") for r in compare(runs).used(row, "concept", "seed.nll")]) for row in (0, 3)
+    ]
     unpaired = [np.diff([rng.choice(v, len(v)).mean() for v in values])[0] for _ in range(400)]
-    assert run.concept.shift.high - run.concept.shift.low < 0.8 * np.ptp(np.quantile(unpaired, [0.025, 0.975]))
+    shift = run.change("seed.nll", "concept")
+    assert shift.high - shift.low < 0.8 * np.ptp(np.quantile(unpaired, [0.025, 0.975]))
 
 
 def test_missing_control_leaves_no_fraction(runs):
@@ -59,7 +64,7 @@ def test_control_like_vanilla_sets_no_scale(tmp_path):
     assert found.control == "bad"
     assert not found.calibrated
     assert all(math.isnan(run.fraction.low) and math.isnan(run.fraction.high) for run in found.runs)
-    assert all(run.goal == 5 for run in found.runs)
+    assert found.runs[1].leading.resolution.goal == 5
 
 
 def test_order_of_runs_changes_nothing(runs, summary):
@@ -75,8 +80,8 @@ def test_rates(summary):
     assert esd.retained_by_factor["colour"].value == pytest.approx(14 / 24)
     assert esd.retained_change.value == pytest.approx(-10 / 24)
     assert esd.retained_change.high < 0
-    assert esd.concept.seen.value == 1
-    assert esd.reference.seen.value == 0
+    assert esd.value("seed.shows_concept", "concept").value == 1
+    assert esd.value("seed.shows_concept", "reference").value == 0
 
 
 def test_inverter(summary):
@@ -92,13 +97,10 @@ def test_inverter(summary):
 
 def test_null_and_settings(summary):
     assert summary.null_mean == pytest.approx(1453.0, abs=0.1)
-    assert summary.vanilla.concept.z.value == pytest.approx(
-        (summary.vanilla.concept.nll.value - summary.null_mean) / summary.null_sd
-    )
+    nll = summary.vanilla.value("seed.nll", "concept")
+    assert summary.vanilla.paper.z_concept.value == pytest.approx((nll.value - summary.null_mean) / summary.null_sd)
     assert summary.guidance_scale == 1
     assert summary.inverter == "FixedPoint"
-    assert find({"a": {"b": {"c": 3}}}, "c") == 3
-    assert find({"a": 1}, "c") is None
 
 
 def test_flags_are_counted_and_excluded(tmp_path):
@@ -111,10 +113,10 @@ def test_flags_are_counted_and_excluded(tmp_path):
 
     change_records(runs[1], change)
     run = by_name(summarise(compare(runs), draws=50), "ESD")
-    assert run.flags == {"diverged": 1}
-    assert run.used["concept"] == run.concept.count == 23
+    assert run.flags == {"seed: diverged": 1}
+    assert run.used["concept"] == run.leading.sets["concept"].count == 23
     assert run.records["concept"] == 24
-    assert run.concept.shift.value == pytest.approx(10)
+    assert run.change("seed.nll", "concept").value == pytest.approx(10)
     assert run.inverter.converged.value == pytest.approx(53 / 54)
 
 
@@ -159,9 +161,9 @@ def test_another_erased_run_changes_no_number_of_this_one(tmp_path, level):
     alone, beside = (summarise(compare(group), draws=100) for group in (others, runs))
     for run in alone.runs:
         assert by_name(beside, run.name) == run
-        assert run.concept.count == 24
+        assert run.leading.sets["concept"].count == 24
     flagged = by_name(beside, "relabel")
-    assert (flagged.concept.count, flagged.pairing["concept"].left_out) == (18, 6)
+    assert (flagged.leading.sets["concept"].count, flagged.pairing["concept"].left_out) == (18, 6)
     assert flagged.fraction.count == 36
 
 
@@ -170,7 +172,11 @@ def test_images_that_the_control_lacks_leave_the_fraction_only(tmp_path):
     before = by_name(summarise(compare(runs), draws=100), "ESD")
     changed(next(run for run in runs if run.name == "never-knew"), flag="diverged")
     after = by_name(summarise(compare(runs), draws=100), "ESD")
-    assert (after.forgetting, after.damage, after.concept) == (before.forgetting, before.damage, before.concept)
+    assert (after.forgetting, after.damage, after.leading.sets) == (
+        before.forgetting,
+        before.damage,
+        before.leading.sets,
+    )
     assert (before.fraction.count, after.fraction.count) == (48, 36)
 
 

@@ -25,6 +25,7 @@ from lit_memories.erasure import Erasure
 from lit_memories.metrics import gaussian_nll
 from lit_memories.ops.select import select
 from lit_memories.records import Run, read_run
+from lit_memories.statistics.convergence import inversion_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {file.stem: file for file in sorted((ROOT / "recipes/sdxl/erase").glob("*.yaml"))}
@@ -164,16 +165,19 @@ def test_an_audit_finds_known_seeds(audited: Path, calm: Path) -> None:
     run, seeds = read_run(audited), load_file(audited / "seeds.safetensors")
     assert run.info.complete
     assert "reference" in run.info.data["reference"]["source"], "the folder, not COCO"
-    counts = {name: len(run.of(name)) for name in ("concept", "reference", "known", "prompted", "retained")}
+    probes = {"concept": "seed", "reference": "seed", "known": "known", "prompted": "samples", "retained": "samples"}
+    counts = {name: len(run.of(name, probe)) for name, probe in probes.items()}
     assert counts == {"concept": 3, "reference": 3, "known": 3, "prompted": 1, "retained": 1}
-    for record in [*run.of("concept"), *run.of("reference"), *run.of("known")]:
-        assert record.flag is None
-        assert record.converged
-        assert record.nll == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
-    for record in run.of("known"):
-        assert record.seed_error < 1e-3
-        assert abs(record.nll_bias) < 1
-    record = run.of("concept")[0]
+    for record in [record for record in run.records if inversion_of(record)]:
+        found = inversion_of(record)
+        assert record.flags == {}
+        assert found["converged"]
+        assert found["nll"] == pytest.approx(float(gaussian_nll(seeds[record.key][None])), abs=1e-9)
+    for record in run.of("known", "known"):
+        assert record.number("known.seed_error") < 1e-3
+        assert abs(record.number("known.nll_bias")) < 1
+    assert [r.number("denoising.surprise") > 0 for r in run.of("concept", "denoising")] == [True] * 3
+    record = run.of("concept", "seed")[0]
     made = Diffusion.from_pretrained(calm).generate([record.prompt], seeds[record.key][None], 3, 2.0)
     with Image.open(run.image("concept", 0, "regenerated")) as picture:
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(64, 64, 3)
@@ -205,8 +209,8 @@ def test_an_erased_model_has_other_seeds(
     erased = audit(calm, images, tmp_path / "erased", *few, f"--model.diffusion.erasure={tmp_path / 'uce'}")
     assert erased.info.role == "erased"
     assert erased.info.settings_hash == vanilla.info.settings_hash
-    before = {record.key: record.nll for record in vanilla.of("concept")}
-    after = {record.key: record.nll for record in erased.of("concept")}
+    before = {record.key: record.number("seed.nll") for record in vanilla.of("concept", "seed")}
+    after = {record.key: record.number("seed.nll") for record in erased.of("concept", "seed")}
     assert before.keys() == after.keys()
     assert all(before[key] != after[key] for key in before)
 
@@ -217,11 +221,11 @@ def test_null_text_tunes_rows_of_text_and_likelihoods_are_found(calm: Path, imag
     options = {"inner_steps": 1, "guidance_scale": 3, "pivot": {"class_path": "FixedPoint"}}
     inverter = {"class_path": "lit_memories.inverters.null_text.NullText", "init_args": options}
     few = ("--data.known=0", "--data.prompted=0", "--data.concept_images.limit=1", "--data.reference_images.limit=1")
-    more = (f"--model.inverter={json.dumps(inverter)}", "--model.guidance_scale=1", "--model.likelihood_probes=1")
+    more = (f"--model.inverter={json.dumps(inverter)}", "--model.guidance_scale=1", "--model.probes+=Likelihood")
     for record in audit(calm, images, tmp_path / "run", *few, *more).records:
-        assert record.flag is None
-        assert record.psnr_round_trip > 30
-        assert record.log_likelihood is not None
+        assert record.flags == {}
+        assert record.number("seed.psnr_round_trip") > 30
+        assert record.number("likelihood.log_likelihood") is not None
 
 
 def test_numbers_of_the_recipes_have_an_origin() -> None:

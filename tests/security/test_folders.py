@@ -18,7 +18,7 @@ from lit_memories.records import IMAGES, PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FI
 from lit_memories.report import report
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
-from synthetic_runs import Model, change_records, write
+from synthetic_runs import Model, asked, change_records, write
 
 Refused = Callable[..., str]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}{% raw %}"
@@ -90,7 +90,7 @@ def test_a_pipe_does_not_hang_the_reader(name: str, run: Path) -> None:
         read_run(run)
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "concept/../..", "", "Concept", 3, None, ["concept"]])
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "concept/../..", "", "Concept", 3, None])
 def test_a_set_is_one_of_the_known(name: object, run: Path) -> None:
     """The set and the index name picture files."""
     change_records(run, lambda record: record | {"set": name})
@@ -137,16 +137,17 @@ def test_nothing_in_a_run_becomes_part_of_the_page(tmp_path: Path, capsys: pytes
     """Every text that a stranger can set, set to HTML, template code, markup of terminals and LaTeX."""
     text = HOSTILE + " [red]x[/red] \\input{/etc/passwd} $\\frac{ =1+1"
     hostile = {
-        "concept": text, "versions": {text: text}, "settings": {text: {text: [text]}, "inverter": text},
+        "concept": text, "versions": {text: text}, "settings": {text: {text: [text]}},
         "model": {"base": text, "fingerprint": "f", "erasure": {"method": text, "concept": {"name": text}}},
         "data": {name: {"source": text, "rows": 24, "unreadable": [text]} for name in ("concept", "reference")},
+        "probes": asked(seed={"inverter": text, text: [text]}),
     }  # fmt: skip
     runs = []
     for name, role in (("vanilla", "vanilla"), ("erased", "erased"), ("control", "control")):
         run = write(tmp_path / "runs", Model(name, role, concept_shift=9.0, noise=1.0, info=hostile), pictures=2)
         info = json.loads((run / RUN_FILE).read_text())
         (run / RUN_FILE).write_text(json.dumps(info | {"name": name + text}))
-        change_records(run, lambda record: record | {"prompt": text, "correct": {text: True}})
+        change_records(run, lambda r: r | {"prompt": text} | ({"correct": {text: True}} if r["set"] != "known" else {}))
         change_records(run, lambda record: record | ({"flag": text} if record["index"] == 5 else {}))
         runs.append(run)
     report(runs, tmp_path / "out", draws=50)

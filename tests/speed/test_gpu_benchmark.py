@@ -43,7 +43,11 @@ def test_what_fails_is_in_the_page_with_the_reason_and_the_rest_is_measured(
         monkeypatch.setattr(gpu, name, fail)
     gpu.main(tmp_path / "gpu", tiny=True)
     reason = "RuntimeError: CUDA error: an illegal memory access was encountered"
-    failed = {"agreement", "two devices", "sd14, audit, bf16-mixed", "sd14, audit, 32-true"}
+    failed = {
+        "agreement",
+        "two devices",
+        *(f"sd14, audit, {x}" for x in ("denoising, bf16-mixed", "seed, bf16-mixed", "seed, 32-true")),
+    }
     said = missing(tmp_path / "gpu")
     assert {name for name, why in said.items() if why == reason} == failed
     assert said.keys() == {*failed, "quickstart"}

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat_records import flat
 from safetensors.torch import save_file
 
 from lit_memories.cli import main
+from lit_memories.probes import PROBES
 from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, Record, RunInfo, read_lines
 from lit_memories.tools import status
-from lit_memories.tools.status import Status, describe, duration, expected_records, look
+from lit_memories.tools.status import Status, describe, duration, expected_answers, look
 
 BEGAN = 1_700_000_000.0
 DATA = {
@@ -23,12 +25,14 @@ DATA = {
     "prompted": {"source": "seeds", "rows": 1, "unreadable": []},
     "retained": {"source": "seeds", "rows": 1, "unreadable": []},
 }
-INFO = RunInfo("esd", "erased", "umbrella", {}, "", {}, 16, DATA, {})
+ASKED = {name: PROBES[name].asked({}).to_dict() for name in ("seed", "known", "samples")}
+INFO = RunInfo("esd", "erased", "umbrella", {}, "", {}, 16, DATA, {}, probes=ASKED)
 
 
 def record(index: int, **values: object) -> Record:
-    row = Record(f"key-{index}", "concept", index, "an umbrella", evaluations=40 + index, converged=index != 1)
-    return replace(row, **values)
+    numbers = {"nll": 1.0, "residual": 1e-4, "evaluations": 40 + index, "converged": index != 1}
+    kept = {name: values.pop(name) for name in ("key", "set", "conditioning") if name in values}
+    return replace(flat(f"key-{index}", "concept", index, "an umbrella", **numbers, **values), **kept)
 
 
 def at(file: Path, seconds: float) -> None:
@@ -82,9 +86,9 @@ def test_speed_is_that_of_the_files(run: Path) -> None:
     found = seen(run, 45)
     assert found.state == "running"
     assert found.rate == pytest.approx(8 / 40)
-    assert found.seconds_left == pytest.approx(16 / (8 / 40))
+    assert found.seconds_left == pytest.approx(14 / (8 / 40))
     assert describe(found) == (
-        f"{run}: running, last write 5 s ago; 0.2 records/s, about 80 s left; records by process: 0: 4, 1: 4"
+        f"{run}: running, last write 5 s ago; 0.2 inversions/s, about 70 s left; answers by process: 0: 4, 1: 4"
     )
 
 
@@ -161,9 +165,11 @@ def test_the_table_says_it_and_the_folder_stays_as_it_is(run: Path, capsys: pyte
 
 def test_an_image_level_audit_has_three_sets() -> None:
     data = {"memory": {"source": "a", "rows": 3}, "supports": {"source": "b", "rows": 12}}
-    assert expected_records(replace(INFO, data=data)) == {"own": 3, "repeat": 3, "memory": 12}
+    asked = {"memories": PROBES["memories"].asked({}).to_dict()}
+    counts = {name: {"memories": count} for name, count in {"own": 3, "repeat": 3, "memory": 12}.items()}
+    assert expected_answers(replace(INFO, data=data, probes=asked)) == counts
     overlapping = {**data, "supports": {"source": "b", "rows": 6, "each": 4}}
-    assert expected_records(replace(INFO, data=overlapping)) == {"own": 3, "repeat": 3, "memory": 12}
+    assert expected_answers(replace(INFO, data=overlapping, probes=asked)) == counts
 
 
 @pytest.mark.parametrize(

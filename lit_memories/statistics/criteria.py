@@ -1,16 +1,25 @@
 """When a verdict is which: thresholds and the decisions made with them, as pure functions of statistics."""
 
+import math
 from typing import Literal
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.inference import rates_differ
 from lit_memories.metrics.intervals import rate_difference_interval
-from lit_memories.report.quantities import RunStatistics, Summary, beyond
+from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 REMEMBERS_BELOW = 0.25
 """A fraction whose whole interval lies below this keeps the memory, practically speaking."""
-FORGOT_ABOVE = 0.5
-"""A fraction must keep its whole interval above this, and reach 1, to count as forgetting."""
+MOSTLY_ABOVE = 0.5
+"""A fraction whose whole interval lies above this lost most of it."""
+FORGOT_ABOVE = 0.75
+"""A fraction must keep its whole interval above this, and reach 1, to count as forgetting. The places of models of
+known truth between 0 and 1, on which these three rest, are in docs/validity.md."""
+FORGOT_ABOVE_BY_SEEDS = 0.5
+"""The same where verdicts rest on seeds, whose intervals are wider."""
+WORDS_ONLY = 0.5
+"""An eraser cut the words rather than the pictures if without the prompt less than this share of what it forgot with it
+is gone."""
 REFUSES_BELOW = 0.25
 """A prompt is refused if it shows the concept less often than this share of vanilla's rate, at most."""
 MATTERS = 0.5
@@ -20,11 +29,14 @@ PROMPTABLE_ABOVE = 0.5
 """Vanilla itself must show the concept at least this often for a low rate to mean anything."""
 LEVEL = 0.05
 """Of the test that two rates are the same."""
-DAMAGE_SD = 0.5
-"""A reference shift larger than this many null standard deviations is called large."""
+LARGE = 0.125
+"""A reference shift larger than this share of the scale is called large."""
 WRECKED_SD = 4
-"""Without a scale, a reference shift beyond so many null standard deviations says that the model is damaged; with one,
-it is the scale itself. The controls' forgetting is 4.1 and 4.8 of them (docs/results/erasure.md)."""
+"""Without a scale, a shift of reference images' seeds beyond so many null standard deviations says that the model is
+damaged; with one, it is the scale itself. The controls' forgetting is 4.1 and 4.8 of them (docs/results/erasure.md)."""
+WRECKED_SHARE = 0.25
+"""The same of their surprise, as a share of vanilla's own. The controls' forgetting is 0.2 and 0.4 of it, random
+weights are at 4 (docs/results/denoising.md)."""
 WRECKED_LOSS = 0.25
 """A model is damaged that misses so many more of the prompts for other things than vanilla."""
 BIAS_SHARE = 0.25
@@ -40,8 +52,8 @@ PSNR_SPREAD = 1.0
 """Mean PSNR that differs by less than this many dB between all models carries no news about any."""
 
 Category = Literal[
-    "by construction", "remembers", "not shown to forget", "partly forgot", "forgot", "damaged", "cannot tell",
-    "not trustworthy", "not calibrated",
+    "by construction", "remembers", "not shown to forget", "partly forgot", "mostly forgot", "forgot", "damaged",
+    "cannot tell", "not trustworthy", "not calibrated",
 ]  # fmt: skip
 Prompt = Literal["works", "weakened", "refused", "unknown"]
 
@@ -87,11 +99,11 @@ def _cases(rate: Estimate) -> tuple[int, int]:
 
 def categorise(summary: Summary, run: RunStatistics) -> Category:
     """The category of an erased model; checks of trust come before the numbers they would undermine."""
-    if min(run.concept.count, run.reference.count) < TOO_FEW:
+    if fewest(run) < TOO_FEW:
         return "cannot tell"
     if fails_prompts(run):
         return "damaged"
-    if biased(summary, run) or unconverged(summary, run) or unverified(summary, run):
+    if summary.by_seeds and (biased(summary, run) or unconverged(summary, run) or unverified(summary, run)):
         return "not trustworthy"
     if beyond(run.damage, scale(summary)):
         return "damaged"
@@ -101,8 +113,27 @@ def categorise(summary: Summary, run: RunStatistics) -> Category:
     if high < REMEMBERS_BELOW:
         return "remembers"
     if low > 0:
-        return "forgot" if low >= FORGOT_ABOVE and high >= 1 else "partly forgot"
+        if high >= 1 and low >= (FORGOT_ABOVE_BY_SEEDS if summary.by_seeds else FORGOT_ABOVE):
+            return "forgot"
+        return "mostly forgot" if low >= MOSTLY_ABOVE else "partly forgot"
     return "not shown to forget" if high < 1 else "cannot tell"
+
+
+def fewest(run: RunStatistics) -> int:
+    """Images of the smaller set that a verdict rests on."""
+    return min(pairing.used for pairing in run.pairing.values())
+
+
+def words_only(summary: Summary, run: RunStatistics) -> bool | None:
+    """Whether a model forgot the concept's words rather than its pictures; None where that was not measured."""
+    own, empty = run.leading, run.numbers.get("denoising.surprise_empty")
+    if summary.by_seeds or empty is None or empty.forgetting is None or not apart(_of(own.forgetting)):
+        return None
+    return empty.forgetting.high < WORDS_ONLY * _of(own.forgetting).value
+
+
+def _of(estimate: Estimate | None) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, 0.95, 0) if estimate is None else estimate
 
 
 def fails_prompts(run: RunStatistics) -> bool:
@@ -111,15 +142,21 @@ def fails_prompts(run: RunStatistics) -> bool:
 
 
 def scale(summary: Summary) -> float:
-    """Nats that a memory is read on: the control's forgetting or, without a scale, several standard deviations."""
+    """What a memory is read on: the control's forgetting or, without a scale, what would be damage anywhere."""
     control = summary.control_run
-    return WRECKED_SD * summary.null_sd if control is None or not summary.calibrated else abs(control.forgetting.value)
+    if control is not None and summary.calibrated:
+        return abs(control.forgetting.value)
+    if summary.by_seeds:
+        return WRECKED_SD * summary.null_sd
+    usual = summary.vanilla.value(summary.headline, "reference")
+    return math.inf if usual is None else WRECKED_SHARE * abs(usual.value)
 
 
 def reach(summary: Summary, run: RunStatistics) -> float:
-    """The forgetting to be resolved, in nats: the larger of the run's own and the control's, or else the null's sd."""
-    scale = summary.null_sd if summary.control_run is None else abs(summary.control_run.forgetting.value)
-    return max(abs(run.forgetting.value), scale)
+    """The forgetting of seeds to be resolved, nats: the larger of the run's own and the control's, or the null's sd."""
+    found = [one.numbers["seed.nll"].forgetting for one in involved(summary, run) if "seed.nll" in one.numbers]
+    sizes = [abs(estimate.value) for estimate in found if estimate is not None]
+    return max(sizes, default=summary.null_sd) if summary.control_run else max([*sizes, summary.null_sd])
 
 
 def involved(summary: Summary, run: RunStatistics) -> list[RunStatistics]:

@@ -1,13 +1,13 @@
-"""How well a sample was inverted, and whether its record counts."""
+"""How well a sample was inverted, and whether it counts."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.metrics.functional import psnr
+from lit_memories.probes.base import Column
 from lit_memories.records import finite
 
 DIVERGED = 0.1
@@ -21,17 +21,18 @@ def sound_psnr(images: Tensor, target: Tensor) -> Tensor:
     return psnr(images.nan_to_num(), target.nan_to_num()).where(sound, torch.nan)
 
 
-def quality(inverter: Inverter, inversion: Inversion, row: int, sound: bool) -> dict[str, Any]:
-    """How well a row was inverted, and why its record must not be counted, if so; `sound` if all else is finite.
+def quality(inverter: Inverter, inversion: Inversion) -> tuple[dict[str, Column], list[str | None]]:
+    """How well each sample was inverted, and why it must not be counted, if so.
 
     Where the residual was not measured there is none, and no flag for it: the report says that nothing is known. What a
     faithful inverter finds counts with any residual that is a number, as it does in official code.
     """
-    residual, measured = float(inversion.residual[row]), inversion.measured
-    kept = not measured or residual <= DIVERGED or (inverter.faithful and math.isfinite(residual))
-    return {
-        "residual": finite(residual),
-        "evaluations": int(inversion.evaluations[row]),
-        "converged": bool(inversion.converged[row]) if measured else None,
-        "flag": "not finite" if not sound else None if kept else "diverged",
+    inversion, measured = inversion.cpu(), inversion.measured
+    residuals = inversion.residual.tolist()
+    kept = [not measured or r <= DIVERGED or (inverter.faithful and math.isfinite(r)) for r in residuals]
+    found: dict[str, Column] = {
+        "residual": [finite(residual) for residual in residuals],
+        "evaluations": inversion.evaluations.int().tolist(),
+        "converged": inversion.converged.bool().tolist() if measured else [None] * len(residuals),
     }
+    return found, [None if sound else "diverged" for sound in kept]

@@ -6,9 +6,9 @@ import torch
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.inference import holm, permutation_test
-from lit_memories.report.convergence import converged_share
-from lit_memories.report.pairing import Comparison
-from lit_memories.report.shifts import shifts
+from lit_memories.statistics.convergence import INVERTING, converged_share
+from lit_memories.statistics.pairing import Comparison
+from lit_memories.statistics.shifts import shifts
 
 OWN = "own"
 """Label of what every audit does: each image under its own prompt, at the audit's guidance."""
@@ -16,15 +16,16 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class Conditioned:
-    """What one run forgot under one conditioning.
+    """What one run forgot under one conditioning, by one number.
 
     Args:
         label: of the conditioning.
         images: of E that enter.
-        forgetting: shift of E less shift of R, nats.
+        forgetting: shift of E less shift of R.
         fraction: forgetting in units of the control's under the same conditioning; None without a control that has it.
         p: of the permutation test that E and R moved alike, corrected for all conditionings of the run (Holm).
-        converged: share of the inversions under this conditioning that met the tolerance; guidance makes it fall.
+        converged: share of the inversions under this conditioning that met the tolerance; guidance makes it fall. None
+            for numbers that rest on no inversion.
     """
 
     label: str
@@ -35,20 +36,25 @@ class Conditioned:
     converged: Estimate | None
 
 
-def conditioned(comparison: Comparison, row: int, draws: int, seed: int) -> tuple[Conditioned, ...]:
+def conditioned(
+    comparison: Comparison, row: int, path: str, sign: int, draws: int, seed: int
+) -> tuple[Conditioned, ...]:
     """Forgetting of a run under every conditioning that it and vanilla have, the own prompt first.
 
     Args:
         comparison: runs that may be compared.
         row: of the run.
+        path: of the number.
+        sign: 1 if it grows as a model forgets, else -1.
         draws: permutations of the test.
         seed: of the permutations.
     """
-    entries = []
-    for label in labels(comparison, row):
+    entries, probe = [], path.partition(".")[0]
+    for label in labels(comparison, row, probe):
         conditioning = None if label == OWN else label
-        if (moved := shifts(comparison, row, conditioning)) is None:
+        if (moved := shifts(comparison, row, path, sign, conditioning)) is None:
             continue
+        records = [r for r in comparison.runs[row].records if r.conditioning == conditioning]
         entries.append(
             Conditioned(
                 label=label,
@@ -56,14 +62,17 @@ def conditioned(comparison: Comparison, row: int, draws: int, seed: int) -> tupl
                 forgetting=moved.forgetting,
                 fraction=moved.fraction,
                 p=permutation_test(moved.concept, moved.reference, draws, seed).p_value,
-                converged=converged_share(r for r in comparison.runs[row].records if r.conditioning == conditioning),
+                converged=converged_share(records) if probe in INVERTING else None,
             )
         )
     corrected = holm(torch.tensor([entry.p for entry in entries])).tolist()
     return tuple(replace(entry, p=p) for entry, p in zip(entries, corrected, strict=True))
 
 
-def labels(comparison: Comparison, row: int) -> list[str]:
-    """Conditionings that a run and vanilla have records of, the own prompt first."""
-    own, vanilla = (set(comparison.runs[which].conditionings) for which in (row, comparison.vanilla))
+def labels(comparison: Comparison, row: int, probe: str) -> list[str]:
+    """Conditionings under which a run and vanilla were asked a probe, the own prompt first."""
+    own, vanilla = (
+        {r.conditioning for r in comparison.runs[which].records if r.conditioning is not None and probe in r.probes}
+        for which in (row, comparison.vanilla)
+    )
     return [OWN, *sorted(own & vanilla)]

@@ -1,4 +1,4 @@
-"""Seeds' NLL less vanilla's, image by image: what forgetting, its fraction and damage are made of.
+"""A number less vanilla's, image by image: what forgetting, its fraction and damage are made of.
 
 A run is compared on the images that it and vanilla hold, and in units of the control's forgetting on those that the
 control holds as well. No other run of a report has a say in its numbers.
@@ -12,15 +12,15 @@ from torch import Tensor
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
 from lit_memories.records import SetName
-from lit_memories.report.pairing import Comparison
+from lit_memories.statistics.pairing import PAIRED, Comparison
 
 
 @dataclass(frozen=True)
 class Shifts:
-    """How the seeds of one run moved.
+    """How a number of one run moved, in the direction in which forgetting moves it.
 
     Args:
-        concept: NLL of E less vanilla's (n,), nats.
+        concept: the number of E less vanilla's (n,).
         reference: the same of R (m,).
         scaled: of the images that the control holds too, the run's own shifts and the control's: of E (n, 2) and of R
             (m, 2); None without a control, or if it holds none of them.
@@ -32,12 +32,12 @@ class Shifts:
 
     @property
     def forgetting(self) -> Estimate:
-        """Mean shift of E less that of R, nats."""
+        """Mean shift of E less that of R."""
         return mean_interval(self.concept, self.reference)
 
     @property
     def damage(self) -> Estimate:
-        """Mean shift of R, nats."""
+        """Mean shift of R."""
         return mean_interval(self.reference)
 
     @property
@@ -46,26 +46,40 @@ class Shifts:
         return None if self.scaled is None else ratio_interval(*self.scaled)
 
 
-def shifts(comparison: Comparison, row: int, conditioning: str | None = None) -> Shifts | None:
-    """The shifts of a run under a conditioning; None if it and vanilla have no image in common there."""
+def shifts(
+    comparison: Comparison, row: int, path: str, sign: int = 1, conditioning: str | None = None
+) -> Shifts | None:
+    """The shifts of a run under a conditioning; None if it and vanilla have no image in common there.
+
+    Args:
+        comparison: runs that may be compared.
+        row: of the run.
+        path: of the number.
+        sign: 1 if it grows as a model forgets, else -1.
+        conditioning: under which the images were looked at, if not under their own prompts.
+    """
+
+    def table(rows: list[int], name: SetName) -> Tensor:
+        return sign * _values(comparison, rows, name, path, conditioning)
+
     rows = [row, comparison.vanilla]
-    concept, reference = (_nll(comparison, rows, name, conditioning) for name in ("concept", "reference"))
+    concept, reference = (table(rows, name) for name in PAIRED)
     if not len(concept) or not len(reference):
         return None
     scaled = None
     if comparison.control is not None:
-        sets = [_nll(comparison, [*rows, comparison.control], name, conditioning) for name in ("concept", "reference")]
+        sets = [table([*rows, comparison.control], name) for name in PAIRED]
         if all(map(len, sets)):
-            e, r = (table[:, [0, 2]] - table[:, [1]] for table in sets)
+            e, r = (found[:, [0, 2]] - found[:, [1]] for found in sets)
             scaled = e, r
     return Shifts(concept[:, 0] - concept[:, 1], reference[:, 0] - reference[:, 1], scaled)
 
 
-def _nll(comparison: Comparison, rows: list[int], name: SetName, conditioning: str | None) -> Tensor:
-    """NLL of the images that some runs hold (images, runs)."""
-    tables = comparison.shared(rows, name, conditioning)
+def _values(comparison: Comparison, rows: list[int], name: SetName, path: str, conditioning: str | None) -> Tensor:
+    """A number of the images that some runs hold (images, runs)."""
+    tables = comparison.shared(rows, name, path, conditioning)
     if not tables[0] and name == "reference" and conditioning is not None:
         # Where a conditioning changes nothing for reference images they have no records of it: it is their own.
-        tables = comparison.shared(rows, name)
-    values = [[record.nll for record in records] for records in zip(*tables, strict=True)]
-    return torch.tensor(values, dtype=torch.float64)
+        tables = comparison.shared(rows, name, path)
+    values = [[record.number(path) for record in records] for records in zip(*tables, strict=True)]
+    return torch.tensor(values, dtype=torch.float64).view(-1, len(rows))

@@ -29,7 +29,7 @@ class Placebo:
     Args:
         word: that they share.
         images: how many do.
-        forgetting: shift of these less shift of the other reference images, nats.
+        forgetting: shift of these less shift of the other reference images.
         p: of the permutation test that both moved alike.
         p_corrected: the same, corrected for all words (Holm).
     """
@@ -68,7 +68,7 @@ def placebos(shift: Tensor, prompts: Sequence[str], concept: str, draws: int, se
     """Put placebos to the test.
 
     Args:
-        shift: NLL less vanilla's of the reference images (n,), nats.
+        shift: a number less vanilla's of the reference images (n,).
         prompts: of the same images.
         concept: name of the concept; its own words are no placebos.
         draws: relabellings of a test.

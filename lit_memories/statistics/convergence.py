@@ -1,17 +1,27 @@
 """Whether numbers are as accurate as they look: inversions that met their tolerance, levels near enough together."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.records import Record, Run
 
+INVERTING = "seed", "known", "memories"
+"""Probes that rest on an inversion."""
 GAP = 0.1
-"""`Record.likelihood_gap` above which log p(x) may be wrong by any amount (docs/audit.md)."""
+"""The probe ``likelihood``'s gap above which log p(x) may be wrong by any amount (docs/audit.md)."""
+
+
+def inversion_of(record: Record) -> dict[str, Any] | None:
+    """What is known of a sample's inversion; None if it was not inverted."""
+    answers = (record.probes[probe] for probe in INVERTING if probe in record.probes)
+    return next((answer for answer in answers if answer.get("evaluations") is not None), None)
 
 
 def unmeasured(record: Record) -> bool:
     """Whether a sample was inverted without measuring the residual; nothing says then whether it converged."""
-    return record.evaluations is not None and record.residual is None and record.flag is None
+    found = inversion_of(record)
+    return found is not None and found.get("residual") is None and found.get("flag") is None
 
 
 def converged_share(records: Iterable[Record]) -> Estimate | None:
@@ -20,7 +30,11 @@ def converged_share(records: Iterable[Record]) -> Estimate | None:
     Returns:
         None if nobody knows of any.
     """
-    met = [record.converged for record in records if record.converged is not None and not unmeasured(record)]
+    met = [
+        bool(found["converged"])
+        for record in records
+        if (found := inversion_of(record)) is not None and found.get("converged") is not None and not unmeasured(record)
+    ]
     return wilson_interval(sum(met), len(met)) if met else None
 
 
@@ -31,11 +45,12 @@ def accuracy_notes(run: Run) -> list[str]:
 
 def _kept(run: Run) -> list[str]:
     """Inversions that did not converge, where the inverter is a faithful one; others flag the worst of theirs."""
-    inverter = run.info.settings.get("inverter")
-    if not isinstance(inverter, Mapping) or inverter.get("faithful") is not True:
+    inverters = [asked.settings.get("inverter") for name, asked in run.info.asked.items() if name in INVERTING]
+    if not any(isinstance(one, Mapping) and one.get("faithful") is True for one in inverters):
         return []
-    counted = [r for r in run.records if r.flag is None and r.converged is not None and not unmeasured(r)]
-    failed = [r.residual for r in counted if not r.converged and r.residual is not None]
+    found = [inversion_of(record) for record in run.records if not unmeasured(record)]
+    counted = [one for one in found if one and one.get("flag") is None and one.get("converged") is not None]
+    failed = [one["residual"] for one in counted if not one["converged"] and one.get("residual") is not None]
     if not failed:
         return []
     return [
@@ -46,11 +61,11 @@ def _kept(run: Run) -> list[str]:
 
 def _steep(run: Run) -> list[str]:
     """Images whose log p(x) was integrated over levels too far apart for it."""
-    gaps = [r.likelihood_gap for r in run.records if r.flag is None and r.likelihood_gap is not None]
-    large = sum(gap > GAP for gap in gaps)
+    gaps = [record.number("likelihood.gap") for record in run.records if record.counts("likelihood")]
+    large = sum(gap is not None and gap > GAP for gap in gaps)
     if not large:
         return []
     return [
         f"{run.info.name}: log p(x) of {large} of {len(gaps)} images was integrated over levels too far apart for it "
-        f"(likelihood_gap above {GAP:g}) and may be wrong by any amount."
+        f"(gap above {GAP:g}) and may be wrong by any amount."
     ]

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_memories.records import Record, Role, Run, RunInfo, SetName, differences, read_run
-from lit_memories.report.convergence import accuracy_notes
+from lit_memories.records import Record, Role, Run, RunInfo, SetName, read_run
+from lit_memories.settings import differences
+from lit_memories.statistics.asked import asked_of
+from lit_memories.statistics.convergence import accuracy_notes
 
 ROLES: tuple[Role, ...] = ("vanilla", "erased", "control", "random")
+HEADLINES = "denoising.surprise", "seed.nll"
+"""Numbers that can carry a verdict, the better one first."""
 PAIRED: tuple[SetName, SetName] = ("concept", "reference")
 AUDIT_COMMAND = "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml"
 
@@ -19,7 +23,7 @@ class Pairing:
     """How the records of one set of a run pair with vanilla's.
 
     Args:
-        used: samples that both hold, have an NLL for and do not flag.
+        used: samples of which both hold the number, unflagged.
         left_out: samples that at least one holds and that are not used, whatever the reason.
     """
 
@@ -33,10 +37,12 @@ class Comparison:
 
     Args:
         runs: vanilla first, then erased models, controls, random ones.
+        headline: path of the number that carries verdicts.
         notes: what a reader must know about the data, in sentences.
     """
 
     runs: tuple[Run, ...]
+    headline: str
     notes: tuple[str, ...]
 
     @property
@@ -54,24 +60,24 @@ class Comparison:
         return next((row for row, run in enumerate(self.runs) if run.info.role == role), None)
 
     def shared(
-        self, rows: Sequence[int], name: SetName, conditioning: str | None = None
+        self, rows: Sequence[int], name: SetName, path: str, conditioning: str | None = None
     ) -> tuple[tuple[Record, ...], ...]:
-        """The records of a set that the runs of some rows all hold, measured and unflagged: a tuple each, by image."""
-        return common([self.runs[row] for row in rows], name, conditioning)
+        """The records of a set that the runs of some rows all hold and count a number for: a tuple each, by image."""
+        return common([self.runs[row] for row in rows], name, path, conditioning)
 
-    def used(self, row: int, name: SetName, conditioning: str | None = None) -> tuple[Record, ...]:
-        """A run's own records of those that it and vanilla hold: the ones its numbers rest on."""
-        return self.shared([row, self.vanilla], name, conditioning)[0]
+    def used(self, row: int, name: SetName, path: str, conditioning: str | None = None) -> tuple[Record, ...]:
+        """A run's own records of those that it and vanilla count a number for: the ones its statistics rest on."""
+        return self.shared([row, self.vanilla], name, path, conditioning)[0]
 
-    def pairing(self, row: int, name: SetName) -> Pairing:
-        """How many of the samples of a set a run's numbers rest on."""
+    def pairing(self, row: int, name: SetName, path: str) -> Pairing:
+        """How many of the samples of a set a number of a run rests on."""
         every = {
             record.key
             for run in (self.runs[row], self.runs[self.vanilla])
             for record in run.records
             if record.set == name and record.conditioning is None
         }
-        used = len(self.used(row, name))
+        used = len(self.used(row, name, path))
         return Pairing(used, len(every) - used)
 
 
@@ -95,10 +101,11 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     """
     runs = sorted(runs, key=lambda run: ROLES.index(run.info.role))
     _check(runs)
-    comparison = Comparison(tuple(runs), tuple(_notes(runs)))
+    headline, lacking = _headline(runs)
+    comparison = Comparison(tuple(runs), headline, (*lacking, *_notes(runs)))
     for row, run in enumerate(runs):
         for name in PAIRED:
-            if not comparison.used(row, name):
+            if not comparison.used(row, name, headline):
                 raise ValueError(
                     f"no sample of the {name} set is common to {run.folder} and {runs[0].folder} and usable in both: "
                     "audit the same images in every run"
@@ -108,7 +115,11 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 def expected(info: RunInfo) -> int | None:
     """How many records a complete run would have, if ``run.json`` says so."""
-    rows = [source.get("rows") for source in info.data.values() if isinstance(source, dict)]
+    asked = {name for probe in asked_of(info).values() for name in probe.sets}
+    sources = {name: source for name, source in info.data.items() if isinstance(source, dict)}
+    if "memory" not in sources and asked:
+        sources = {name: source for name, source in sources.items() if name == "conditioned" or name in asked}
+    rows = [source.get("rows") for source in sources.values()]
     counts = [row for row in rows if isinstance(row, int)]
     return sum(counts) if counts and len(counts) == len(rows) else None
 
@@ -155,7 +166,17 @@ def check_against(vanilla: Run, run: Run) -> None:
     pair = f"{vanilla.folder} and {run.folder} cannot be compared"
     if run.info.concept != vanilla.info.concept:
         raise ValueError(f"{pair}: their concepts are {vanilla.info.concept!r} and {run.info.concept!r}")
-    if found := differences(_shared(vanilla.info), _shared(run.info)):
+    if vanilla.info.schema != run.info.schema:
+        old = min(vanilla, run, key=lambda one: one.info.schema)
+        raise ValueError(
+            f"{pair}: {old.folder} was written by an earlier release; run its audit again, which asks what is new and "
+            "keeps what is there"
+        )
+    found = differences(_shared(vanilla.info), _shared(run.info))
+    ours, theirs = ({name: probe.settings for name, probe in one.info.asked.items()} for one in (vanilla, run))
+    both = ours.keys() & theirs.keys()
+    found += differences({name: ours[name] for name in both}, {name: theirs[name] for name in both})
+    if found:
         raise ValueError(f"{pair}, their settings differ: {'; '.join(found)}")
 
 
@@ -163,10 +184,35 @@ def _shared(info: RunInfo) -> dict[str, Any]:
     return {**info.settings, "dimension": info.dimension}
 
 
-def common(runs: Sequence[Run], name: SetName, conditioning: str | None = None) -> tuple[tuple[Record, ...], ...]:
-    """The records of a set that every run holds, measured and unflagged: a tuple for each run, image by image."""
-    tables = [{r.key: r for r in run.of(name, conditioning) if r.nll is not None} for run in runs]
-    keys = [key for key in tables[0] if all(key in table for table in tables)]
+def _headline(runs: Sequence[Run]) -> tuple[str, list[str]]:
+    """The number that carries verdicts: the first of `HEADLINES` that every run holds, and what is to be said of it."""
+    for number, path in enumerate(HEADLINES):
+        probe = path.partition(".")[0]
+        if all(any(record.counts(probe) for record in run.records) for run in runs):
+            return path, [_lacking(runs, HEADLINES[0])] if number else []
+    lacking = _lacking(runs, HEADLINES[0])
+    raise ValueError(f"the runs have no number in common that a verdict could rest on: {lacking}")
+
+
+def _lacking(runs: Sequence[Run], path: str) -> str:
+    """Which runs were not asked what verdicts rest on, and what asks them."""
+    probe = path.partition(".")[0]
+    names = [run for run in runs if not any(record.counts(probe) for record in run.records)]
+    shown = ", ".join(run.info.name for run in names)
+    return (
+        f"{shown}: the probe {probe} was not asked, so verdicts rest on the NLL of seeds, which says whether a trace "
+        f"is left and not how much. Audit the same folders again to add it, what is there is kept: {AUDIT_COMMAND} "
+        f"--trainer.default_root_dir {names[0].folder}"
+    )
+
+
+def common(
+    runs: Sequence[Run], name: SetName, path: str, conditioning: str | None = None
+) -> tuple[tuple[Record, ...], ...]:
+    """The records of a set that every run holds and counts a number for: a tuple for each run, image by image."""
+    probe = path.partition(".")[0]
+    tables = [{r.key: r for r in run.of(name, probe, conditioning) if r.value(path) is not None} for run in runs]
+    keys = [key for key in tables[0] if all(key in table for table in tables[1:])]
     return tuple(tuple(table[key] for key in keys) for table in tables)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.intervals import mean_interval
 from lit_memories.records import MEMORY_SETS, SEEDS_FILE, Record, Role, Run, read_run
-from lit_memories.report.convergence import converged_share
-from lit_memories.report.pairing import check_against, check_names, data_notes
+from lit_memories.statistics.convergence import converged_share
+from lit_memories.statistics.pairing import check_against, check_names, data_notes
 from lit_memories.storage.files import read_tensors
 
 FEW_QUERIES = 10
@@ -204,10 +204,10 @@ def _queries(run: Run) -> list[QueryMemories]:
     """Queries with a seed of their own and a memory that can be counted."""
     file = run.folder / SEEDS_FILE
     seeds = read_tensors(file) if file.is_file() else {}
-    own, repeats = ({r.index: r for r in run.of(name)} for name in ("own", "repeat"))
+    own, repeats = ({r.index: r for r in run.of(name, "memories")} for name in ("own", "repeat"))
     found = []
     for index, record in own.items():
-        memories = [r for r in run.of("memory") if r.index == index and r.key in seeds]
+        memories = [r for r in run.of("memory", "memories") if r.index == index and r.key in seeds]
         if memories and record.key in seeds:
             found.append(_query(record, memories, repeats.get(index), seeds))
     return found
@@ -253,9 +253,13 @@ def _spread(
 
 
 def _stages(run: Run, vanilla: Run | None, indices: set[int]) -> Stages:
-    memories = [record for record in run.of("memory") if record.index in indices]
-    usual = {} if vanilla is None else {record.key: record.nll for record in vanilla.of("memory")}
-    shifts = [(r.index, r.nll, usual.get(r.key)) for r in memories]
+    memories = [record for record in run.of("memory", "memories") if record.index in indices]
+    usual = (
+        {}
+        if vanilla is None
+        else {record.key: record.number("memories.nll") for record in vanilla.of("memory", "memories")}
+    )
+    shifts = [(r.index, r.number("memories.nll"), usual.get(r.key)) for r in memories]
 
     def means(cases: Iterable[tuple[int, float | None]]) -> list[Tensor]:
         """A mean a query: the memories of one picture are no independent cases."""
@@ -269,9 +273,10 @@ def _stages(run: Run, vanilla: Run | None, indices: set[int]) -> Stages:
         return _mean(means(cases))
 
     def field(name: str) -> Estimate | None:
-        return estimate((record.index, getattr(record, name)) for record in memories)
+        return estimate((record.index, record.number(f"memories.{name}")) for record in memories)
 
-    seen = means((r.index, None if r.shows_concept is None else float(r.shows_concept > 0.5)) for r in memories)
+    shown = ((r.index, r.number("memories.shows_concept")) for r in memories)
+    seen = means((index, None if value is None else float(value > 0.5)) for index, value in shown)
     return Stages(
         psnr_support=field("psnr_support"),
         psnr_decoder=field("psnr_decoder"),
@@ -279,7 +284,11 @@ def _stages(run: Run, vanilla: Run | None, indices: set[int]) -> Stages:
         psnr_ceiling=field("psnr_ceiling"),
         psnr_round_trip=field("psnr_round_trip"),
         nll=field("nll"),
-        nll_own=estimate((record.index, record.nll) for record in run.of("own") if record.index in indices),
+        nll_own=estimate(
+            (record.index, record.number("memories.nll"))
+            for record in run.of("own", "memories")
+            if record.index in indices
+        ),
         nll_shift=estimate(
             (index, own - other) for index, own, other in shifts if own is not None and other is not None
         ),

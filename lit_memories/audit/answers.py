@@ -1,0 +1,34 @@
+"""What a probe found, as records hold it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lit_memories.probes.base import Answers, Column
+from lit_memories.records import finite
+
+
+def values_of(answers: Answers) -> list[dict[str, Any]]:
+    """A sample's numbers by name, those that are not finite left out, and a flag that says why it must not count."""
+    columns = {name: _values(column) for name, column in answers.numbers.items()}
+    counts = {len(column) for column in columns.values()} | ({len(answers.flags)} if answers.flags else set())
+    if len(counts) != 1:
+        raise ValueError(f"a probe gave columns of different lengths: {sorted(counts)}")
+    return [_answer(answers, columns, row) for row in range(counts.pop())]
+
+
+def _answer(answers: Answers, columns: dict[str, Sequence[Any]], row: int) -> dict[str, Any]:
+    values = {name: column[row] for name, column in columns.items()}
+    required = [value for name, value in values.items() if isinstance(answers.numbers[name], Tensor)]
+    lost = any(value is None or (isinstance(value, list) and None in value) for value in required)
+    flag = "not finite" if lost else answers.flags[row] if answers.flags else None
+    kept = {name: value for name, value in values.items() if value is not None}
+    return kept if flag is None else {**kept, "flag": flag}
+
+
+def _values(column: Column) -> Sequence[Any]:
+    """A value a sample; in place of numbers that are not finite there is None. All are read off at once."""
+    if not isinstance(column, Tensor):
+        return column
+    return [[*map(finite, row)] if isinstance(row, list) else finite(row) for row in column.cpu().tolist()]

@@ -1,0 +1,121 @@
+"""The start of an audit: what its run folder holds, whether it is this audit's, and what is left to ask."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lit_memories.audit.folder import Found, look
+from lit_memories.probes.base import Probe
+from lit_memories.records import RUN_FILE, Place, Record, RunInfo
+from lit_memories.schemas import OLD_SCHEMA
+from lit_memories.settings import differences
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run folder as an audit finds it.
+
+    Args:
+        info: what the run is, with the probes that earlier audits asked.
+        places: where the finished run's records stand, by key.
+        asked: the probes that each of them is put to, by key.
+        left: those that are left to ask, by the name a record is keyed by.
+        held: records that are there, by key.
+        recorded: the same with those answers alone that this audit asks for.
+        renamed: the keys that records have now, by those in the folder, if an earlier release wrote it.
+        changed: whether it also holds records of other samples, or of samples that have moved.
+        finished: whether nothing is left to do.
+    """
+
+    info: RunInfo
+    places: dict[str, Place]
+    asked: dict[str, list[str]]
+    left: dict[str, list[str]]
+    held: dict[str, Record]
+    recorded: dict[str, Record]
+    renamed: dict[str, str]
+    changed: bool
+    finished: bool
+
+    def answered(self, records: Sequence[Record]) -> bool:
+        """Whether records hold an answer to every question."""
+        there = {record.key: set(record.probes) for record in records}
+        return all(there.get(key, set()).issuperset(names) for key, names in self.asked.items())
+
+
+def asked_of(place: Place, probes: Mapping[str, Probe]) -> list[str]:
+    """The probes that a sample is put to: those that need seeds where seeds are sought."""
+
+    def within(probe: Probe) -> bool:
+        limits = [probe.limit, *([probes["seed"].limit] if "seeds" in probe.needs else [])]
+        return all(limit is None or place.index < limit for limit in limits)
+
+    return [
+        name
+        for name, probe in probes.items()
+        if place.set in probe.sets and (probe.conditioned or not place.conditioned) and within(probe)
+    ]
+
+
+def open_folder(
+    folder: Path, info: RunInfo, probes: Mapping[str, Probe], places: Mapping[str, Place], keep_images: int
+) -> Opened:
+    """Check that a run folder is new or of this very audit, and read what it holds.
+
+    If nothing is left to ask, but the folder does not say so, one question is left: asked again, it brings the run to
+    its end.
+
+    Args:
+        folder: the run folder, which need not exist.
+        info: what this run is.
+        probes: to ask, by name.
+        places: the finished run's records, by the name each is keyed by.
+        keep_images: how many samples of each set leave pictures.
+
+    Raises:
+        ValueError: if the folder holds records of another audit, or a probe's with other settings; names what differs.
+    """
+    there = RunInfo.load(folder) if (folder / RUN_FILE).is_file() else None
+    if there is not None:
+        _compare(folder, there, info)
+        info = replace(info, probes=there.probes | info.probes)
+    old = there is not None and there.schema == OLD_SCHEMA
+    renamed = {there.key(name): info.key(name) for name in places} if old and there is not None else {}
+    keyed = {info.key(name): place for name, place in places.items()}
+    asked = {key: asked_of(place, probes) for key, place in keyed.items()}
+
+    def pictured(place: Place) -> bool:
+        drawn = any(probes[name].pictures for name in asked_of(place, probes))
+        return drawn and not place.conditioned and place.index < keep_images
+
+    found = look(folder, keyed, pictured, renamed)
+    left = {name: _left(info.key(name), asked[info.key(name)], probes, found) for name in places}
+    as_said = there is not None and there.complete and (there.data, there.probes) == (info.data, info.probes)
+    finished = as_said and not found.changed and not any(left.values())
+    if not any(left.values()) and not finished:
+        for name in [name for name in places if asked[info.key(name)]][:1]:
+            left[name] = asked[info.key(name)][:1]
+    recorded = {
+        key: replace(record, probes={name: record.probes[name] for name in asked[key] if name in record.probes})
+        for key, record in found.recorded.items()
+    }
+    return Opened(info, keyed, asked, left, found.recorded, recorded, renamed, found.changed, finished)
+
+
+def _left(key: str, names: Sequence[str], probes: Mapping[str, Probe], found: Found) -> list[str]:
+    """Those of a sample's probes that have not answered, or should have left pictures and did not."""
+    answered = set(found.recorded[key].probes) if key in found.recorded else set()
+    return [name for name in names if name not in answered or (key in found.undrawn and probes[name].pictures)]
+
+
+def _compare(folder: Path, there: RunInfo, info: RunInfo) -> None:
+    elsewhere = "choose another folder with --trainer.default_root_dir"
+    if lines := differences(there.comparable(), info.comparable()):
+        raise ValueError(f"{folder} holds records of another audit ({'; '.join(lines[:3])}): {elsewhere}")
+    for name in sorted(info.probes.keys() & there.probes.keys()):
+        settings = (one.probes[name]["settings"] for one in (there, info))
+        if lines := differences(*settings):
+            raise ValueError(
+                f"{folder} holds numbers of the probe {name} with other settings ({'; '.join(lines[:3])}); they are as "
+                f"they were, and so are the other probes': {elsewhere}, or take these settings back"
+            )

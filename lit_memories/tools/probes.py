@@ -1,0 +1,26 @@
+"""``lit-memories probes``: what an audit can ask, what each question costs, and what its answer says."""
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from lit_memories.probes import PROBES
+
+
+def probes() -> None:
+    """List the probes there are, with their cost an image and what each can and cannot say.
+
+    Name them in a recipe's ``model.probes``, or add one on the command line: ``--model.probes+=Likelihood``.
+    """
+    console = Console(highlight=False)
+    for name, probe in PROBES.items():
+        console.print(Text(f"{name}: {probe.question}", style="bold"))
+        lines = [f"class_path {probe.__module__}.{probe.__name__}", f"of {', '.join(probe.sets)}"]
+        lines[1] += "; under other prompts too" if probe.conditioned else ""
+        lines.append(f"network evaluations: {probe.cost}")
+        if probe.needs:
+            lines.append(f"needs {', '.join(probe.needs)}")
+        measured = [number for number in probe.numbers if number.compare != "none"]
+        told = (f"{number.title}{f', {number.unit}' if number.unit else ''} ({number.compare})" for number in measured)
+        lines += [f"numbers: {'; '.join(told)}"] if measured else []
+        console.print(Padding(Text("\n".join([*lines, probe.says])), (0, 0, 1, 2)))
