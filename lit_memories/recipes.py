@@ -25,10 +25,14 @@ EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 class RecipeCLI(LightningCLI):
     """LightningCLI as it is, minus the subcommand nothing here implements, and minus all trust in checkpoints."""
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    asked: str | None = None
+    """The method that is called; parsers of the others would take time for nothing. None makes all."""
+
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:
         """The Trainer's methods that a recipe can call."""
-        return {name: arguments for name, arguments in LightningCLI.subcommands().items() if name != "test"}
+        every = {name: arguments for name, arguments in LightningCLI.subcommands().items() if name != "test"}
+        return {cls.asked: every[cls.asked]} if cls.asked in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A logger writes to the run folder, whichever it is."""
@@ -86,15 +90,16 @@ def run(argv: Sequence[str]) -> None:
         ConnectionError: if another process of the run died.
     """
     quiet()
+    kind: type[RecipeCLI] = type("RecipeCLI", (RecipeCLI,), {"asked": next(iter(argv), None)})
     try:
-        RecipeCLI(
+        kind(
             LightningModule,
             subclass_mode_model=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "lit-memories", "exit_on_error": False}
-            | {name: {"exit_on_error": False} for name in RecipeCLI.subcommands()},
+            | {name: {"exit_on_error": False} for name in kind.subcommands()},
             args=afresh(argv),
         )
     except Exception as error:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Literal, get_args
 
-import ot
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -45,6 +44,8 @@ def earth_movers_distance(nll: Tensor, null: Null | Tensor) -> Tensor:
         return _w1_to_null(values, null)
     other = as_set(null, "null sample")
     batch = (values[..., 0] + other[..., 0]).shape
+    import ot  # takes a moment to import, and means of seeds need it not
+
     # POT takes sets along the first dimension; with one batch dimension it is also free of torch's 1-d .T warning.
     columns = [x.expand(*batch, -1).reshape(-1, x.shape[-1]).mT for x in (values, other)]
     return torch.as_tensor(ot.wasserstein_1d(*columns, p=1)).reshape(batch)

@@ -19,8 +19,9 @@ from lit_memories.metrics.intervals import mean_interval
 from lit_memories.metrics.null import Null
 from lit_memories.records import SetName
 from lit_memories.report.formats import decimal, printable
+from lit_memories.statistics.criteria import scale
 from lit_memories.statistics.pairing import Comparison
-from lit_memories.statistics.quantities import RunStatistics, Summary
+from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 from lit_memories.statistics.shifts import shifts
 
 CONCEPT, REFERENCE, NULL, FAINT = "#d55e00", "#0072b2", "#4a4a4a", "#d9d9d9"
@@ -72,6 +73,8 @@ def forgetting_figure(summary: Summary) -> bytes:
         left, right = figure.subplots(1, 2, width_ratios=(2.2, 1), sharey=True)
         for row, run in enumerate(runs):
             _point(left, row, run.forgetting, run)
+            if beyond(run.damage, scale(summary)):
+                left.text(run.forgetting.value, row - 0.28, "damaged: says nothing", ha="center", fontsize=7.5)
             if run.prompted is not None:
                 _point(right, row, run.prompted, run, scale=100)
             else:

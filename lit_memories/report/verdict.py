@@ -189,7 +189,7 @@ def _words(summary: Summary, run: RunStatistics) -> list[str]:
     size = "" if empty.forgetting is None else number(empty.forgetting, "nats")
     if summary.calibrated and empty.fraction is not None and not math.isnan(empty.fraction.low):
         size = f"{number(empty.fraction, digits=2)} of what it is for the control"
-    meaning = "it cut the words rather than the pictures" if cut else "the pictures themselves were changed"
+    meaning = "it cut the words rather than the pictures" if cut else "so it is not the words alone"
     return [f"Without the prompt it is {size}: {meaning}."]
 
 

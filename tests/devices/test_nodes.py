@@ -69,7 +69,7 @@ def test_torchrun_leaves_nobody_behind(
         agent.communicate(timeout=400)
     assert agent.returncode != 0
     assert wait_until(lambda: left_over(run) == [])
-    assert 4 <= answers(run) < 48, "not all, or this test proves nothing"
+    assert 2 < answers(run) < 48, "not all, or this test proves nothing"
     assert not read_run(run).info.complete
 
 
