@@ -1,6 +1,7 @@
 """The command line: ``lit-memories fit | validate | predict --config RECIPE``, and a few tools beside Lightning's."""
 
 import ast
+import gc
 import locale
 import os
 import re
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (wrong := unknown_option(command, argv[1:])) is not None:
         print(f"lit-memories {command}: {wrong}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+    gc.disable()  # a fifth of what importing libraries takes is the search for garbage, of which they make none
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
     except ArgumentError as error:
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"lit-memories {command}: {_explained(error, argv)}") from error
+    finally:
+        gc.enable()
 
 
 OPTIONS = {
@@ -172,6 +176,7 @@ def _tool(name: str, argv: list[str]) -> None:
     from jsonargparse import auto_cli
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
+    gc.enable()
     if name in {"report", "status"}:  # any number of folders, which auto_cli cannot express
         import_module(TOOLS[name][0]).command(argv)
     else:

@@ -1,6 +1,7 @@
 """Recipes: YAML files that Lightning's command line turns into a model, data and a Trainer."""
 
 import dataclasses
+import gc
 import logging
 import sys
 import warnings
@@ -44,6 +45,7 @@ class RecipeCLI(LightningCLI):
         Raises:
             ValueError: naming the extra that brings it, or another precision.
         """
+        gc.enable()
         quiet_libraries()
         trainer = self.config[self.subcommand].trainer
         on_cpu = trainer.accelerator == "cpu" or not torch.accelerator.is_available()

@@ -1,5 +1,7 @@
 """The command line as a newcomer meets it: help, versions, and errors of one line."""
 
+import contextlib
+import gc
 import inspect
 import re
 import subprocess
@@ -112,6 +114,21 @@ def test_options_of_tools_are_their_functions_own(tool: str) -> None:
         assert unknown_option(tool, [f"--{name}.part=1"]) is None
     assert unknown_option(tool, ["--help"]) is None
     assert "no option --nonsense" in unknown_option(tool, ["--nonsense"])
+
+
+def test_garbage_is_collected_again_whatever_a_command_ends_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not while libraries are imported; in the work itself it is."""
+    seen = []
+    monkeypatch.setattr(recipes, "quiet_libraries", lambda: seen.append(gc.isenabled()))
+    for argv in (["probes"], ["predict", "--help"], ["predict", "--model=nonsense"], ["report", str(tmp_path)]):
+        with contextlib.suppress(SystemExit):
+            main(argv)
+        assert gc.isenabled(), argv
+    with pytest.raises(SystemExit):
+        main(["predict", f"--config={AUDIT}", "--trainer.precision=16-mixed", f"--trainer.default_root_dir={tmp_path}"])
+    assert seen == [True]
 
 
 def test_help_of_recipes_loads_no_model_library() -> None:
