@@ -23,6 +23,7 @@ from gpu_models import SHAPES, TINY, build_diffusion, larger_operations, operati
 from jsonargparse import auto_cli
 
 from lit_memories.data.erasure import ErasureData
+from lit_memories.probes import Denoising
 from lit_memories.recipes import run
 
 RECIPES = Path("recipes/sd14/erase")
@@ -133,13 +134,16 @@ def erasure(recipe: Path, base: Path, folder: Path) -> dict[str, Any]:
 
 
 def audits(inversions: Path) -> list[dict[str, Any]]:
-    """Evaluations of an audit with each of the inverters."""
+    """Evaluations of an audit: what decides by itself, then with the seeds of each of the inverters beside it."""
     rows = {(row["inverter"], row["steps"]): row["evaluations"] for row in json.loads(inversions.read_text())["rows"]}
-    found = []
+    usual = Denoising()
+    surprise = 2 * usual.levels * usual.noises  # with the prompt and without
+    first = IMAGES * surprise + DRAWN * 2 * STEPS
+    found = [{"audit": "none: surprise and samples", "an_image": surprise, "evaluations": first}]
     for title, name in INVERTERS.items():
         inverting = rows[name, STEPS] + STEPS
-        evaluations = IMAGES * inverting + KNOWN * (inverting + STEPS) + DRAWN * 2 * STEPS
-        found.append({"audit": title, "an_image": inverting, "evaluations": evaluations})
+        seeds = IMAGES * inverting + KNOWN * (inverting + STEPS)
+        found.append({"audit": title, "an_image": surprise + inverting, "evaluations": first + seeds})
     return found
 
 

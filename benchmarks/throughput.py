@@ -41,6 +41,8 @@ from lit_memories.probes import seed, typicality
 from lit_memories.speed import Speed
 
 RECIPE = Path("recipes/pictograms/audit/umbrella.yaml")
+PROBES = "--model.probes=[{class_path: Samples}, {class_path: Seed}, {class_path: Typicality}, {class_path: Known}]"
+"""What inverts, draws and looks: the denoising bound beside them is network evaluations and nothing else."""
 NETWORK = "network evaluations (U-Net)"
 PARTS: dict[str, list[tuple[Any, str]]] = {
     NETWORK: [(UNet2DConditionModel, "forward")],
@@ -151,7 +153,7 @@ def main(
     found = {
         "machine": f"{os.cpu_count()} CPU cores, one thread a process",
         "batch_size": batch_size,
-        "profile": measure_profile([f"--config={RECIPE}", f"--data.batch_size={batch_size}"]),
+        "profile": measure_profile([f"--config={RECIPE}", f"--data.batch_size={batch_size}", PROBES]),
         "options": measure_options(model),
         "blocks": measure_blocks(model),
     }

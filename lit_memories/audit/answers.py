@@ -9,13 +9,21 @@ from lit_memories.probes.base import Answers, Column
 from lit_memories.records import finite
 
 
-def values_of(answers: Answers) -> list[dict[str, Any]]:
-    """A sample's numbers by name, those that are not finite left out, and a flag that says why it must not count."""
+def values_of(answers: Answers, count: int) -> list[dict[str, Any]]:
+    """A sample's numbers by name, those that are not finite left out, and a flag that says why it must not count.
+
+    Args:
+        answers: of a probe.
+        count: samples that it was asked about.
+
+    Raises:
+        ValueError: if it does not answer for each of them, and once.
+    """
     columns = {name: _values(column) for name, column in answers.numbers.items()}
     counts = {len(column) for column in columns.values()} | ({len(answers.flags)} if answers.flags else set())
-    if len(counts) != 1:
-        raise ValueError(f"a probe gave columns of different lengths: {sorted(counts)}")
-    return [_answer(answers, columns, row) for row in range(counts.pop())]
+    if counts - {count}:
+        raise ValueError(f"a probe was asked about {count} samples and answered for {sorted(counts - {count})[0]}")
+    return [_answer(answers, columns, row) for row in range(count)]
 
 
 def _answer(answers: Answers, columns: dict[str, Sequence[Any]], row: int) -> dict[str, Any]:

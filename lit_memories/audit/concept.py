@@ -87,7 +87,7 @@ class ConceptAudit(Audit):
         for name in samples[0].ask:
             with self.costs.count(name, group):
                 answers = self.probes[name](group)
-                values = values_of(answers)
+                values = values_of(answers, len(samples))
             found = [self._record(sample, name, answer) for sample, answer in zip(samples, values, strict=True)]
             seeds = {}
             if answers.seeds is not None:

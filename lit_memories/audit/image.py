@@ -78,7 +78,7 @@ class ImageAudit(Audit):
         name, group = self.memories.name, QueryGroup(self, batch, *self._find(batch))
         with self.costs.count(name, group):
             answers = self.memories(group)
-            values = values_of(answers)
+            values = values_of(answers, len(group.samples))
         records = [
             Record(
                 self.key(content),

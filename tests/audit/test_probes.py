@@ -12,6 +12,7 @@ import torch
 from cli_errors import refused
 from safetensors.torch import load_file
 
+from lit_memories.audit.answers import values_of
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.needs import by_name
 from lit_memories.audit.writer import RecordWriter
@@ -22,6 +23,7 @@ from lit_memories.ops.denoising import denoise
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.likelihood import ladder
 from lit_memories.probes import PROBES, Likelihood, Reach, Seed
+from lit_memories.probes.base import Answers
 from lit_memories.records import PARTS, Record, RunInfo, read_run
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +183,22 @@ def test_needs_are_checked_by_name() -> None:
     assert list(by_name([Seed(), Reach()], judged=True)) == ["seed", "reach"]
     with pytest.raises(ValueError, match="needs a judge"):
         by_name([Seed(), Reach()], judged=False)
+
+
+def test_names_of_this_package_are_taken() -> None:
+    """A report takes what it says of them from here, and not from a run folder."""
+    other = type("Seed", (Reach,), {})()
+    assert other.name == "seed"
+    with pytest.raises(ValueError, match="the probe seed is another than this package's of that name: rename"):
+        by_name([other], judged=True)
+
+
+def test_an_answer_is_for_each_sample() -> None:
+    answers = Answers({"number": torch.arange(3.0)})
+    assert values_of(answers, 3) == [{"number": 0.0}, {"number": 1.0}, {"number": 2.0}]
+    with pytest.raises(ValueError, match="was asked about 2 samples and answered for 3"):
+        values_of(answers, 2)
+    assert values_of(Answers({}), 2) == [{}, {}], "without a judge there is nothing to say"
 
 
 def test_gradients_are_there_in_a_compiled_model(arguments: Arguments, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def test_an_audit_is_what_its_inverter_takes_and_the_picture_made_again(costs: M
     file = tmp_path / "inversion.json"
     rows = [{"inverter": name, "steps": 50, "evaluations": 100.0} for name in costs.INVERTERS.values()]
     file.write_text(json.dumps({"rows": rows}))
-    for row in costs.audits(file):
-        assert row["an_image"] == 150
-        assert row["evaluations"] == 100 * 150 + 16 * (150 + 50) + 48 * 2 * 50
+    first, *others = costs.audits(file)
+    assert (first["an_image"], first["evaluations"]) == (36, 100 * 36 + 48 * 2 * 50)
+    for row in others:
+        assert row["an_image"] == 36 + 150
+        assert row["evaluations"] == first["evaluations"] + 100 * 150 + 16 * (150 + 50)
