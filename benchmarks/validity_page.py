@@ -29,7 +29,7 @@ EDGES = (-0.75, 2.25)
 
 
 LESSONS = (
-    f"- *Taught*: the control that never saw the concept, trained on for {' and '.join(map(str, TAUGHT.values()))} "
+    f"- *Taught*: the control that never saw the concept, trained on for {', '.join(map(str, TAUGHT.values()))} "
     "steps of 32 pictures of all kinds. *Ordered right* is how often a number orders two of these models, the control "
     "among them, as the lesson's length does, by one image; 0.5 is chance, and right on reference images."
 )
@@ -46,7 +46,8 @@ def page(results: dict[str, Any], images: int, other: int, figure: Path, out: Pa
     taught = any(found["taught"] for found in results.values())
     lines = [
         "# What each number of an audit can tell\n",
-        f"`{command}`, seed 0, 20 DDIM steps. With every option of the audit on (one probe, two directions): "
+        f"`{command}`, seed 0, 20 DDIM steps. Asked every probe (a random probe for the likelihood, two directions "
+        "for reach): "
         f"models of known truth on {images} images of the concept and as many others{added}. Erased models otherwise "
         "by the plain audits of `benchmarks/erasure.py`. Brackets are 95 % intervals over images.\n",
         "- *Known truth*: the probability (AUC) that a number is higher in the control that never saw the concept than "
@@ -151,7 +152,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
 
 def _style(name: str) -> dict[str, Any]:
     if name in map(folder_of, TAUGHT):
-        shade = 0.35 + 0.25 * list(map(folder_of, TAUGHT)).index(name)
+        shade = 0.3 + 0.6 * list(map(folder_of, TAUGHT)).index(name) / (len(TAUGHT) - 1)
         return {"color": (0.1, shade, 0.2), "marker": "^"}
     if name in METHODS:
         number = list(METHODS).index(name)

@@ -177,3 +177,53 @@ def test_pictures_in_a_run_cannot_be_bombs(run: Path, tmp_path: Path) -> None:
         (run / IMAGES / f"concept-{index:04d}-original.png").write_bytes(content)
     report([run], tmp_path / "out", draws=50)
     assert "were not kept or cannot be read" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_nothing_that_a_run_says_of_a_probe_becomes_part_of_the_page_or_is_imported(tmp_path: Path) -> None:
+    """A probe that only the folder knows: its question and titles are text, and its module is nobody's business."""
+    text = "<script>alert(1)</script> {{7*7}} [red]x[/red] \\input{x} $y$ & =1+1"
+    number = {"name": "x", "title": text, "compare": "forgetting", "unit": text, "zero": text, "one": text}
+    evil = {"question": text, "settings": {text: "os.system"}, "sets": ["concept", "reference", text]}
+    evil |= {"conditioned": False, "numbers": [number]}
+    runs = []
+    for name, role in (("vanilla", "vanilla"), ("erased", "erased")):
+        probes = asked() | {"evil": evil}
+        run = write(tmp_path / "runs", Model(name, role, noise=1.0, info={"probes": probes}))
+        lines = [
+            {"key": f"{of}{i}", "set": of, "index": i, "prompt": "", "probes": {"evil": {"x": float(i % 7)}}}
+            for of in ("concept", "reference")
+            for i in range(24)
+        ]
+        with (run / RECORDS_FILE).open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        runs.append(run)
+    report(runs, tmp_path / "out", draws=20)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "{{7*7}}" in page
+    assert "\\input{x}" not in (tmp_path / "out" / "tables" / "probe_evil.tex").read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"numbers": [{"name": "../x", "title": "x"}]},
+        {"numbers": [{"name": "x", "title": "\x1b[2J"}]},
+        {"numbers": [{"name": "x", "title": "x", "digits": 10**9}]},
+        {"numbers": [{"name": "x", "title": "x", "compare": "exec"}]},
+        {"numbers": [{"name": "x", "title": "x"}, {"name": "x", "title": "y"}]},
+        {"numbers": "x"},
+        {"question": "a\nb"},
+        {"sets": [1]},
+    ],
+)
+def test_a_probe_that_is_none_is_refused(change: dict[str, object], run: Path) -> None:
+    info = json.loads((run / RUN_FILE).read_text())
+    probe = {"question": "", "settings": {}, "sets": ["concept"], "conditioned": False, "numbers": []} | change
+    (run / RUN_FILE).write_text(json.dumps(info | {"probes": info["probes"] | {"evil": probe}}))
+    with pytest.raises(ValueError, match="damaged or of another version"):
+        read_run(run)
+    (run / RUN_FILE).write_text(json.dumps(info | {"probes": {"../../evil": probe}}))
+    with pytest.raises(ValueError, match="damaged or of another version"):
+        read_run(run)
