@@ -212,8 +212,8 @@ def page(found: dict[str, Any]) -> str:
             f"{found['rate'] / 1e12:.0f}·10¹² operations a second, for scale: divide by what your device reaches. The "
             "autoencoder, which takes a few per cent, is left out.\n",
             f"**An audit** of {IMAGES} images, {KNOWN} known seeds and {DRAWN} samples, {STEPS} steps. Inversions are "
-            "those of the pictogram model (docs/results/inversion.md); ReNoise and null text take as many on any. Beside "
-            "them stands what surprise takes, with the prompt and without.\n",
+            "those of the pictogram model (docs/results/inversion.md); ReNoise and null text take as many on any. "
+            "Beside them stands what surprise takes, with the prompt and without.\n",
             *table("inverter | evaluations an image | evaluations", audited),
             "**An erasure** by the recipes of `recipes/sd14/erase`, counted on a narrow network over ten steps, or "
             "forty where each goes a way of random length; with a gradient an evaluation counts "
