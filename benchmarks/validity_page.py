@@ -87,10 +87,17 @@ def page(results: dict[str, Any], images: int, other: int, figure: Path, out: Pa
         alarms = []
         for label in dict.fromkeys(entry["measure"] for entry in found["placebos"]):
             entries = [entry for entry in found["placebos"] if entry["measure"] == label]
-            alarms.append(f"{sum(entry['p'] < 0.05 for entry in entries)} of {len(entries)} by `{label}`")
+            scale = next(entry["scale"][0] for entry in found["places"] if entry["measure"] == label)
+            largest = max(abs(entry["forgetting"][0]) for entry in entries) / scale
+            alone, corrected = (sum(entry[name] < 0.05 for entry in entries) for name in ("p", "p_corrected"))
+            alarms.append(
+                f"by `{label}` {alone} of {len(entries)}, {corrected} after correction, the largest {largest:.2f} of "
+                "the scale"
+            )
         lines.append(
-            "\nPlacebos: sets of reference images that share a colour, background or style were taken for the concept; "
-            f"the permutation test calls forgotten, at level 0.05, {' and '.join(alarms)}.\n"
+            "\nPlacebos: sets of reference images that share a colour, background or style were taken for the concept "
+            "in the two models that were trained apart; the permutation test calls forgotten, at level 0.05 by itself "
+            f"and corrected for the sets of a model as in a report, {'; '.join(alarms)}.\n"
         )
         lines += ["**What a report says**, random weights passed off as an erased model\n", *_verdicts(found), ""]
         if repeated := found["repeated"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.metrics import Null, relative_distance
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
-from lit_memories.metrics.inference import auc, permutation_test
+from lit_memories.metrics.inference import auc, holm, permutation_test
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
 from lit_memories.records import RUN_FILE, Run, SetName, read_run
 from lit_memories.report.verdict import judge
@@ -251,8 +251,9 @@ def _plain(estimate: Estimate) -> list[float | None]:
 
 def _placebos(concept: str, runs: dict[str, Run], hidden: Hidden) -> list[dict[str, Any]]:
     """Forgetting of things both models have seen, which must not be distinguishable from none."""
-    rows = []
+    every = []
     for name, measure in product((NEVER, KNOWS), (SURPRISE, NLL)):
+        rows: list[dict[str, Any]] = []
         own, vanilla = (measure.table(runs[one], 1, hidden) for one in (folder_of(name), "vanilla"))
         prompts = {record.key: parse_caption(record.prompt) for record in runs["vanilla"].of("reference", "seed")}
         shifts = [(own[key] - vanilla[key], prompts[key]) for key in own if key in vanilla and key in prompts]
@@ -266,7 +267,9 @@ def _placebos(concept: str, runs: dict[str, Run], hidden: Hidden) -> list[dict[s
                 row = {"model": name, "measure": measure.label, "factor": factor, "value": value, "images": len(inside)}
                 row["p"] = round(permutation_test(e, r).p_value, 4)
                 rows.append(row | {"forgetting": _plain(mean_interval(e, r))})
-    return rows
+        corrected = holm(torch.tensor([row["p"] for row in rows], dtype=torch.float64)).tolist()
+        every += [row | {"p_corrected": round(p, 4)} for row, p in zip(rows, corrected, strict=True)]
+    return every
 
 
 def _verdicts(runs: dict[str, Run], plain: dict[str, Run]) -> list[dict[str, Any]]:
