@@ -9,12 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
-from lit_memories.storage.files import parse, read_tensors, whole
+from lit_memories.storage.files import parse, read_tensors, whole, write_tensors
 from lit_memories.storage.hub import fetch, push, redact
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
@@ -105,8 +104,7 @@ class Erasure:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROVENANCE_FILE).unlink(missing_ok=True)  # of another erasure: must never stand beside these weights
-        with whole(folder / WEIGHTS_FILE) as part:
-            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, part)
+        write_tensors(folder / WEIGHTS_FILE, self.tensors)
         with whole(folder / PROVENANCE_FILE) as part:
             part.write_text(
                 redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True)) + "\n", encoding="utf-8"

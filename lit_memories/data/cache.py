@@ -3,10 +3,9 @@
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_memories.storage.files import read_tensors, whole
+from lit_memories.storage.files import read_tensors, write_tensors
 
 
 def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -27,6 +26,5 @@ def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, T
     if kept.keys() != set(names):
         kept = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as part:
-            save_file(kept, part)
+        write_tensors(file, kept)
     return kept

@@ -273,7 +273,7 @@ def test_a_clean_retain_set_is_not_warned_of(eraser: SalUn, tmp_path: Path) -> N
 def test_a_crash_leaves_no_half_a_file_that_is_taken_for_a_whole_one(
     moment: str, eraser: SalUn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_half(tensors: Any, path: Path) -> None:
+    def write_half(tensors: Any, path: Path, metadata: Any) -> None:
         Path(path).write_bytes(b"half a fi")
         raise KeyboardInterrupt
 
@@ -282,7 +282,7 @@ def test_a_crash_leaves_no_half_a_file_that_is_taken_for_a_whole_one(
 
     with monkeypatch.context() as patch:
         if moment == "writing":
-            patch.setattr("lit_memories.data.cache.save_file", write_half)
+            patch.setattr("lit_memories.storage.files.save_file", write_half)
         else:
             patch.setattr(Path, "replace", fail)
         with pytest.raises(KeyboardInterrupt):
