@@ -22,8 +22,9 @@ from lit_memories.erasers.cost import COST_FILE
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.images import grid
 from lit_memories.recipes import run
-from lit_memories.records import RUN_FILE, RunInfo
+from lit_memories.records import RUN_FILE
 from lit_memories.report import report
+from lit_memories.runs import RunInfo
 
 RECIPES = Path("recipes/pictograms")
 METHODS: dict[str, tuple[str, list[str]]] = {

@@ -32,7 +32,7 @@ from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.probes import Probe
 from lit_memories.recipes import run
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 GIB = 2**30
 AUDIT = Path("recipes/pictograms/audit/umbrella.yaml")

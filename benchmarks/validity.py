@@ -22,7 +22,8 @@ from validity_scores import CONTROLS, ERASED, KNOWN, KNOWS, NEVER, TAUGHT, folde
 
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.recipes import run
-from lit_memories.records import RUN_FILE, RunInfo, read_run
+from lit_memories.records import RUN_FILE
+from lit_memories.runs import RunInfo, read_run
 
 LESSON = {"lr": 5e-4, "schedule": "constant_with_warmup", "warmup_steps": 4}
 """How the control is taught: far more gently than it was trained, on all pictures."""

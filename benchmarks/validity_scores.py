@@ -16,8 +16,9 @@ from lit_memories.metrics import Null, relative_distance
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.inference import auc, holm, permutation_test
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
-from lit_memories.records import RUN_FILE, Run, SetName, read_run
+from lit_memories.records import RUN_FILE, SetName
 from lit_memories.report.verdict import judge
+from lit_memories.runs import Run, read_run
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.pairing import HEADLINES, compare_runs
 from lit_memories.statistics.summary import summarise

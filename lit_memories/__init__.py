@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from lit_memories.concept import Concept
     from lit_memories.diffusion import Diffusion
     from lit_memories.erasure import Erasure
-    from lit_memories.records import Record, Run, read_run
+    from lit_memories.records import Record
+    from lit_memories.runs import Run, read_run
 
 __all__ = ["Concept", "Diffusion", "Erasure", "Record", "Run", "read_run"]
 

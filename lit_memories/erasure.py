@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
-from lit_memories.storage.files import parse, read_tensors, whole, write_tensors
+from lit_memories.storage.files import parse, whole
 from lit_memories.storage.hub import fetch, push, redact
+from lit_memories.storage.tensors import read_tensors, write_tensors
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

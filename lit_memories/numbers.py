@@ -73,6 +73,7 @@ class Asked:
         numbers: that it measures.
         sets: of samples it is asked about.
         conditioned: whether it is asked of images under other prompts too.
+        leaves_seeds: whether each of its answers comes with a seed that is kept.
 
     Raises:
         ValueError: if a name is none or stands there twice.
@@ -84,6 +85,7 @@ class Asked:
     numbers: tuple[Number, ...]
     sets: tuple[str, ...]
     conditioned: bool = False
+    leaves_seeds: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -99,8 +101,9 @@ class Asked:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``run.json``; the name is the key there."""
-        plain = {"question": self.question, "settings": dict(self.settings), "sets": list(self.sets)}
-        return plain | {"conditioned": self.conditioned, "numbers": [asdict(number) for number in self.numbers]}
+        plain: dict[str, Any] = {"question": self.question, "settings": dict(self.settings), "sets": list(self.sets)}
+        plain |= {"conditioned": self.conditioned, "leaves_seeds": self.leaves_seeds}
+        return plain | {"numbers": [asdict(number) for number in self.numbers]}
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Asked":
@@ -114,7 +117,8 @@ class Asked:
             sets = tuple(values["sets"])
             if not all(isinstance(name, str) for name in sets) or not isinstance(values["settings"], Mapping):
                 raise TypeError("sets are no names, or settings no mapping")
-            return cls(name, values["question"], values["settings"], numbers, sets, values["conditioned"] is True)
+            does = values["conditioned"] is True, values.get("leaves_seeds") is True
+            return cls(name, values["question"], values["settings"], numbers, sets, *does)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"the probe {name!r} is not described as one: {error}") from None
 

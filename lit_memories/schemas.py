@@ -28,6 +28,7 @@ RENAMED = {
 }
 """Options of the audit that are a probe's now, and their names there; 0 meant that it was not asked."""
 CONCEPT_LEVEL, IMAGE_LEVEL = ("seed", "typicality", "known", "likelihood", "reach", "samples"), ("memories",)
+LEFT_SEEDS = "seed", "memories"
 SEEN = "shows_concept", "probability", "correct"
 INVERTED = "nll", "psnr", "psnr_ceiling", "psnr_round_trip", "residual", "evaluations", "converged"
 DISTANCES = "psnr_support", "psnr_decoder", "decoder_passes", "latent_cosine_distance", "distance", "cosine_distance"
@@ -97,6 +98,7 @@ def renewed_info(text: str) -> str:
                 continue
             own[new] = settings[old]
         probes[probe] = {"question": "", "settings": own, "sets": [], "conditioned": False, "numbers": []}
+        probes[probe]["leaves_seeds"] = probe in LEFT_SEEDS
     gone = {name for probe in level for name in SETTINGS[probe]} | {old for old, _ in RENAMED.values()}
     values["settings"] = {name: value for name, value in settings.items() if name not in gone}
     return json.dumps({**values, "probes": probes})

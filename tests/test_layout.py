@@ -18,6 +18,8 @@ LEVELS = (
     {"storage", "concept", "images"},
     {"numbers", "schemas", "costs", "settings"},
     {"records", "processes"},
+    {"seeds"},
+    {"runs"},
     {"conditioning"},
     {"diffusion", "erasure"},
     {"identity"},

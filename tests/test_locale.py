@@ -13,7 +13,7 @@ from PIL import Image
 from lit_memories.cli import main
 from lit_memories.data.sources import ImageSource
 from lit_memories.erasure import Erasure, Provenance
-from lit_memories.records import RunInfo
+from lit_memories.runs import RunInfo
 
 WORDS = "Süßes ☂ für Zoë"
 LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -13,8 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
 from lit_memories.audit.costs import Costs
+from lit_memories.audit.embedding import Embeddings
 from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.kernels import exact_kernels
+from lit_memories.audit.lock import lock, unlock
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
 from lit_memories.audit.noise import BlockwiseNoise
@@ -30,7 +32,9 @@ from lit_memories.judges.base import Judge
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.probes.base import Column, Probe
-from lit_memories.records import Place, Record, Role, RunInfo, read_records
+from lit_memories.records import Place, Record
+from lit_memories.runs import Role, RunInfo, read_records
+from lit_memories.seeds import sound_seeds
 from lit_memories.settings import plain, short_hash
 from lit_memories.storage.files import check_writable
 
@@ -94,7 +98,7 @@ class Audit(LightningModule, ABC):
         self.num_inference_steps = num_inference_steps
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
         self.probes = by_name(probes, judge is not None)
-        self._embeds: dict[str, Tensor] = {}
+        self.embed = Embeddings(diffusion.encode_prompts)
 
     @property
     def posterior_seed(self) -> int | None:
@@ -108,10 +112,10 @@ class Audit(LightningModule, ABC):
         return [(name, *needy) if name == "seed" else (name,) for name in self.probes if name not in needy]
 
     def prepare_data(self) -> None:
-        """Refuse, before anything is read, a precision in which latents or weights would be rounded, or a full disk.
+        """Refuse, before anything is read, a precision that would round latents or weights, a full disk, company.
 
         Raises:
-            ValueError: for any but ``32-true`` and the mixed ones.
+            ValueError: for any but ``32-true`` and the mixed ones, or if another process writes to the run folder.
             OSError: if the run folder cannot be written.
         """
         precision = str(self.trainer.precision)
@@ -122,6 +126,8 @@ class Audit(LightningModule, ABC):
             )
         with explained(self.folder):
             check_writable(self.folder)
+            if self.trainer.is_global_zero:
+                lock(self.folder)
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[Record]:
         """Audit a batch and put it on disk.
@@ -243,13 +249,15 @@ class Audit(LightningModule, ABC):
         if self.trainer.is_global_zero:
             with explained(self.folder):
                 self.costs.gather()
+                model = str(self.info.fingerprint)
                 if self.opened.renamed:
-                    renew(self.folder, self.opened.renamed)
+                    marks = {name: self.info.mark(name) for name in self.info.probes}
+                    renew(self.folder, self.opened.renamed, model, marks)
                 if self.opened.changed or self.costs.stopped:
-                    rearrange(self.folder, self.opened.places)
+                    rearrange(self.folder, self.opened.places, model)
                 self.info.save(self.folder)
         self.trainer.strategy.barrier("audit: run folder arranged")
-        self.writer = RecordWriter(self.folder, self.trainer.global_rank)
+        self.writer = RecordWriter(self.folder, self.trainer.global_rank, str(self.info.fingerprint))
 
     def summary(self, records: Sequence[Record]) -> dict[str, float]:
         """Numbers for ``run.json`` from all records of the finished run; none here."""
@@ -261,20 +269,26 @@ class Audit(LightningModule, ABC):
         if self.trainer.is_global_zero:
             with explained(self.folder):
                 self.costs.gather()
-                merge(self.folder, self.opened.places)
+                merge(self.folder, self.opened.places, str(self.info.fingerprint))
         self.trainer.strategy.barrier("audit: merged")
-        records = read_records(self.folder)
+        records = read_records(self.folder, [])
         metrics = self.summary(records)
         if self.trainer.is_global_zero:
             with explained(self.folder):
-                replace(self.info, metrics=metrics, complete=self.opened.answered(records)).save(self.folder)
+                complete = self.opened.answered(records, sound_seeds(self.folder))
+                replace(self.info, metrics=metrics, complete=complete).save(self.folder)
+
+    def teardown(self, stage: str) -> None:
+        """Let other processes write to the run folder."""
+        if stage == "predict" and self.trainer.is_global_zero:
+            unlock(self.folder)
 
     def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
         """The model's predictions under prompts, as inverters and samplers take them."""
         return BlockwiseNoise(
             self.diffusion,
             self.embed(prompts),
-            self._embed_one(""),
+            self.embed([""]),
             guidance_scale,
             self.block_size,
             NETWORK_DTYPES[str(self.trainer.precision)],
@@ -285,15 +299,6 @@ class Audit(LightningModule, ABC):
         predict_noise = self.noise(prompts, guidance_scale)
         inversion = self.inverter(predict_noise, latents, self.steps)
         return inversion, self.inverter.regenerate(predict_noise, inversion, self.steps)
-
-    def _embed_one(self, prompt: str) -> Tensor:
-        if prompt not in self._embeds:
-            self._embeds[prompt] = self.diffusion.encode_prompts([prompt]).float()
-        return self._embeds[prompt]
-
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings of prompts, each encoded once and alone."""
-        return torch.cat([self._embed_one(prompt) for prompt in prompts])
 
     def encode(self, images: Tensor, seed: int | None = None) -> Tensor:
         """Latents of images in float32, each encoded alone: posterior means, or samples drawn anew from `seed` each."""

@@ -24,8 +24,8 @@ from lit_memories.probes.known import Known
 from lit_memories.probes.samples import Samples
 from lit_memories.probes.seed import Seed
 from lit_memories.probes.typicality import Typicality
-from lit_memories.records import SEEDS_FILE, Record, image_path
-from lit_memories.storage.files import read_some
+from lit_memories.records import Record, image_path
+from lit_memories.seeds import read_seeds
 
 
 class ConceptAudit(Audit):
@@ -109,12 +109,13 @@ class ConceptAudit(Audit):
         if "seed" in ask or not any("seeds" in self.probes[name].needs for name in ask):
             return None
         keys = [self.key(sample.name) for sample in samples]
-        found = read_some(self.folder / SEEDS_FILE, keys)
+        found = read_seeds(self.folder, keys)
         return torch.stack([found[key] for key in keys]) if found.keys() >= set(keys) else None
 
     def _record(self, sample: Sample, probe: str, answer: dict[str, Any]) -> Record:
         place = self.key(sample.name), sample.set, sample.index, sample.prompt
-        return Record(*place, {probe: answer}, sample.conditioning)
+        asked = {probe: self.info.mark(probe)}
+        return Record(*place, {probe: answer}, sample.conditioning, model=self.info.fingerprint, asked=asked)
 
     def _pictures(self, samples: Sequence[Sample], answers: Answers) -> dict[Path, Image.Image]:
         return {

@@ -50,8 +50,6 @@ class ImageAudit(Audit):
         **options: see `Audit`; `keep_images` counts queries.
     """
 
-    OUTSIDE = Audit.OUTSIDE | {"cache"}
-
     OUTSIDE = Audit.OUTSIDE | {"cache", "decoder", "reencode"}
 
     def __init__(
@@ -87,6 +85,8 @@ class ImageAudit(Audit):
                 batch.sample.prompt,
                 {name: answer},
                 support=None if support is None else support.index,
+                model=self.info.fingerprint,
+                asked={name: self.info.mark(name)},
             )
             for answer, (content, (set_name, support)) in zip(values, batch.named().items(), strict=True)
         ]

@@ -1,12 +1,14 @@
 """The start of an audit: what its run folder holds, whether it is this audit's, and what is left to ask."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_memories.audit.folder import Found, look
 from lit_memories.probes.base import Probe
-from lit_memories.records import RUN_FILE, Place, Record, RunInfo
+from lit_memories.records import RUN_FILE, Place, Record
+from lit_memories.runs import CONDITIONED, RunInfo, read_records
 from lit_memories.schemas import OLD_SCHEMA
 from lit_memories.settings import differences
 
@@ -37,10 +39,18 @@ class Opened:
     changed: bool
     finished: bool
 
-    def answered(self, records: Sequence[Record]) -> bool:
-        """Whether records hold an answer to every question."""
+    def answered(self, records: Sequence[Record], seeds: Set[str]) -> bool:
+        """Whether records hold an answer to every question, and seeds are there where answers leave some."""
         there = {record.key: set(record.probes) for record in records}
-        return all(there.get(key, set()).issuperset(names) for key, names in self.asked.items())
+        return all(
+            there.get(key, set()).issuperset(names) and (key in seeds or not self.leaving & set(names))
+            for key, names in self.asked.items()
+        )
+
+    @property
+    def leaving(self) -> set[str]:
+        """The probes whose answers leave seeds."""
+        return {name for name, probe in self.info.asked.items() if probe.leaves_seeds}
 
 
 def asked_of(place: Place, probes: Mapping[str, Probe]) -> list[str]:
@@ -79,6 +89,11 @@ def open_folder(
     if there is not None:
         _compare(folder, there, info)
         info = replace(info, probes=there.probes | info.probes)
+    elif any(record.model is None for record in read_records(folder, [])):
+        raise ValueError(
+            f"{folder} holds records of an earlier release and no {RUN_FILE}, so that nothing says of which model they "
+            "are: restore it, or choose another folder with --trainer.default_root_dir"
+        )
     old = there is not None and there.schema == OLD_SCHEMA
     renamed = {there.key(name): info.key(name) for name in places} if old and there is not None else {}
     keyed = {info.key(name): place for name, place in places.items()}
@@ -88,10 +103,11 @@ def open_folder(
         drawn = any(probes[name].pictures for name in asked_of(place, probes))
         return drawn and not place.conditioned and place.index < keep_images
 
-    found = look(folder, keyed, pictured, renamed)
+    found = look(folder, keyed, pictured, str(info.fingerprint), {name: info.mark(name) for name in probes}, renamed)
     left = {name: _left(info.key(name), asked[info.key(name)], probes, found) for name in places}
-    as_said = there is not None and there.complete and (there.data, there.probes) == (info.data, info.probes)
-    finished = as_said and not found.changed and not any(left.values())
+    info = replace(info, expected=_expected(keyed, asked, found.recorded))
+    said = there is not None and there.complete and (there.data, there.probes, there.expected)
+    finished = said == (info.data, info.probes, info.expected) and not found.changed and not any(left.values())
     if not any(left.values()) and not finished:
         for name in [name for name in places if asked[info.key(name)]][:1]:
             left[name] = asked[info.key(name)][:1]
@@ -102,10 +118,26 @@ def open_folder(
     return Opened(info, keyed, asked, left, found.recorded, recorded, renamed, found.changed, finished)
 
 
+def _expected(
+    places: Mapping[str, Place], asked: Mapping[str, Sequence[str]], recorded: Mapping[str, Record]
+) -> dict[str, dict[str, int]]:
+    """How many answers there will be, by set and probe: those to what is asked, and what was asked before."""
+    counts: dict[str, Counter[str]] = {}
+    for key, place in places.items():
+        before = recorded[key].probes if key in recorded else {}
+        counts.setdefault(CONDITIONED if place.conditioned else place.set, Counter()).update({*asked[key], *before})
+    return {name: dict(sorted(probes.items())) for name, probes in counts.items() if probes}
+
+
 def _left(key: str, names: Sequence[str], probes: Mapping[str, Probe], found: Found) -> list[str]:
-    """Those of a sample's probes that have not answered, or should have left pictures and did not."""
+    """Those of a sample's probes that have not answered, or should have left a picture or a seed that is not there."""
     answered = set(found.recorded[key].probes) if key in found.recorded else set()
-    return [name for name in names if name not in answered or (key in found.undrawn and probes[name].pictures)]
+
+    def again(name: str) -> bool:
+        probe = probes[name]
+        return (key in found.undrawn and probe.pictures) or (key not in found.seeds and probe.leaves_seeds)
+
+    return [name for name in names if name not in answered or again(name)]
 
 
 def _compare(folder: Path, there: RunInfo, info: RunInfo) -> None:

@@ -19,7 +19,8 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lit_memories.audit.base import Audit
-from lit_memories.records import PARTS, Record, RunInfo
+from lit_memories.records import PARTS, Record
+from lit_memories.runs import RunInfo
 
 LINES = 10
 """How often an audit tells a file, in which a bar would be noise, how far it is."""

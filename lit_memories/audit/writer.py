@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_memories.records import (
@@ -16,7 +15,9 @@ from lit_memories.records import (
     Record,
     read_lines,
 )
+from lit_memories.seeds import MODEL
 from lit_memories.storage.files import check_inside, sync, whole
+from lit_memories.storage.tensors import write_tensors
 
 
 @contextmanager
@@ -46,14 +47,15 @@ class RecordWriter:
     Args:
         folder: the run folder.
         rank: number of this process.
+        model: fingerprint of the weights that are asked.
 
     Raises:
         OSError: if the folder cannot be written; one line that says what is safe.
         ValueError: if a link leads out of the folder.
     """
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
-        self.folder, self.rank = Path(folder), rank
+    def __init__(self, folder: Path, rank: int = 0, model: str = "") -> None:
+        self.folder, self.rank, self.model = Path(folder), rank, model
         self.parts = self.folder / PARTS
         self.file = self.parts / f"records-{rank}.jsonl"
         check_inside(self.folder, OWN)
@@ -75,12 +77,12 @@ class RecordWriter:
         with explained(self.folder):
             for file, image in images.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                image.save(file)
+                with whole(file) as part:
+                    image.save(part, "PNG")
             if seeds:
                 # Named by all its keys: a sample audited again must not replace a file that holds others too.
                 name = f"seeds-{hashlib.sha256(''.join(sorted(seeds)).encode()).hexdigest()[:20]}.safetensors"
-                with whole(self.parts / name) as part:
-                    save_file({key: seed.contiguous() for key, seed in seeds.items()}, part)
+                write_tensors(self.parts / name, seeds, {MODEL: self.model})
             with self.file.open("a", encoding="utf-8") as lines:
                 lines.write("".join(record.to_json() + "\n" for record in records))
             sync(self.file)
@@ -89,4 +91,5 @@ class RecordWriter:
         """Keep exactly the records `read_lines` finds: a line of which only the end is missing is one of them."""
         if self.file.is_file() and not self.file.read_bytes().endswith(b"\n"):
             with whole(self.file) as part:
-                part.write_text("".join(record.to_json() + "\n" for record in read_lines(self.file)), encoding="utf-8")
+                lines = [record.to_json() + "\n" for record in read_lines(self.file, [])]
+                part.write_text("".join(lines), encoding="utf-8")

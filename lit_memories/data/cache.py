@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_memories.storage.files import read_tensors, write_tensors
+from lit_memories.storage.tensors import read_tensors, write_tensors
 
 
 def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -146,6 +146,8 @@ class Probe(ABC):
     """What changes its numbers where it is there."""
     limit: int | None = None
     """Of how many samples of a set, its first, it is asked; None asks it of all. No number depends on it."""
+    leaves_seeds: ClassVar[bool] = False
+    """Whether each of its answers comes with a seed to keep."""
     pictures: ClassVar[bool] = False
     """Whether it leaves pictures of the first samples of a set."""
     says: ClassVar[str] = ""
@@ -170,7 +172,7 @@ class Probe(ABC):
     @classmethod
     def asked(cls, settings: Mapping[str, Any]) -> Asked:
         """What a run says of it."""
-        return Asked(cls.name, cls.question, settings, cls.numbers, cls.sets, cls.conditioned)
+        return Asked(cls.name, cls.question, settings, cls.numbers, cls.sets, cls.conditioned, cls.leaves_seeds)
 
 
 def by_block(group: Group, measure: Callable[[Group], Mapping[str, Tensor]]) -> dict[str, Tensor]:

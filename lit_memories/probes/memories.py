@@ -60,6 +60,7 @@ class Memories(Probe):
     )
     needs = ("inverter",)
     uses = ("judge",)
+    leaves_seeds = True
     pictures = True
     says = "Whether a picture's seeds are one or many. Not whether the concept was forgotten."
     cost = "an inversion a support, with 20 steps about 80 each, and up to 3000 passes through the decoder"

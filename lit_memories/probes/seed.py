@@ -48,6 +48,7 @@ class Seed(Probe):
     conditioned = True
     needs = ("inverter",)
     uses = ("judge",)
+    leaves_seeds = True
     pictures = True
     says = (
         "Whether a trace is left, at once and hardly how much: after a short lesson its NLL is spent. PSNR tells no "

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from lit_memories.records import Run, SetName
+from lit_memories.records import SetName
 from lit_memories.report.figures import CONCEPT, REFERENCE, blank, png, shorten, style
 from lit_memories.report.pictures import read_picture
+from lit_memories.runs import Run
 from lit_memories.statistics.image_level import Memories, QueryMemories, embed
 
 SIZE = 2.4

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from lit_memories.records import Run, read_run
 from lit_memories.report import figures, page, pictures
 from lit_memories.report.formats import Table, printable, to_csv, to_latex, to_rich, to_rich_transposed
 from lit_memories.report.hygiene import precision_sentences
@@ -16,6 +15,7 @@ from lit_memories.report.image_figures import memories_figure
 from lit_memories.report.results import ConceptLevel, results, to_json
 from lit_memories.report.tables import cost_line, memory_tables, tables
 from lit_memories.report.verdict import judge, limits
+from lit_memories.runs import Run, read_run
 from lit_memories.statistics.image_level import Memories, compare_memories, image_notes, is_image_level
 from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
 from lit_memories.statistics.summary import summarise

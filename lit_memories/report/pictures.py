@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from lit_memories.images import to_rgb
-from lit_memories.records import IMAGES, Run, SetName
+from lit_memories.records import IMAGES, SetName
 from lit_memories.report.figures import FAINT, WIDTH, blank, png, shorten, style
+from lit_memories.runs import Run
 from lit_memories.statistics.pairing import Comparison
 
 ROWS, SAMPLES, UNPROMPTED = 4, 5, 3

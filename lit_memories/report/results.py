@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_memories.metrics.null import Null
 from lit_memories.numbers import Asked
-from lit_memories.records import Run, RunInfo, finite
+from lit_memories.records import finite
 from lit_memories.report.hygiene import precision_sentences
 from lit_memories.report.schema import (
     RESULTS_SCHEMA,
@@ -23,6 +23,7 @@ from lit_memories.report.schema import (
     VerdictResult,
 )
 from lit_memories.report.verdict import Verdict
+from lit_memories.runs import Run, RunInfo
 from lit_memories.statistics.image_level import Memories, image_notes
 from lit_memories.statistics.pairing import Comparison, expected
 from lit_memories.statistics.quantities import RunStatistics, Summary
@@ -140,7 +141,7 @@ def _provenance(info: RunInfo, run: Run) -> ProvenanceResult:
         "data": info.data,
         "versions": info.versions,
         "precision": info.precision,
-        "complete": info.complete,
+        "complete": not run.gaps,
         "records": len(run.records),
         "records_expected": expected(info),
     }

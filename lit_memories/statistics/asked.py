@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lit_memories.numbers import Asked
 from lit_memories.probes import PROBES
-from lit_memories.records import RunInfo
+from lit_memories.runs import RunInfo
 
 
 def asked_of(info: RunInfo) -> dict[str, Asked]:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
-from lit_memories.records import Record, Run
+from lit_memories.records import Record
+from lit_memories.runs import Run
 
 INVERTING = "seed", "known", "memories"
 """Probes that rest on an inversion."""

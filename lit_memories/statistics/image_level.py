@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.intervals import mean_interval
-from lit_memories.records import MEMORY_SETS, SEEDS_FILE, Record, Role, Run, read_run
+from lit_memories.records import AGAIN, MEMORY_SETS, Record
+from lit_memories.runs import Role, Run, read_run
+from lit_memories.seeds import read_seeds
 from lit_memories.statistics.convergence import converged_share
-from lit_memories.statistics.pairing import check_against, check_names, data_notes
-from lit_memories.storage.files import read_tensors
+from lit_memories.statistics.pairing import check_against, check_names, data_notes, incomplete
 
 FEW_QUERIES = 10
 """With fewer queries intervals may be too narrow."""
@@ -147,7 +148,7 @@ def compare_memories(runs: Sequence[Run]) -> list[Memories]:
 
 def image_notes(memories: Sequence[Memories]) -> list[str]:
     """What a reader must know about the data, in sentences."""
-    notes = [f"{found.name} is incomplete: finish its audit." for found in memories if not found.run.info.complete]
+    notes = [note for found in memories for note in incomplete(found.run)]
     few = min(len(found.queries) for found in memories)
     if few < FEW_QUERIES:
         notes.append(f"Intervals are over queries; with {few} of them read the intervals as optimistic.")
@@ -192,7 +193,7 @@ def embed(matrix: Tensor) -> Tensor:
 def _summarise(run: Run, vanilla: Run | None) -> Memories:
     queries = _queries(run)
     if not queries:
-        raise ValueError(f"{run.folder} holds no memories of an image: finish its audit, {IMAGE_AUDIT}")
+        raise ValueError(f"{run.folder} holds no memories of an image: {AGAIN}, {IMAGE_AUDIT}")
     usual = None if vanilla is None else {query.index: query for query in _queries(vanilla)}
     independent = math.sqrt(2 * run.info.dimension), 1.0
     euclidean, cosine = (_spread(queries, usual, which, independent[which]) for which in (0, 1))
@@ -202,8 +203,7 @@ def _summarise(run: Run, vanilla: Run | None) -> Memories:
 
 def _queries(run: Run) -> list[QueryMemories]:
     """Queries with a seed of their own and a memory that can be counted."""
-    file = run.folder / SEEDS_FILE
-    seeds = read_tensors(file) if file.is_file() else {}
+    seeds = read_seeds(run.folder, run.seeds)
     own, repeats = ({r.index: r for r in run.of(name, "memories")} for name in ("own", "repeat"))
     found = []
     for index, record in own.items():

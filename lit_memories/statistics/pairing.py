@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_memories.records import Record, Role, Run, RunInfo, SetName, read_run
+from lit_memories.records import AGAIN, Record, SetName
+from lit_memories.runs import Role, Run, RunInfo, read_run
 from lit_memories.settings import differences
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.convergence import accuracy_notes
@@ -115,6 +116,8 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 def expected(info: RunInfo) -> int | None:
     """How many records a complete run would have, if ``run.json`` says so."""
+    if info.expected:
+        return sum(max(counts.values()) for counts in info.expected.values() if counts)
     asked = {name for probe in asked_of(info).values() for name in probe.sets}
     sources = {name: source for name, source in info.data.items() if isinstance(source, dict)}
     if "memory" not in sources and asked:
@@ -172,6 +175,12 @@ def check_against(vanilla: Run, run: Run) -> None:
             f"{pair}: {old.folder} was written by an earlier release; run its audit again, which asks what is new and "
             "keeps what is there"
         )
+    base, of = run.info.model.get("base_fingerprint"), vanilla.info.model.get("fingerprint")
+    if run.info.model.get("erasure") is not None and base is not None and of is not None and base != of:
+        raise ValueError(
+            f"{pair}: {run.info.name} was erased from {run.info.model.get('base')} ({base}), and {vanilla.info.name}, "
+            f"whose role is vanilla, is {vanilla.info.model.get('base')} ({of}): audit the base itself"
+        )
     found = differences(_shared(vanilla.info), _shared(run.info))
     ours, theirs = ({name: probe.settings for name, probe in one.info.asked.items()} for one in (vanilla, run))
     both = ours.keys() & theirs.keys()
@@ -219,11 +228,7 @@ def common(
 def _notes(runs: Sequence[Run]) -> list[str]:
     notes = []
     for run in runs:
-        wanted = expected(run.info)
-        if not run.info.complete:
-            total = f"of {wanted} " if wanted is not None else ""
-            there = sum(record.set in run.info.data for record in run.records) if total else len(run.records)
-            notes.append(f"{run.info.name} is incomplete: {there} {total}records; finish its audit.")
+        notes += incomplete(run)
     notes += data_notes(runs)
     if len({run.info.precision for run in runs}) > 1:
         found = ", ".join(f"{run.info.name} {run.info.precision}" for run in runs)
@@ -232,6 +237,14 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     if len(controls) > 1:
         notes.append(f"Several controls were given; fractions refer to {controls[0]}.")
     return notes
+
+
+def incomplete(run: Run) -> list[str]:
+    """What a run lacks, in a sentence, or nothing."""
+    if not (gaps := run.gaps):
+        return []
+    more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""
+    return [f"{run.info.name} is incomplete: {'; '.join(gaps[:3])}{more}. To finish it, {AGAIN}."]
 
 
 def data_notes(runs: Sequence[Run]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.numbers import Asked, Number
-from lit_memories.records import Role
+from lit_memories.runs import Role
 from lit_memories.statistics.conditionings import Conditioned
 from lit_memories.statistics.pairing import Pairing
 from lit_memories.statistics.placebos import Placebos

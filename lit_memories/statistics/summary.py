@@ -12,7 +12,8 @@ from lit_memories.metrics import functional
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.intervals import mean_interval
 from lit_memories.metrics.null import Null
-from lit_memories.records import SETS, Record, Run
+from lit_memories.records import SETS, Record
+from lit_memories.runs import Run
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.convergence import converged_share, inversion_of, unmeasured
 from lit_memories.statistics.numbers import Chance, number_statistics

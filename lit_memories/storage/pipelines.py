@@ -23,9 +23,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.complete import check_files, check_tokenizer
-from lit_memories.storage.files import check_header
 from lit_memories.storage.hub import fetch, plain
 from lit_memories.storage.single_file import load_single_file
+from lit_memories.storage.tensors import check_header
 from lit_memories.storage.weights import check_stored
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline

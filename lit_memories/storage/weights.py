@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_memories.storage.files import check_header
+from lit_memories.storage.tensors import check_header
 
 TRAINING = frozenset(
     {

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
 
-from lit_memories.records import MEMORY_SETS, PARTS, RECORDS_FILE, RUN_FILE, SETS, Record, RunInfo, order, read_lines
+from lit_memories.records import MEMORY_SETS, PARTS, RECORDS_FILE, RUN_FILE, SETS, Record, order, read_lines
+from lit_memories.runs import RunInfo
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.convergence import INVERTING, inversion_of
 

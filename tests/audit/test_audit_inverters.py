@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lit_memories.cli import main
 from lit_memories.metrics import gaussian_nll
 from lit_memories.probes.quality import DIVERGED
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 from lit_memories.statistics.convergence import inversion_of
 
 Arguments = Callable[..., list[str]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_memories.cli import main
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 

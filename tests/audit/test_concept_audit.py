@@ -18,14 +18,16 @@ from torch import Tensor
 
 from lit_memories.audit import base as audit_base
 from lit_memories.audit import concept as concept_audit
-from lit_memories.audit import folder, writer
+from lit_memories.audit import folder
 from lit_memories.cli import main
 from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
 from lit_memories.diffusion import Diffusion
 from lit_memories.metrics import Null, gaussian_nll
 from lit_memories.metrics import earth_movers_distance as emd
-from lit_memories.records import PARTS, Record, RunInfo, read_run
+from lit_memories.records import PARTS, Record
+from lit_memories.runs import RunInfo, read_run
+from lit_memories.storage import tensors
 
 Arguments = Callable[..., list[str]]
 RESULTS = ("records.jsonl", "seeds.safetensors")
@@ -226,7 +228,7 @@ def between_seeds_and_records(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def before_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "_clear", die)
+    monkeypatch.setattr(folder, "_remove", die)
 
 
 def before_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,17 +270,16 @@ def test_a_line_that_only_lacks_its_end_is_kept(undisturbed: Path, arguments: Ar
 def test_a_full_disk_loses_nothing(
     error: Exception, call: int, undisturbed: Path, arguments: Arguments, tmp_path: Path
 ) -> None:
-    run, calls, save_file = tmp_path / "run", [], writer.save_file
+    run, calls, save_file = tmp_path / "run", [], tensors.save_file
 
-    def full(tensors: dict[str, Tensor], file: Path) -> None:
+    def full(seeds: dict[str, Tensor], file: Path, notes: dict[str, str]) -> None:
         calls.append(file)
         if len(calls) >= call:
             raise error
-        save_file(tensors, file)
+        save_file(seeds, file, notes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "save_file", full)
-        patch.setattr(folder, "save_file", full)
+        patch.setattr(tensors, "save_file", full)
         message = refused(arguments(run))
     assert "No space left on device" in message
     assert str(run) in message

@@ -12,7 +12,8 @@ from lit_memories.cli import main
 from lit_memories.concept import Concept
 from lit_memories.data.conditionings import Conditioning
 from lit_memories.data.samples import Sample
-from lit_memories.records import Record, read_run
+from lit_memories.records import Record
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 MORE = ("--data.conditionings=[empty, anchor, own@2]",)

@@ -16,7 +16,8 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.metrics import gaussian_nll
-from lit_memories.records import PARTS, Record, read_run
+from lit_memories.records import PARTS, Record
+from lit_memories.runs import read_run
 from lit_memories.statistics.image_level import distances, embed, summarise_memories
 
 ROOT = Path(__file__).parents[2]

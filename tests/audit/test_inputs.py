@@ -29,7 +29,7 @@ from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.probes import PROBES, Seed
-from lit_memories.records import RunInfo
+from lit_memories.runs import RunInfo
 from lit_memories.speed import Speed
 from lit_memories.statistics.pairing import compare
 from lit_memories.storage.pipelines import noise_schedule

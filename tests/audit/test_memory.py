@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_memories.audit.memory import enough_memory
 from lit_memories.cli import main
 from lit_memories.probes import likelihood
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 ERRORS = {

@@ -14,7 +14,7 @@ import lit_memories.probes
 from lit_memories.cli import main
 from lit_memories.numbers import Number
 from lit_memories.probes.base import Answers, Group, Probe
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.search(r"## How to add a probe\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)

@@ -12,7 +12,7 @@ from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.metrics.functional import psnr
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 FEW = ("--data.concept_images.limit=2", "--data.reference_images.limit=1", "--data.known=1", "--data.prompted=0")

@@ -19,7 +19,7 @@ from lit_memories.data.audit import AuditData
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.metrics import gaussian_nll
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 RESULTS = ("records.jsonl", "seeds.safetensors")

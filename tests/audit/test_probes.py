@@ -24,7 +24,8 @@ from lit_memories.ops.generators import seeded
 from lit_memories.ops.likelihood import ladder
 from lit_memories.probes import PROBES, Likelihood, Reach, Seed
 from lit_memories.probes.base import Answers
-from lit_memories.records import PARTS, Record, RunInfo, read_run
+from lit_memories.records import PARTS, Record
+from lit_memories.runs import RunInfo, read_run
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests/old_runs"

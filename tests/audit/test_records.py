@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_memories.records import (
-    PARTS,
-    Record,
-    RunInfo,
-    finite,
-    image_path,
-    order,
-    read_lines,
-    read_records,
-    read_run,
-)
+from lit_memories.records import PARTS, Record, finite, image_path, order, read_lines
+from lit_memories.runs import RunInfo, read_records, read_run
 from lit_memories.settings import differences
 
 FULL = Record(

@@ -21,7 +21,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.ops.schedule import NoiseSchedule
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes/sd14/audit"

@@ -11,7 +11,7 @@ from lit_memories.cli import main
 from lit_memories.concept import Concept
 from lit_memories.data.conditionings import Conditioning, shuffled
 from lit_memories.data.samples import Sample
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 

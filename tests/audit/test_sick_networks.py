@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_memories.cli import main
 from lit_memories.data import pictograms
 from lit_memories.diffusion import Diffusion
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
 INVERTERS: dict[str, tuple[dict[str, object], list[str]]] = {

@@ -282,7 +282,7 @@ def test_a_crash_leaves_no_half_a_file_that_is_taken_for_a_whole_one(
 
     with monkeypatch.context() as patch:
         if moment == "writing":
-            patch.setattr("lit_memories.storage.files.save_file", write_half)
+            patch.setattr("lit_memories.storage.tensors.save_file", write_half)
         else:
             patch.setattr(Path, "replace", fail)
         with pytest.raises(KeyboardInterrupt):

@@ -14,7 +14,8 @@ from lit_memories.audit import progress
 from lit_memories.audit.progress import AuditProgress, Tally
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
-from lit_memories.records import PARTS, RECORDS_FILE, Record, RunInfo, read_run
+from lit_memories.records import PARTS, RECORDS_FILE, Record
+from lit_memories.runs import RunInfo, read_run
 from lit_memories.statistics.convergence import inversion_of
 
 Command = Callable[..., list[str]]

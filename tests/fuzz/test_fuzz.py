@@ -16,7 +16,8 @@ from safetensors.torch import save
 from lit_memories.cli import main
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure, Provenance
 from lit_memories.probes import PROBES
-from lit_memories.records import RUN_FILE, Record, RunInfo, read_lines
+from lit_memories.records import RUN_FILE, Record, read_lines
+from lit_memories.runs import RunInfo
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes/pictograms").glob("*/*.yaml"))

@@ -10,7 +10,8 @@ from PIL import Image
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.probes import PROBES
-from lit_memories.records import RECORDS_FILE, RunInfo, image_path
+from lit_memories.records import RECORDS_FILE, image_path
+from lit_memories.runs import RunInfo
 from lit_memories.statistics.pairing import Pairing
 from lit_memories.statistics.quantities import RunStatistics, SetStatistics
 

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from synthetic_runs import Model, line, save_lines, world, write
 
 from lit_memories.metrics.bootstrap import wilson_interval
-from lit_memories.records import RunInfo, image_path, read_run
+from lit_memories.records import image_path
 from lit_memories.report import report
+from lit_memories.runs import RunInfo, read_run
 from lit_memories.statistics.image_level import compare_memories, is_image_level
 
 QUERIES, SUPPORTS, SHAPE = 2, 3, (4, 2, 2)
@@ -129,5 +130,5 @@ def test_a_run_without_memories_says_what_to_run(tmp_path: Path) -> None:
     run = image_run(tmp_path, "esd")
     (run / "seeds.safetensors").unlink()
     assert is_image_level(read_run(run))
-    with pytest.raises(ValueError, match="holds no memories of an image: finish its audit, lit-memories predict"):
+    with pytest.raises(ValueError, match="holds no memories of an image: run the same audit again"):
         report([run], tmp_path / "out")

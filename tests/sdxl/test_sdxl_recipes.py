@@ -24,7 +24,7 @@ from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
 from lit_memories.metrics import gaussian_nll
 from lit_memories.ops.select import select
-from lit_memories.records import Run, read_run
+from lit_memories.runs import Run, read_run
 from lit_memories.statistics.convergence import inversion_of
 
 ROOT = Path(__file__).parents[2]

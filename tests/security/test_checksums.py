@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lit_memories.storage.files import read_notes, read_some, read_tensors, write_tensors
+from lit_memories.storage.tensors import read_notes, read_some, read_tensors, write_tensors
 
 
 def tensors() -> dict[str, Tensor]:

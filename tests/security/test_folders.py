@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from lit_memories.audit.writer import RecordWriter
-from lit_memories.records import IMAGES, PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record, RunInfo, read_run
+from lit_memories.records import IMAGES, PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record
 from lit_memories.report import report
+from lit_memories.runs import RunInfo, read_run
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
 from synthetic_runs import Model, asked, change_records, write
@@ -145,8 +146,7 @@ def test_nothing_in_a_run_becomes_part_of_the_page(tmp_path: Path, capsys: pytes
     runs = []
     for name, role in (("vanilla", "vanilla"), ("erased", "erased"), ("control", "control")):
         run = write(tmp_path / "runs", Model(name, role, concept_shift=9.0, noise=1.0, info=hostile), pictures=2)
-        info = json.loads((run / RUN_FILE).read_text())
-        (run / RUN_FILE).write_text(json.dumps(info | {"name": name + text}))
+        replace(RunInfo.load(run), name=name + text).save(run)
         change_records(run, lambda r: r | {"prompt": text} | ({"correct": {text: True}} if r["set"] != "known" else {}))
         change_records(run, lambda record: record | ({"flag": text} if record["index"] == 5 else {}))
         runs.append(run)

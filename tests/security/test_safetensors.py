@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure, Provenance
-from lit_memories.storage.files import HEADER_LIMIT, read_tensors
+from lit_memories.storage.tensors import HEADER_LIMIT, read_tensors
 from lit_memories.storage.weights import read_weights
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from lit_memories.cli import main
 from lit_memories.probes import PROBES
-from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, Record, RunInfo, read_lines
+from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, Record, read_lines
+from lit_memories.runs import RunInfo
 from lit_memories.tools import status
 from lit_memories.tools.status import Status, describe, duration, expected_answers, look
 
