@@ -28,7 +28,7 @@ RENAMED = {
 }
 """Options of the audit that are a probe's now, and their names there; 0 meant that it was not asked."""
 CONCEPT_LEVEL, IMAGE_LEVEL = ("seed", "typicality", "known", "likelihood", "reach", "samples"), ("memories",)
-LEFT_SEEDS = "seed", "memories"
+LEFT_SEEDS = "seed", "known", "memories"
 SEEN = "shows_concept", "probability", "correct"
 INVERTED = "nll", "psnr", "psnr_ceiling", "psnr_round_trip", "residual", "evaluations", "converged"
 DISTANCES = "psnr_support", "psnr_decoder", "decoder_passes", "latent_cosine_distance", "distance", "cosine_distance"

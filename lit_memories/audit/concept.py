@@ -91,6 +91,8 @@ class ConceptAudit(Audit):
             found = [self._record(sample, name, answer) for sample, answer in zip(samples, values, strict=True)]
             seeds = {}
             if answers.seeds is not None:
+                if not self.probes[name].leaves_seeds:
+                    raise ValueError(f"the probe {name} gives seeds to keep and does not say so: set its leaves_seeds")
                 group.keep(answers.seeds)
                 seeds = dict(zip((record.key for record in found), answers.seeds.cpu(), strict=True))
             self.costs.keep()

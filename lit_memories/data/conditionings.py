@@ -31,7 +31,7 @@ class Conditioning:
             scale = float(guidance) if guidance else None
         except ValueError:
             scale = math.nan
-        if prompt not in PROMPTS or text == "own" or (scale is not None and not scale >= 0):
+        if prompt not in PROMPTS or text == "own" or (scale is not None and not 0 <= scale < math.inf):
             raise ValueError(f"unknown conditioning {text!r}: choose {', '.join(PROMPTS)}, or one with @GUIDANCE")
         return cls(text, prompt, scale)
 

@@ -20,6 +20,7 @@ class Known(Probe):
         Number("nll", "NLL of the seed found", unit="nats"),
         *CONVERGENCE,
     )
+    leaves_seeds = True
     needs = ("inverter",)
     says = "Whether the inverter can be trusted on this model. Nothing of the concept."
     cost = "the seed probe's and the steps that make the picture, with 20 steps about 100"

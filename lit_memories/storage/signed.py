@@ -16,7 +16,7 @@ def sign(text: str) -> str:
         >>> sign('{"a": 1}')
         '{"a": 1, "crc32": "fba18e97"}'
     """
-    text = text.rstrip()
+    text = text.rstrip("\n")
     body = text[:-1].rstrip()
     gap = text[len(body) :].partition("}")[0]
     comma = f",{gap}  " if gap else ", "
@@ -25,7 +25,7 @@ def sign(text: str) -> str:
 
 def unsign(text: str) -> tuple[str, bool]:
     """A JSON object without its checksum, and whether that fits; one without has been given none, which fits."""
-    text = text.rstrip()
+    text = text.rstrip("\n")
     at = text.rfind(FIELD)
     body = text[:at].rstrip().removesuffix(",")
     known, after = text[at + len(FIELD) : at + len(FIELD) + 8], text[at + len(FIELD) + 8 :]
