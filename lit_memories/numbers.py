@@ -13,6 +13,10 @@ Comparison = Literal["forgetting", "paired", "mean", "rate", "test", "none"]
 Direction = Literal["up", "down"]
 COUNTS = {"evaluations", "decoder_passes"}
 """Numbers that are whole and not negative in any probe."""
+SHARES = {"shows_concept", "probability", "met"}
+"""Numbers that lie between 0 and 1 in any probe."""
+LARGEST = 1e39
+"""No number is larger, which leaves those that float32 has: squares and sums of them stay finite."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 """What a probe, a number and a file made for them may be called."""
 
@@ -149,11 +153,15 @@ def _check_value(path: str, value: Any, depth: int = 2) -> None:
     """A number, a truth, a label, or lists and mappings of them."""
     if path.partition(".")[2] in COUNTS and (type(value) is not int or value < 0):
         raise ValueError(f"{path} is no count")
+    if path.partition(".")[2] in SHARES and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
+        raise ValueError(f"{path} does not lie between 0 and 1")
     if path.endswith(".flag") and not isinstance(value, str):
         raise ValueError(f"{path} is no text")
     if isinstance(value, str) and not value.isprintable():
         raise ValueError("a label holds control characters")
     if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{path} is too large")
+    if isinstance(value, float) and abs(value) > LARGEST:
         raise ValueError(f"{path} is too large")
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if isinstance(value, dict) and not all(name.isprintable() for name in value):

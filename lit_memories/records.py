@@ -17,14 +17,13 @@ Every record says of which model it is and with which settings its probes were a
 
 import contextlib
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lit_memories.costs import COST_FILE
-from lit_memories.numbers import check_answer
+from lit_memories.numbers import LARGEST, check_answer
 from lit_memories.schemas import renewed_record
 from lit_memories.storage.files import parse
 from lit_memories.storage.signed import sign, unsign
@@ -139,8 +138,8 @@ class Record:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None if it is NaN or infinite (JSON has neither)."""
-    return value if math.isfinite(value) else None
+    """The value, or None if it is NaN, infinite (JSON has neither) or too large to be reckoned with."""
+    return value if abs(value) <= LARGEST else None
 
 
 @dataclass(frozen=True)

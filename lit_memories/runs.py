@@ -84,6 +84,8 @@ class RunInfo:
                 raise ValueError(f"{label!r} holds line breaks or control characters: choose another name")
         if self.dimension < 1:
             raise ValueError(f"dimension must be positive, got {self.dimension}")
+        for name, entry in self.data.items():
+            _check_set(name, entry)
         for name, values in self.probes.items():
             Asked.from_dict(name, values)
 
@@ -108,7 +110,7 @@ class RunInfo:
 
     def comparable(self) -> dict[str, Any]:
         """What runs must share for their records to stand in one folder; images and conditionings may be added."""
-        sources = {name: entry["source"] for name, entry in self.data.items() if name not in ADDED}
+        sources = {name: entry.get("source") for name, entry in self.data.items() if name not in ADDED}
         return {name: getattr(self, name) for name in ("role", "concept", "settings", "model")} | {"data": sources}
 
     def save(self, folder: Path) -> None:
@@ -144,6 +146,23 @@ class RunInfo:
                 f"{file} is damaged or of another version: {error}; restore it, or remove it and run the same audit "
                 "again, which takes up the records that say they are of its model and settings"
             ) from None
+
+
+def _check_set(name: str, entry: Any) -> None:
+    """What ``run.json`` says of a set is what data modules say of one.
+
+    Raises:
+        ValueError: naming the set.
+    """
+    kinds: dict[str, type] = {"source": str, "rows": int, "unreadable": list, "repeated": int, "cut": int, "each": int}
+    if not isinstance(entry, dict):
+        raise ValueError(f"data.{name} does not describe a set")
+    for field_name, kind in kinds.items():
+        value = entry.get(field_name, kind())
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise ValueError(f"data.{name}.{field_name} cannot be {str(value)[:40]!r}")
+    if not all(isinstance(file, str) for file in entry.get("unreadable", [])):
+        raise ValueError(f"data.{name}.unreadable are no names")
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,12 @@ def _values(records: Sequence[Record], path: str, number: Number) -> Tensor:
 
 def _p_value(record: Record, path: str) -> float:
     value = record.value(path)
-    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], int | float):
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not isinstance(value[1], int | float)
+        or not 0 <= value[1] <= 1
+    ):
         raise ValueError(f"{path} of the record {record.key} is not a value and a p-value: {str(value)[:40]!r}")
     return float(value[1])
 

@@ -164,3 +164,39 @@ def test_differences_name_what_differs() -> None:
     one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}, "e": None, "f": 5}
     assert differences(one, one) == []
     assert differences(one, two) == ["b.d: 3 | 4", "f: None | 5"]
+
+
+@pytest.mark.parametrize(
+    ("probes", "said"),
+    [
+        ({"seed": {"nll": 1e308}}, "seed.nll is too large"),
+        ({"seed": {"shows_concept": 7}}, "seed.shows_concept does not lie between 0 and 1"),
+        ({"samples": {"probability": -0.1}}, "samples.probability does not lie between 0 and 1"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(probes: object, said: str) -> None:
+    line = json.dumps({"key": "k", "set": "concept", "index": 0, "prompt": "", "probes": probes})
+    with pytest.raises(ValueError, match=said):
+        Record.from_json(line)
+    assert finite(1e38) == 1e38
+    assert finite(1e40) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({}, None),
+        ([], "data.concept does not describe a set"),
+        ({"rows": -1}, "data.concept.rows cannot be '-1'"),
+        ({"unreadable": -1}, "data.concept.unreadable cannot be '-1'"),
+        ({"repeated": None}, "data.concept.repeated cannot be 'None'"),
+        ({"unreadable": [3]}, "data.concept.unreadable are no names"),
+    ],
+)
+def test_what_a_run_says_of_its_sets_is_checked(entry: object, said: str | None) -> None:
+    made = asdict(INFO) | {"data": {"concept": entry}}
+    if said is None:
+        RunInfo(**made)
+    else:
+        with pytest.raises(ValueError, match=said):
+            RunInfo(**made)
