@@ -27,7 +27,7 @@ import datasets
 from lit_memories.data.presets import CocoCaptions, PromptList
 from lit_memories.data.sources import ImageSource
 from lit_memories.erasure import Erasure
-from lit_memories.records import read_run
+from lit_memories.runs import read_run
 folder = Path(sys.argv[1])
 datasets.config.HF_DATASETS_CACHE = folder / "cache"
 found = {

@@ -5,7 +5,7 @@ import errno
 import io
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lit_memories import records
+from lit_memories.audit.embedding import KEPT, Embeddings
 from lit_memories.audit.folder import merge, rearrange
 from lit_memories.audit.writer import RecordWriter, explained
 from lit_memories.records import PARTS, SEEDS_FILE, STALE, Place, Record
@@ -309,3 +310,20 @@ def test_records_of_other_samples_are_set_aside_and_come_back(tmp_path: Path) ->
     assert not picture.exists(), "it shows a sample that is in another row now"
     rearrange(tmp_path, PLACES)
     assert everything(tmp_path) == whole, "nothing was lost, and nothing is left aside"
+
+
+def test_embeddings_of_any_number_of_prompts_are_bounded() -> None:
+    asked = []
+
+    def encode(prompts: Sequence[str]) -> torch.Tensor:
+        asked.extend(prompts)
+        return torch.full((1, 2, 3), float(len(prompts[0])))
+
+    embeddings = Embeddings(encode)
+    for number in range(3 * KEPT):
+        found = embeddings(["", "x" * number])
+        assert found[:, 0, 0].tolist() == [0, number]
+    assert len(embeddings) == KEPT
+    assert asked.count("") == 1, "what is asked for again and again stays"
+    embeddings(["x"])
+    assert asked.count("x") == 2
