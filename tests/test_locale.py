@@ -14,6 +14,7 @@ from lit_memories.cli import main
 from lit_memories.data.sources import ImageSource
 from lit_memories.erasure import Erasure, Provenance
 from lit_memories.runs import RunInfo
+from lit_memories.storage.signed import unsign
 
 WORDS = "Süßes ☂ für Zoë"
 LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -68,7 +69,8 @@ def written(folder: Path) -> None:
     (folder / "prompts.csv").write_text(f"case_number,prompt,evaluation_seed\n0,{WORDS},1\n", encoding="utf-8-sig")
     info = RunInfo("run", "vanilla", WORDS, {}, "x", {}, 4, {}, {})
     info.save(folder / "run")
-    raw = json.dumps(json.loads((folder / "run" / "run.json").read_text(encoding="utf-8")), ensure_ascii=False)
+    plain, _ = unsign((folder / "run" / "run.json").read_text(encoding="utf-8"))
+    raw = json.dumps(json.loads(plain), ensure_ascii=False)
     (folder / "run" / "run.json").write_text(raw, encoding="utf-8")
     record = json.dumps({"key": "k", "set": "concept", "index": 0, "prompt": WORDS}, ensure_ascii=False)
     (folder / "run" / "records.jsonl").write_text(f"{record}\n", encoding="utf-8")

@@ -36,6 +36,7 @@ from lit_memories.inverters.renoise import ReNoise
 from lit_memories.ops.likelihood import ladder, log_likelihood
 from lit_memories.ops.schedule import PredictionType
 from lit_memories.probes import Denoising, Known, Likelihood, Reach, Samples, Seed, Typicality
+from lit_memories.storage.signed import unsign
 
 UMBRELLA = Concept("umbrella", "object", ["umbrella"], ["a star"], anchor="star", factors={"object": "umbrella"})
 PROMPTS = ["a red umbrella", "a blue star", "a gear"]
@@ -216,8 +217,11 @@ def test_an_audit_is_the_same_there(
     with far_away() as waits:
         found = audited(audit, data, tmp_path / "far", strategy=far_strategy())
     assert found.keys() == expected.keys()
-    ours, theirs = ([json.loads(x) for x in run["records.jsonl"].splitlines()] for run in (found, expected))
-    for a, b in zip(ours, theirs, strict=True):
+    lines = ([unsign(line) for line in run["records.jsonl"].decode().splitlines()] for run in (found, expected))
+    for (mine, whole), (theirs, sound) in zip(*lines, strict=True):
+        assert whole
+        assert sound
+        a, b = json.loads(mine), json.loads(theirs)
         (one, other), near = (x.pop("probes") for x in (a, b)), set()
         assert a == b
         for probe in other:
