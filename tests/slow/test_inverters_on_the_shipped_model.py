@@ -66,10 +66,10 @@ def world() -> World:
 def test_the_fixed_point_meets_its_aims_and_the_official_path_is_far_from_them(world: World) -> None:
     found, bias = world.invert(FixedPoint(), 50)
     official, official_bias = world.invert(ReNoise(faithful=True, measure_residual=False), 50)
-    assert found.value("seed.converged").all()
+    assert found.converged.all()
     assert bias.abs().mean() <= 0.5
-    assert found.value("seed.evaluations").max() <= 150
-    assert official.evaluations.min() >= 2 * found.value("seed.evaluations").max()
+    assert found.evaluations.max() <= 150
+    assert official.evaluations.min() >= 2 * found.evaluations.max()
     assert official_bias.abs().min() > 50
 
 
@@ -86,12 +86,12 @@ def test_every_weight_of_the_regulariser_costs_accuracy(world: World) -> None:
 def test_guided_inversion_says_whether_it_converged(guidance_scale: float, steps: int, world: World) -> None:
     found, bias = world.invert(FixedPoint(), steps, guidance_scale)
     assert found.seeds.isfinite().all()
-    assert torch.equal(found.value("seed.converged"), found.value("seed.residual") < 3e-4)
+    assert torch.equal(found.converged, found.residual < 3e-4)
     if guidance_scale == 3:
-        assert found.value("seed.converged").all()
+        assert found.converged.all()
         assert bias.abs().median() < 0.5
     else:
-        assert not found.value("seed.converged").all()
+        assert not found.converged.all()
         assert bias.abs().mean() > 10, "seeds are no longer unique"
 
 
@@ -131,7 +131,7 @@ def test_belm_is_exact_near_the_flow_and_steadier_than_edict(
     noise, schedule = world.noise(), world.steps(steps)
     latents = world.flow(steps)
     found = BELM()(noise, latents, schedule)
-    assert found.value("seed.converged").all()
+    assert found.converged.all()
     assert relative_norm(BELM().regenerate(noise, found, schedule) - latents, latents).max() < 1e-6
     error = relative_norm(found.seeds - world.seeds, world.seeds)
     assert error.median() < near
