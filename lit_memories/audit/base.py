@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
@@ -16,7 +16,7 @@ from lit_memories.audit.costs import Costs
 from lit_memories.audit.embedding import Embeddings
 from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.kernels import exact_kernels
-from lit_memories.audit.lock import lock, unlock
+from lit_memories.audit.lock import UnlockOnException, lock, unlock
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
 from lit_memories.audit.noise import BlockwiseNoise
@@ -110,6 +110,10 @@ class Audit(LightningModule, ABC):
         """The probes as all samples meet them in turn; those that need seeds go with the one that finds them."""
         needy = tuple(name for name, probe in self.probes.items() if "seeds" in probe.needs)
         return [(name, *needy) if name == "seed" else (name,) for name in self.probes if name not in needy]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What gives the run folder free if the audit fails."""
+        return [UnlockOnException(self.folder)]
 
     def prepare_data(self) -> None:
         """Refuse, before anything is read, a precision that would round latents or weights, a full disk, company.

@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_memories.records import LOCK
@@ -57,6 +58,21 @@ def unlock(folder: Path) -> None:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
         os.close(descriptor)
+
+
+class UnlockOnException(Callback):
+    """Lets others write to a run folder when its audit fails in a process that lives on, as a notebook's does.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_exception(self, *_: object) -> None:
+        """Of whatever kind."""
+        unlock(self.folder)
 
 
 def _is(file: Path, descriptor: int) -> bool:

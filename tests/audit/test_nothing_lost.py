@@ -230,6 +230,22 @@ def test_a_lock_is_had_again_after_a_failure_in_the_same_process(tmp_path: Path)
     unlock(tmp_path)
 
 
+def test_an_audit_that_fails_in_a_process_that_lives_on_lets_others_write(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(BaseException):
+        """Nothing of the program catches it."""
+
+    def stop(*_: object) -> None:
+        assert (tmp_path / LOCK).exists()
+        raise Stopped
+
+    monkeypatch.setattr(RecordWriter, "write", stop)
+    with pytest.raises(Stopped):
+        main(arguments(tmp_path))
+    assert not (tmp_path / LOCK).exists()
+
+
 def record(index: int) -> Record:
     return Record(f"key{index}", "concept", index, "p", {"seed": {"nll": float(index)}}, model="m", asked={"seed": "s"})
 

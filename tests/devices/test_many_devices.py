@@ -1,10 +1,10 @@
 """Records do not know how many processes made them, nor how many of those died."""
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -14,7 +14,7 @@ from machine import left_over
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
 from lit_memories.records import PARTS
-from lit_memories.runs import read_records, read_run
+from lit_memories.runs import RunInfo, read_records, read_run
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., list[str]]
@@ -71,8 +71,7 @@ def with_left(whole: Path, folder: Path, count: int) -> Path:
     copytree(whole, folder)
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     (folder / "records.jsonl").write_text("".join(lines[:-count]))
-    info = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(info | {"complete": False}))
+    replace(RunInfo.load(folder), complete=False).save(folder)
     return folder
 
 

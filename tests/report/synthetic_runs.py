@@ -14,6 +14,7 @@ from lit_memories.records import RECORDS_FILE, image_path
 from lit_memories.runs import RunInfo
 from lit_memories.statistics.pairing import Pairing
 from lit_memories.statistics.quantities import RunStatistics, SetStatistics
+from lit_memories.storage.signed import unsign
 
 DIMENSION = 1024
 MEAN, SD = 1453.0, 22.6
@@ -108,7 +109,8 @@ def altered(run: RunStatistics, **changes: Any) -> RunStatistics:
 
 
 def load_records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / RECORDS_FILE).read_text().splitlines()]
+    """As dicts, without checksums, which would no longer fit when they are changed."""
+    return [json.loads(unsign(line)[0]) for line in (folder / RECORDS_FILE).read_text().splitlines()]
 
 
 def save_lines(folder: Path, records: list[dict[str, Any]]) -> None:
