@@ -23,10 +23,15 @@ TIMEOUT = 10.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """How names of files of weights end; no name of a repository does."""
+_LETTER = r"""(?:\\u|[^\s"'<>\\])"""
+"""What a secret is made of, in JSON too, which writes some letters as ``\\u`` and their number."""
+_QUERY = r"[\w.-]*(?:token|signature|credential|secret|password|passwd|api_?key)[\w.-]*|sig|X-(?:Amz|Goog)-[\w-]+"
 SECRET = re.compile(
-    r"""\bhf_\w{16,}|(?<=Bearer )[^\s"'&]+|(?<=[?&])(?:Signature|X-Amz-[\w-]+|token)=[^\s"'&]+""", re.IGNORECASE
+    rf"\bhf_\w{{16,}}|(Bearer |[?&#;](?:{_QUERY})=)(?:(?![&#]){_LETTER})+|(://)(?:(?!/){_LETTER})+(?=@)",
+    re.IGNORECASE,
 )
-"""Tokens of the hub's shape or in a header, and the signatures in addresses of large files."""
+"""Tokens of the hub's shape or in a header; in addresses secret parts of the query, and name and password before
+``@``."""
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """Says which of a repository's files are wanted; raises FileNotFoundError if what is needed is not among them."""
@@ -69,7 +74,7 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
                 raise FileNotFoundError(f"{name}: {lacking}") from None
         return Fetched(folder, None)
     if not is_id(name):
-        raise FileNotFoundError(f"{name}: there is no such file or folder")
+        raise FileNotFoundError(f"{redact(name)}: there is no such file or folder")
     repo_id, _, pin = name.partition("@")
     if pin and revision is not None:
         raise ValueError(f"{name} names a revision already: leave out {revision!r}")
@@ -132,9 +137,17 @@ def plain(error: Exception) -> str:
 
 
 def redact(text: str) -> str:
-    """A text without tokens: those of the hub's shape, what follows ``Bearer``, and this user's own."""
+    """A text without secrets, which have ``***`` in their place: for files, logs and messages.
+
+    Secrets are tokens of the hub's shape, what follows ``Bearer``, this user's own token, and of addresses name and
+    password (``://name:password@host``) and parts of the query such as ``token``, ``access_token`` or
+    ``X-Amz-Signature``.
+
+    Args:
+        text: any, JSON and YAML too: what is one stays one.
+    """
     own = get_token()
-    return SECRET.sub("***", text.replace(own, "***") if own and len(own) >= 8 else text)
+    return SECRET.sub(r"\1\2***", text.replace(own, "***") if own and len(own) >= 8 else text)
 
 
 def _fetch(repo_id: str, choose: Choose, revision: str | None) -> Fetched:
