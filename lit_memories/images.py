@@ -7,6 +7,26 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
+PICTURES = frozenset(
+    {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".avif",
+        ".jp2",
+    }
+)
+"""Endings of the names of pictures, as far as they are read: none that another program would have to be run for."""
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as 8-bit RGB, on white where it is transparent.

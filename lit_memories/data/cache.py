@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_memories.storage.tensors import read_tensors, write_tensors
@@ -10,6 +11,8 @@ from lit_memories.storage.tensors import read_tensors, write_tensors
 
 def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors from a file of the cache; made and kept there if it is not there yet, damaged, or of other tensors.
+
+    A cache that cannot be written, as it is full or of others, is warned of: a run needs none.
 
     Args:
         file: of the cache, named by all that its tensors depend on.
@@ -23,8 +26,12 @@ def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, T
         kept = read_tensors(file)
     except (FileNotFoundError, ValueError):
         kept = {}
-    if kept.keys() != set(names):
+    finite = all(bool(tensor.isfinite().all()) for tensor in kept.values() if tensor.is_floating_point())
+    if kept.keys() != set(names) or not finite:
         kept = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, kept)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(file, kept)
+        except OSError as error:
+            rank_zero_warn(f"{file.parent} cannot keep what was made for it, which is made again next time: {error}")
     return kept

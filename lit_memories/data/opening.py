@@ -1,79 +1,126 @@
 """Opens data sets of any layout: a hub id, a folder, parquet files, tar shards; whole, or as a stream."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.cache.cache import Cache
 
-Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
+from lit_memories.data.local import MissingColumnError, Rows, check_columns, find, open_local
+from lit_memories.storage.hub import redact
 
 FILES = {".parquet": "parquet", ".tar": "webdataset"}
 """What files are, by the end of their names."""
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 PARQUET_COPY = "refs/convert/parquet"
 """The revision at which the hub has its own parquet copy of a data set, each configuration in a folder of its name."""
 
 
-def open_rows(
-    path: str, name: str | None, split: str, revision: str | None, streaming: bool
-) -> tuple[Rows, str | None]:
-    """Open a data set, and say at which commit of the hub it was.
+@dataclass(frozen=True)
+class Opened:
+    """A data set that is open.
 
     Args:
-        path: hub id; folder of images with metadata, of parquet or of tar files; or such files, with ``*`` for many.
+        rows: whole, or as they are asked for.
+        commit: of the hub, if it is the hub's.
+        by_path: whether its rows name pictures of its own folder instead of holding them.
+    """
+
+    rows: Rows
+    commit: str | None = None
+    by_path: bool = False
+
+
+def open_rows(
+    path: str,
+    name: str | None,
+    split: str,
+    revision: str | None,
+    streaming: bool,
+    wanted: Collection[str],
+    first: bool = False,
+) -> Opened:
+    """Open a data set.
+
+    Args:
+        path: hub id; folder of images, of parquet or of tar files; or such files, with ``*`` for many; or an address of
+            such files.
         name: configuration of a hub id.
         split: which split to read; files named by `path` have only one.
         revision: git revision of a hub id.
         streaming: read rows as they are asked for, instead of all into the cache first.
+        wanted: the columns that are needed.
+        first: whether the first rows are wanted only, so that files of this machine need not be read to their ends.
 
     Raises:
         FileNotFoundError: if there is no such data set, split or configuration, or it cannot be reached or read.
+        ValueError: if a column is missing.
     """
-    kind = FILES.get(Path(path).suffix)
     try:
-        if kind is not None:
-            split, options = "train", {"path": kind, "data_files": path}
-        else:
-            options = _folder_or_hub(path, name, revision)
-        builder = datasets.load_dataset_builder(**options)
-        commit = builder.hash if builder.repo_id else None
-        if isinstance(builder, Cache) and revision not in (None, commit):  # what the library takes if the hub fails it
-            raise FileNotFoundError(
-                f"the hub does not give revision {revision!r}, and what is in the cache is {commit}"
-            )
-        if streaming:
-            if hasattr(builder.config, "decode_num_threads"):
-                builder.config.decode_num_threads = 0  # rows are wanted undecoded, and no more of them than asked for
-            return builder.as_streaming_dataset(split=split), commit
-        builder.download_and_prepare()
-        return builder.as_dataset(split=split), commit
+        found = [] if revision is not None else find(path)
+        if found:
+            rows = open_local(found, split, wanted, streaming or first)
+            return Opened(rows, by_path=found[0].is_dir() and isinstance(rows, datasets.Dataset))
+        rows, commit, by_path = _open_elsewhere(path, name, split, revision, streaming)
+    except MissingColumnError as error:
+        raise ValueError(f"{redact(path)} {error}") from None
     except Exception as error:  # the HTTP client's own errors are of another package in every version
         raise cannot_open(path, split, error) from error
+    if rows.column_names is None:
+        raise ValueError(f"{redact(path)} does not say which columns it has before it is read: leave streaming off")
+    try:
+        check_columns(rows.column_names, wanted)
+    except MissingColumnError as error:
+        raise ValueError(f"{redact(path)} {error}") from None
+    return Opened(rows, commit, by_path)
+
+
+def _open_elsewhere(
+    path: str, name: str | None, split: str, revision: str | None, streaming: bool
+) -> tuple[Rows, str | None, bool]:
+    """Open a data set of the hub, or files at an address."""
+    options: dict[str, Any]
+    kind = FILES.get(Path(path).suffix)
+    if kind is not None:
+        split, options = "train", {"path": kind, "data_files": path}
+    elif "://" in path:
+        raise FileNotFoundError(f"an address names files: {' or '.join(f'*{ending}' for ending in FILES)}")
+    elif revision == PARQUET_COPY:
+        options = {"path": path, "data_dir": name, "revision": revision}
+    else:
+        options = {"path": path, "name": name, "revision": revision}
+    builder = datasets.load_dataset_builder(**options)
+    commit = builder.hash if builder.repo_id else None
+    if isinstance(builder, Cache) and revision not in (None, commit):  # what the library takes if the hub fails it
+        raise FileNotFoundError(f"the hub does not give revision {revision!r}, and what is in the cache is {commit}")
+    _check_own(builder, path)
+    if streaming:
+        if hasattr(builder.config, "decode_num_threads"):
+            builder.config.decode_num_threads = 0  # rows are wanted undecoded, and no more of them than asked for
+        rows: Rows = builder.as_streaming_dataset(split=split)
+    else:
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=split)
+    return rows, commit, rows.builder_name == "imagefolder"
+
+
+def _check_own(builder: datasets.DatasetBuilder, path: str) -> None:
+    """Refuse a repository whose card names files elsewhere: on this machine, or at other addresses."""
+    if not builder.repo_id:
+        return
+    own = f"hf://datasets/{builder.repo_id}@"
+    for files in (builder.config.data_files or {}).values():
+        if strange := [file for file in files if not str(file).startswith(own)]:
+            raise ValueError(f"its card names files that are not its own, such as {redact(str(strange[0]))}")
 
 
 def cannot_open(path: str, split: str, error: Exception) -> FileNotFoundError:
     """The one line that says why a data set cannot be read."""
-    reason = _no_text(Path(path)) or (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:  # which says no more than that
+        error = cast("Exception", error.__cause__)
+    reason = redact((str(error).strip() or type(error).__name__).splitlines()[0])
     if "scripts are no longer supported" in reason:
         reason += f"; the hub's own parquet copy may be there with revision: {PARQUET_COPY}"
-    return FileNotFoundError(f"cannot open data set {path!r} (split {split!r}): {reason}")
-
-
-def _no_text(folder: Path) -> str | None:
-    """Which file of captions in a folder is not text in UTF-8, as the library does not say; None if none is."""
-    for file in (folder / name for name in METADATA if not name.endswith(".parquet")):
-        try:
-            if file.is_file():
-                file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            return f"{file.name} is not text in UTF-8: save it as such"
-    return None
-
-
-def _folder_or_hub(path: str, name: str | None, revision: str | None) -> dict[str, Any]:
-    if any((Path(path) / file).is_file() for file in METADATA):  # whatever other files lie beside them
-        return {"path": "imagefolder", "data_dir": path}
-    if revision == PARQUET_COPY:
-        return {"path": path, "data_dir": name, "revision": revision}
-    return {"path": path, "name": name, "revision": revision}
+    return FileNotFoundError(f"cannot open data set {redact(path)!r} (split {split!r}): {reason}")

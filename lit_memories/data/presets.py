@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 
+from lit_memories.data.folders import Folder
 from lit_memories.data.opening import PARQUET_COPY, open_rows
 from lit_memories.data.sources import ImageSource, Source
 from lit_memories.storage.files import parse_json
@@ -26,7 +27,8 @@ class CocoCaptions(Source):
     used stand in ``run.json``.
 
     Args:
-        root: folder with ``val2017/`` and ``annotations/captions_val2017.json``, as COCO's own archives unpack.
+        root: folder with ``val2017/`` and ``annotations/captions_val2017.json``, as COCO's own archives unpack; images
+            may lie in ``images/val2017/``, the captions beside them.
         limit: keep only the first images; None for all.
         split: which images: ``val2017``, officially.
     """
@@ -53,11 +55,15 @@ class CocoCaptions(Source):
             FileNotFoundError: if there are none.
             ValueError: if the captions are damaged, or an image has none.
         """
-        folder, file = Path(self.root, self.split), Path(self.root, "annotations", f"captions_{self.split}.json")
-        images = sorted(folder.glob("*.jpg"))[: self.limit]
+        root = Path(self.root).expanduser()
+        folder = next((place for place in (root / self.split, root / "images" / self.split) if place.is_dir()), root)
+        name = f"captions_{self.split}.json"
+        file = next((place for place in (root / "annotations" / name, root / name) if place.is_file()), root / name)
+        names = [image for image in Folder(folder).names if "/" not in image and image.endswith(".jpg")]
+        images = [folder / image for image in names[: self.limit]]
         if not images or not file.is_file():
             raise FileNotFoundError(
-                f"{folder if not images else file} holds nothing of COCO: unpack {self.split}.zip and "
+                f"{self.root} holds {'no captions' if images else 'no images'} of COCO: unpack {self.split}.zip and "
                 f"annotations_trainval{self.split[-4:]}.zip of cocodataset.org into {self.root}"
             )
         captions = _first_captions(file)
@@ -119,10 +125,11 @@ class PromptRow:
 
 @dataclass
 class PromptList:
-    """A list of prompts as the paper's six are laid out: a CSV file whose first row names its columns.
+    """A list of prompts as published ones are laid out: a CSV file whose first row names its columns.
 
-    Columns are ``case_number``, ``prompt`` and ``evaluation_seed``, and ``evaluation_guidance`` if there is one; others
-    are ignored.
+    Columns are ``case_number``, ``prompt`` and ``evaluation_seed``, and ``evaluation_guidance`` if there is one, as in
+    the paper's six; or go by the other names of `COLUMNS`, under which I2P and the lists of attacks have them. Without
+    case numbers rows are numbered from 0, and without seeds the number is the seed. Other columns are ignored.
 
     Args:
         path: the file.
@@ -145,8 +152,7 @@ class PromptList:
                 lines = list(csv.DictReader(file))
             except (csv.Error, UnicodeDecodeError) as error:
                 raise ValueError(f"{self.path} is not a CSV file in UTF-8: {error}") from None
-        columns = {"case_number": "case_number", "prompt": "prompt", "seed": "evaluation_seed"}
-        return _prompt_rows(lines, columns | {"guidance_scale": "evaluation_guidance"}, self.path)
+        return _prompt_rows(lines, self.path)
 
 
 @dataclass
@@ -168,39 +174,49 @@ class I2P:
             FileNotFoundError: if the hub cannot be reached.
             ValueError: if a column is missing or a row damaged.
         """
-        rows, _ = open_rows(self.path, None, "train", self.revision, streaming=False)
-        lines = [dict(row) | {"case_number": number} for number, row in enumerate(rows)]
-        columns = {"case_number": "case_number", "prompt": "prompt", "seed": "sd_seed"}
-        return _prompt_rows(lines, columns | {"guidance_scale": "sd_guidance_scale"}, self.path)
+        columns = {"prompt", "sd_seed", "sd_guidance_scale"}
+        rows = open_rows(self.path, None, "train", self.revision, streaming=False, wanted=columns).rows
+        return _prompt_rows([dict(row) for row in rows], self.path)
 
 
-def _prompt_rows(lines: list[Any], columns: Mapping[str, str], where: str) -> list[PromptRow]:
+COLUMNS = {
+    "prompt": ("prompt", "adv_prompt", "adversarial_prompt", "sensitive prompt", "target_prompt", "text"),
+    "case_number": ("case_number", "case", "id"),
+    "seed": ("evaluation_seed", "sd_seed", "seed"),
+    "guidance_scale": ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance"),
+}
+"""What columns of published lists are called, the first name first."""
+
+
+def _prompt_rows(lines: list[Any], where: str) -> list[PromptRow]:
     """Rows of a table as pictures to draw."""
     if not lines:
         raise ValueError(f"{where} holds no prompts")
-    for name, column in columns.items():
-        if column not in lines[0] and name != "guidance_scale":
-            raise ValueError(f"{where} has no column {column!r}: it has {', '.join(map(str, lines[0]))}")
+    columns = {kind: next((name for name in names if name in lines[0]), None) for kind, names in COLUMNS.items()}
+    if columns["prompt"] is None:
+        raise ValueError(f"{where} has no column 'prompt': it has {', '.join(map(str, lines[0]))}")
     rows: dict[int, PromptRow] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines):
         try:
-            row = _prompt_row(line, columns)
+            row = _prompt_row(line, number, columns)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: row {number} is damaged: {error}") from None
+            raise ValueError(f"{where}: row {number + 1} is damaged: {error}") from None
         if row.case_number in rows:
-            raise ValueError(f"{where}: row {number} has the case number {row.case_number} of another row")
+            raise ValueError(f"{where}: row {number + 1} has the case number {row.case_number} of another row")
         rows[row.case_number] = row
     return list(rows.values())
 
 
-def _prompt_row(line: Mapping[str, Any], columns: Mapping[str, str]) -> PromptRow:
-    def number(name: str) -> int:
-        value = int(line[columns[name]])
+def _prompt_row(line: Mapping[str, Any], row: int, columns: Mapping[str, str | None]) -> PromptRow:
+    def number(name: str, default: int) -> int:
+        if (column := columns[name]) is None:
+            return default
+        value = _whole(line[column])
         if not 0 <= value < SEED_LIMIT:
-            raise ValueError(f"{columns[name]} cannot be {value}")
+            raise ValueError(f"{column} cannot be {value}")
         return value
 
-    prompt, guidance = line[columns["prompt"]], line.get(columns["guidance_scale"])
+    prompt, guidance = line[str(columns["prompt"])], line.get(str(columns["guidance_scale"]))
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("it has no prompt")
     if None in line:
@@ -208,4 +224,15 @@ def _prompt_row(line: Mapping[str, Any], columns: Mapping[str, str]) -> PromptRo
     scale = None if guidance in (None, "") else float(guidance)
     if scale is not None and not 0 <= scale < 1000:
         raise ValueError(f"{columns['guidance_scale']} cannot be {guidance}")
-    return PromptRow(number("case_number"), prompt, number("seed"), scale)
+    case_number = number("case_number", row)
+    return PromptRow(case_number, prompt, number("seed", case_number), scale)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, as tables have it that were floating point once: ``123.0``."""
+    try:
+        return int(value)
+    except ValueError:
+        if float(value).is_integer():
+            return int(float(value))
+        raise

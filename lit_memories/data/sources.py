@@ -14,11 +14,15 @@ from datasets.utils.file_utils import xopen
 from PIL import Image, ImageOps
 
 from lit_memories.data import pictograms
-from lit_memories.data.opening import Rows, cannot_open, open_rows
+from lit_memories.data.local import Rows
+from lit_memories.data.opening import cannot_open, open_rows
 from lit_memories.images import to_rgb
+from lit_memories.storage.hub import redact
 
 SHUFFLE_WINDOW = 1000
 """Rows of a stream that are shuffled among one another."""
+MOST_PIXELS = 50_000_000
+"""Of a picture that is read; a larger one would take a gigabyte and more while it is."""
 Resize = Literal["crop", "squeeze"]
 """How pictures come to a model's size: the shorter side scaled and the middle taken, or the aspect ratio given up."""
 
@@ -44,14 +48,16 @@ class ImageSource(Source):
     """A Hugging Face data set with an image column and a caption column.
 
     Captions may be of any column: of one with lists, such as COCO's five, the first of each is taken, as officially; of
-    one with class labels, their names.
+    one with class labels, their names. Of a folder or archive of pictures nothing but pictures and captions is read.
 
     Args:
-        path: hub id; folder of images with ``metadata.csv`` or ``metadata.jsonl``, of parquet files or of tar shards
-            (webdataset); or such files, ``shards/*.parquet``.
-        split: which split to read; of a path that names files there is one only.
-        image: name of the image column.
-        caption: name of the caption column, or a text with columns in it: ``a photo of a {label}``.
+        path: hub id; folder of images with ``metadata.csv`` or ``metadata.jsonl``, or with a ``.txt`` beside each, of
+            parquet files, of tar shards (webdataset) or of zip archives of images; or such files, ``shards/*.parquet``.
+        split: which split to read, of folders one called so; of a path that names files there is one only.
+        image: name of the image column; of tar shards ``image`` is the picture whatever its ending.
+        caption: name of the caption column, of tar shards ``caption`` for their texts; or a text with columns in it,
+            ``a photo of a {label}``, label being the name of the folder if nothing else says it; or a text of two words
+            and more, which is the caption of every picture.
         where: keep only rows with these column values.
         limit: keep only the first rows, in the data set's order or the shuffled one; None for all.
         revision: git revision of a hub id; ``refs/convert/parquet`` is the hub's own parquet copy, in which data sets
@@ -84,10 +90,12 @@ class ImageSource(Source):
 
     def describe(self) -> str:
         """One line for reports."""
-        place = self.path + (f" {self.name}" if self.name else "") + (f"@{self.revision}" if self.revision else "")
+        place = (
+            redact(self.path) + (f" {self.name}" if self.name else "") + (f"@{self.revision}" if self.revision else "")
+        )
         chosen = [f"{name}={value}" for name, value in self.where.items()]
         shuffled = [] if self.shuffle_seed is None else [f"shuffled by {self.shuffle_seed}"]
-        return " ".join([place, f"[{self.split}]", *chosen, *shuffled])
+        return redact(" ".join([place, f"[{self.split}]", *chosen, *shuffled]))
 
     def details(self) -> dict[str, Any]:
         """The commit that was read, if it was the hub's."""
@@ -100,10 +108,17 @@ class ImageSource(Source):
             FileNotFoundError: if there is no such data set, or it cannot be read.
             ValueError: if a named column is missing, or no row is left, or a row names a file instead of holding it.
         """
-        opened, self._commit = open_rows(self.path, self.name, self.split, self.revision, self.streaming)
-        in_files = opened.builder_name == "imagefolder"
-        opened = _require_columns(opened, {self.image, *self._columns, *self.where}, self.path)
-        opened = opened.cast_column(self.image, datasets.Image(decode=False))
+        found = open_rows(
+            self.path,
+            self.name,
+            self.split,
+            self.revision,
+            self.streaming,
+            {self.image, *self._columns, *self.where},
+            first=self.limit is not None and self.shuffle_seed is None,
+        )
+        self._commit, in_files = found.commit, found.by_path
+        opened = self._undecoded(found.rows)
         labels = {name: _label(opened.features[name], value) for name, value in self.where.items()}
         if labels:
             names = list(labels)
@@ -120,6 +135,12 @@ class ImageSource(Source):
         rows = rows.select_columns([self.image])
         rows = rows if self.image == "image" else rows.rename_column(self.image, "image")
         return rows.add_column("caption", captions)
+
+    def _undecoded(self, opened: Rows) -> Rows:
+        """The rows with their pictures as they are."""
+        if isinstance(opened.features[self.image], datasets.List | datasets.LargeList | list):
+            raise ValueError(f"column {self.image!r} of {self.describe()} holds lists of pictures: a row needs one")
+        return opened.cast_column(self.image, datasets.Image(decode=False))
 
     def _first(self, opened: Rows, in_files: bool) -> datasets.Dataset:
         """The rows asked for, shuffled if asked for; those of a stream with the bytes of their images."""
@@ -139,6 +160,8 @@ class ImageSource(Source):
         return datasets.Dataset.from_dict(columns, features=features)
 
     def _captions(self, rows: datasets.Dataset) -> list[str]:
+        if not self._columns:
+            return [self.caption.strip()] * len(rows)
         columns = [_readable(rows.features[name], rows[name]) for name in self._columns]
         plain, captions = self.caption in self._columns, []
         for number, values in enumerate(zip(*columns, strict=True)):
@@ -191,7 +214,7 @@ def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize
     It is turned as its EXIF data say, and comes to 8-bit RGB as `to_rgb` says. Resizing is bicubic.
 
     Args:
-        image: its ``bytes``, or its ``path``.
+        image: its ``bytes``, or its ``path``; at most `MOST_PIXELS`, which is seen before it is decoded.
         size: (height, width).
         resize: what to do with pictures of another size: scale until they fill it and take the middle (``crop``), or
             scale each side by a factor of its own, as the audit's official code does (``squeeze``).
@@ -200,6 +223,8 @@ def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize
         Exception: nearly any, SyntaxError and struct.error among them: Pillow's on damaged files.
     """
     with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
+        if opened.width * opened.height > MOST_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MOST_PIXELS:,}")
         picture = to_rgb(ImageOps.exif_transpose(opened))
     shape = size[1], size[0]
     if picture.size == shape:
@@ -231,14 +256,6 @@ def save_images(rows: datasets.Dataset, path: Path) -> None:
     table.to_json(path / "metadata.jsonl")
 
 
-def _require_columns(rows: Rows, wanted: set[str], where: str) -> Rows:
-    if rows.column_names is None:
-        raise ValueError(f"{where} does not say which columns it has before it is read: leave streaming off")
-    if missing := sorted(wanted - set(rows.column_names)):
-        raise ValueError(f"{where} has no column {missing[0]!r}: it has {', '.join(rows.column_names)}")
-    return rows
-
-
 def _check_held(rows: datasets.Dataset, image: str, where: str) -> None:
     """Refuse pictures that rows name instead of holding: whoever wrote them could name any file of the reader's."""
     for part in rows.data[image].chunks:
@@ -248,9 +265,9 @@ def _check_held(rows: datasets.Dataset, image: str, where: str) -> None:
 
 
 def _columns_of(caption: str) -> list[str]:
-    """The columns a caption is made of."""
+    """The columns a caption is made of; none if it is the same for all."""
     if "{" not in caption:
-        return [caption]
+        return [] if len(caption.split()) > 1 else [caption]
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(caption) if name is not None]
     except ValueError:

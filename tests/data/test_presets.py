@@ -129,8 +129,8 @@ def test_a_damaged_row_is_named(line: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_list_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no column 'evaluation_seed': it has case_number, prompt"):
-        listed(tmp_path / "a.csv", "0,a hill", header="case_number,prompt").load()
+    with pytest.raises(ValueError, match="no column 'prompt': it has case_number, words"):
+        listed(tmp_path / "a.csv", "0,a hill", header="case_number,words").load()
     with pytest.raises(ValueError, match="holds no prompts"):
         listed(tmp_path / "a.csv").load()
     (tmp_path / "a.csv").write_bytes(b"case_number,prompt,evaluation_seed\n0,\xff\xfe,1\n")
@@ -138,6 +138,34 @@ def test_a_file_that_is_no_list_is_named(tmp_path: Path) -> None:
         PromptList(str(tmp_path / "a.csv")).load()
     with pytest.raises(FileNotFoundError, match="give a CSV file"):
         PromptList(str(tmp_path / "b.csv")).load()
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "row"),
+    [
+        ("prompt,evaluation_seed", "a lake,5", PromptRow(0, "a lake", 5)),
+        ("case_number,prompt", "7,a lake", PromptRow(7, "a lake", 7)),
+        (",prompt,sd_seed,sd_guidance_scale", "3,a lake,1234.0,7", PromptRow(0, "a lake", 1234, 7.0)),
+        ("case_number,adv_prompt,evaluation_seed", "4.0,a lake,5", PromptRow(4, "a lake", 5)),
+        ("sensitive prompt", "a lake", PromptRow(0, "a lake", 0)),
+        ("case_number,prompt,evaluation_seed,artist", "1,a lake,9,x", PromptRow(1, "a lake", 9)),
+    ],
+)
+def test_lists_are_read_as_they_are_published(header: str, line: str, row: PromptRow, tmp_path: Path) -> None:
+    assert listed(tmp_path / "a.csv", line, header=header).load() == [row]
+
+
+@pytest.mark.parametrize("moved", ["images", "captions"])
+def test_coco_is_read_as_it_is_unpacked(moved: str, tmp_path: Path) -> None:
+    captions = coco(tmp_path / "coco").load()["caption"]
+    if moved == "images":
+        (tmp_path / "coco" / "images").mkdir()
+        (tmp_path / "coco" / "val2017").rename(tmp_path / "coco" / "images" / "val2017")
+    else:
+        (tmp_path / "coco" / "annotations" / "captions_val2017.json").rename(
+            tmp_path / "coco" / "captions_val2017.json"
+        )
+    assert CocoCaptions(str(tmp_path / "coco")).load()["caption"] == captions
 
 
 def test_i2p_is_numbered_by_row(tmp_path: Path) -> None:

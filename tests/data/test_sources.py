@@ -175,8 +175,9 @@ def test_a_stream_reads_no_further_than_asked(shards: Path, tmp_path: Path, rows
     (tmp_path / "0.parquet").write_bytes((shards / "parquet" / "0.parquet").read_bytes())
     (tmp_path / "1.parquet").write_bytes(b"nothing of the kind")
     path = str(tmp_path / "*.parquet")
-    assert ImageSource(path, limit=4, streaming=True).load()["caption"] == rows["caption"][:4]
-    for source in (ImageSource(path, limit=5, streaming=True), ImageSource(path, limit=4)):
+    for streaming in (True, False):
+        assert ImageSource(path, limit=4, streaming=streaming).load()["caption"] == rows["caption"][:4]
+    for source in (ImageSource(path, limit=5, streaming=True), ImageSource(path, limit=5), ImageSource(path)):
         with pytest.raises(FileNotFoundError, match=r"cannot open data set .*\*\.parquet") as error:
             source.load()
         assert "\n" not in str(error.value)

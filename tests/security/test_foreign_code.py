@@ -91,7 +91,7 @@ def test_a_data_set_that_is_a_script(code: str, tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "rows.py").write_text(code)
-    with pytest.raises(FileNotFoundError, match="scripts are no longer supported"):
+    with pytest.raises(FileNotFoundError, match="holds no pictures, nor parquet tables"):
         ImageSource(str(folder)).load()
 
 

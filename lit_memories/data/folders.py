@@ -1,0 +1,248 @@
+"""Folders and zip archives of pictures, with captions in tables or texts beside them; nothing else in them is heeded.
+
+No library looks at such a folder, as it would follow what it finds there: addresses and paths in a README, scripts.
+"""
+
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from lit_memories.data.shards import LARGEST, Row
+from lit_memories.images import PICTURES
+from lit_memories.storage.files import parse_json
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+LONGEST_TEXT = 2**16
+"""Bytes of a caption's file that are read."""
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""How folders of a split are called."""
+
+
+class Tree:
+    """Files by name, as a folder or an archive has them.
+
+    Args:
+        names: of the files, with slashes between folders.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = sorted(names)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The names, to look one up."""
+        return frozenset(self.names)
+
+    def read(self, name: str, limit: int = LARGEST) -> bytes:
+        """What a file holds, but for what is beyond a limit."""
+        raise NotImplementedError
+
+    def picture(self, name: str) -> dict[str, Any]:
+        """A picture as a row has it, undecoded."""
+        return {"bytes": self.read(name), "path": _printable(name)}
+
+
+class Folder(Tree):
+    """The regular files of a folder and of the folders in it, but for hidden ones.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        ValueError: if a link leads out of it. Links into the blobs of the hub's own cache do not.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, names = root, []
+        inside = [root.resolve()] + ([root.resolve().parents[1] / "blobs"] if root.parent.name == "snapshots" else [])
+        for place, folders, files in os.walk(root):
+            folders[:] = sorted(folder for folder in folders if not folder.startswith((".", "__")))
+            for name in [*files, *folders]:
+                path = Path(place, name)
+                if name.startswith(".") or (name in folders and not path.is_symlink()):
+                    continue
+                if path.is_symlink() and not any(path.resolve().is_relative_to(part) for part in inside):
+                    raise ValueError(
+                        f"{_printable(str(path.relative_to(root)))} is a link that leads out of the folder: put a copy "
+                        "in its place"
+                    )
+                if path.exists() and stat.S_ISREG(path.stat().st_mode):
+                    names.append(path.relative_to(root).as_posix())
+        super().__init__(names)
+
+    def read(self, name: str, limit: int = LARGEST) -> bytes:
+        """What a file holds, but for what is beyond a limit."""
+        with (self.root / name).open("rb") as file:
+            return file.read(limit)
+
+    def picture(self, name: str) -> dict[str, Any]:
+        """A picture as a row has it: its path, or what it holds where its name is no text."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return super().picture(name)
+        return {"bytes": None, "path": str(self.root / name)}
+
+
+class Zip(Tree):
+    """The files of a zip archive.
+
+    Args:
+        file: the archive, which is opened for every read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        names = [entry.filename for entry in entries]
+        super().__init__([name for name in names if not any(part.startswith((".", "__")) for part in name.split("/"))])
+
+    def read(self, name: str, limit: int = LARGEST) -> bytes:
+        """What a file holds, but for what is beyond a limit."""
+        with zipfile.ZipFile(self.file) as archive, archive.open(name) as file:
+            return file.read(limit)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of a split and what stands beside them.
+
+    Args:
+        tree: where they are.
+        names: of the files, in order.
+        columns: other columns, of as many values.
+    """
+
+    tree: Tree
+    names: list[str]
+    columns: dict[str, list[Any]]
+
+    def rows(self) -> Iterator[Row]:
+        """Rows with what the pictures hold."""
+        for number, name in enumerate(self.names):
+            others = {column: values[number] for column, values in self.columns.items()}
+            yield {"image": self.tree.picture(name) if name in self.tree.known else None, **others}
+
+
+def pictures_of(tree: Tree, split: str) -> Pictures:
+    """The pictures of a split: those that tables of metadata name, in their order, or all, in the order of their names.
+
+    Without a table, a text of a picture's name is its ``caption``, and the folder that it is in its ``label``.
+
+    Args:
+        tree: the files.
+        split: which split; where no folder is called like one, all is ``train``.
+
+    Raises:
+        ValueError: if a table is damaged or names what is outside of its folder, or the split has no picture.
+    """
+    tables = [name for name in tree.names if PurePosixPath(name).name in METADATA]
+    if tables:
+        found = [(_within(table, row), row) for table in tables for row in _table(tree, table)]
+    else:
+        names = [name for name in tree.names if PurePosixPath(name).suffix.lower() in PICTURES]
+        found = [(name, _beside(tree, name)) for name in names]
+    chosen = chosen_split([name for name, _ in found], split)
+    rows = [(name, row) for name, row in found if name in chosen]
+    columns = dict.fromkeys(column for _, row in rows for column in row if column != "file_name")
+    values = {column: [row.get(column) for _, row in rows] for column in columns}
+    return Pictures(tree, [name for name, _ in rows], {name: _of_one_type(column) for name, column in values.items()})
+
+
+def chosen_split(names: Sequence[str], split: str, by_name: bool = False) -> frozenset[str]:
+    """Those of files that belong to a split.
+
+    Args:
+        names: of the files.
+        split: which split.
+        by_name: whether the beginnings of the files' own names say it too, and not only folders.
+
+    Raises:
+        ValueError: if there is none, naming the splits that there are.
+    """
+    splits = {name: _split_of(name, by_name) for name in names}
+    there = {found for found in splits.values() if found is not None}
+    found = {name for name, one in splits.items() if (one or "train") == _canonical(split)}
+    if not found:
+        listed = ", ".join(sorted(there | ({"train"} if None in splits.values() else set()))) or "none"
+        raise ValueError(f"it has no split {split!r} with pictures; it has: {listed}")
+    return frozenset(found)
+
+
+def _canonical(split: str) -> str:
+    return next((name for name, others in SPLITS.items() if split.lower() in others), split)
+
+
+def _split_of(name: str, by_name: bool) -> str | None:
+    *folders, file = name.lower().split("/")
+    words = folders + ([file.replace("_", "-").replace(".", "-").split("-")[0]] if by_name else [])
+    return next((split for word in words for split, others in SPLITS.items() if word in others), None)
+
+
+def _within(table: str, row: Mapping[str, Any]) -> str:
+    """The file that a row of a table names."""
+    name = row.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{table} has a row without a file_name")
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "://" in name:
+        raise ValueError(f"{table} names {_printable(name)!r}, which is not in its folder")
+    return str(PurePosixPath(table).parent / path)
+
+
+def _table(tree: Tree, name: str) -> list[Row]:
+    content, ending = tree.read(name), PurePosixPath(name).suffix
+    try:
+        if ending == ".parquet":
+            return pq.read_table(io.BytesIO(content)).to_pylist()
+        text = content.decode("utf-8-sig")
+        if ending == ".csv":
+            options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(io.BytesIO(text.encode()), parse_options=options).to_pylist()
+        rows = [parse_json(line) for line in text.split("\n") if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not text in UTF-8: save it as such") from None
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{name} is damaged: {str(error).splitlines()[0]}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{name} is damaged: a line is no object")
+    return rows
+
+
+def _beside(tree: Tree, name: str) -> Row:
+    """What stands beside a picture that no table names."""
+    path = PurePosixPath(name)
+    row: Row = {}
+    if (text := str(path.with_suffix(".txt"))) in tree.known:
+        row["caption"] = tree.read(text, LONGEST_TEXT).decode(errors="replace").strip()
+    folders = [folder for folder in path.parts[:-1] if _split_of(f"{folder}/x", by_name=False) is None]
+    if folders:
+        row["label"] = _printable(folders[-1])
+    return row
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    try:
+        pa.array(values)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        return [None if value is None else _printable(str(value)) for value in values]
+    return values
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

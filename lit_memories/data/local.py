@@ -1,0 +1,123 @@
+"""Data sets on this machine: a folder or zip archive of pictures, parquet tables, tar archives."""
+
+import contextlib
+import glob
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+
+from lit_memories.data.folders import METADATA, Folder, Pictures, Zip, chosen_split, pictures_of
+from lit_memories.data.shards import (
+    Row,
+    columns_of_archives,
+    columns_of_tables,
+    kinds,
+    rows_of_archives,
+    rows_of_tables,
+)
+from lit_memories.images import PICTURES
+
+Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
+KINDS = {".parquet": "parquet tables", ".tar": "tar archives", ".zip": "zip archives"}
+"""Files with rows, by the end of their names."""
+IMAGE = datasets.Image(decode=False)
+
+
+class MissingColumnError(ValueError):
+    """A data set has not the columns that are asked for."""
+
+
+def find(path: str) -> list[Path]:
+    """What a path names on this machine: itself if there is such a file or folder, else what it is a pattern of."""
+    if "://" in path:
+        return []
+    spelled = [Path(path)]
+    with contextlib.suppress(RuntimeError):  # nobody's home
+        spelled.append(Path(path).expanduser())
+    for one in spelled:
+        if one.exists():
+            return [one]
+    return [Path(name) for name in sorted(glob.glob(str(spelled[-1])))]  # noqa: PTH207
+
+
+def open_local(found: list[Path], split: str, wanted: Collection[str], lazily: bool) -> Rows:
+    """Open what `find` has found.
+
+    Args:
+        found: one folder, or files of one kind.
+        split: which split of a folder; files have one only.
+        wanted: columns to read; all others are left alone.
+        lazily: read rows as they are asked for, instead of all into the cache first.
+
+    Raises:
+        ValueError: if it is nothing of the kind; `MissingColumnError` if a column is missing.
+        OSError: if it cannot be read.
+    """
+    if len(found) == 1 and found[0].is_dir():
+        folder = Folder(found[0])
+        shards = {kind: [name for name in folder.names if name.lower().endswith(kind)] for kind in KINDS}
+        kind = next((kind for kind, names in shards.items() if names), None)
+        tables = any(name.rpartition("/")[2] in METADATA for name in folder.names)
+        if tables or any(Path(name).suffix.lower() in PICTURES for name in folder.names):
+            return _as_rows(pictures_of(folder, split), wanted)
+        if kind is None:
+            raise ValueError(f"it holds no pictures, nor {', '.join(KINDS.values())}")
+        chosen = chosen_split(shards[kind], split, by_name=True)
+        found, split = [found[0] / name for name in shards[kind] if name in chosen], "train"
+    endings = {file.suffix.lower() for file in found}
+    if len(endings) != 1 or not endings <= KINDS.keys() or not all(file.is_file() for file in found):
+        raise ValueError(f"it is neither a folder of pictures nor one of: {', '.join(KINDS.values())}")
+    ending = endings.pop()
+    features = FEATURES[ending](found)
+    check_columns(features, wanted)
+    kept = datasets.Features({name: features[name] for name in features if name in wanted})
+    rows = {".parquet": rows_of_tables, ".tar": rows_of_archives, ".zip": rows_of_zips}[ending]
+    columns = kinds(kept) if ending == ".tar" else tuple(kept)
+    return _generated(rows, kept, lazily, {"files": [str(file) for file in found], "columns": columns})
+
+
+def check_columns(features: Collection[str], wanted: Collection[str]) -> None:
+    """Refuse a data set that lacks a column.
+
+    Raises:
+        MissingColumnError: naming the first that it lacks, and those that there are.
+    """
+    if missing := sorted(set(wanted) - set(features)):
+        raise MissingColumnError(f"has no column {missing[0]!r}: it has {', '.join(map(str, features))}")
+
+
+def _generated(rows: Any, features: datasets.Features, lazily: bool, arguments: dict[str, Any]) -> Rows:
+    if lazily:
+        return datasets.IterableDataset.from_generator(rows, features=features, gen_kwargs=arguments)
+    stamps = tuple((Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in arguments["files"])
+    fingerprint = datasets.fingerprint.Hasher.hash([arguments, stamps])
+    return datasets.Dataset.from_generator(rows, features=features, gen_kwargs=arguments, fingerprint=fingerprint)
+
+
+def _as_rows(found: Pictures, wanted: Collection[str]) -> datasets.Dataset:
+    """Pictures that stay where they are."""
+    check_columns(["image", *found.columns], wanted)
+    known = [found.tree.picture(name) if name in found.tree.known else None for name in found.names]
+    rows = datasets.Dataset.from_dict({"image": known}, features=datasets.Features({"image": IMAGE}))
+    for name, values in found.columns.items():
+        if name in wanted:
+            rows = rows.add_column(name, values)
+    return rows
+
+
+def columns_of_zips(files: Sequence[Path]) -> datasets.Features:
+    """Columns of zip archives of pictures, by the first."""
+    columns = pictures_of(Zip(files[0]), "train").columns
+    return datasets.Features({"image": IMAGE} | dict(datasets.Dataset.from_dict(columns).features))
+
+
+def rows_of_zips(files: Sequence[str], columns: Collection[str]) -> Iterator[Row]:
+    """Rows of zip archives of pictures, in order."""
+    for file in files:
+        for row in pictures_of(Zip(Path(file)), "train").rows():
+            yield {name: row.get(name) for name in columns}
+
+
+FEATURES = {".parquet": columns_of_tables, ".tar": columns_of_archives, ".zip": columns_of_zips}

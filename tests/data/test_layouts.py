@@ -1,0 +1,219 @@
+"""Pictures and captions as people keep them: layouts, names and gaps that are no reason to refuse a data set."""
+
+import io
+import json
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from lit_memories.data.cache import cached
+from lit_memories.data.samples import ImageRows
+from lit_memories.data.sources import MOST_PIXELS, ImageSource, read_picture
+from lit_memories.storage.tensors import read_tensors, write_tensors
+
+
+def png(number: int = 0, ending: str = "png") -> bytes:
+    """A picture of two colours, the same for the same number."""
+    pixels = np.full((8, 8, 3), 10 * number, np.uint8)
+    pixels[:4] = 255
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, {"jpg": "jpeg"}.get(ending, ending))
+    return data.getvalue()
+
+
+def folder_of(folder: Path, names: Sequence[str]) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(number))
+    return folder
+
+
+def table(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def read(path: Path | str, **options: Any) -> list[str]:
+    """Captions of the pictures that can be read."""
+    return [sample.prompt for sample in ImageRows("concept", ImageSource(str(path), **options), (8, 8)).samples]
+
+
+@pytest.mark.parametrize("name", ["a[1]b", "~x", "what*is?this", "Zoë's ☂", "a b"])
+def test_a_path_is_taken_at_its_word(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path / name, ["0.png", "in[2]/1*.png"])
+    (folder / "metadata.jsonl").write_text(
+        table({"file_name": "0.png", "caption": "x"}, {"file_name": "in[2]/1*.png", "caption": "y"})
+    )
+    assert read(folder) == ["x", "y"]
+    monkeypatch.chdir(tmp_path)
+    assert read(name) == ["x", "y"]
+    pq.write_table(
+        pa.table({"image": [{"bytes": png(), "path": None}], "caption": ["z"]}), tmp_path / f"{name}.parquet"
+    )
+    assert read(f"{name}.parquet") == ["z"]
+
+
+def test_home_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path / "pictures", ["0.png"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read("~/pictures", caption="a red star") == ["a red star"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("place", ["root", "splits"])
+def test_tables_may_stand_above_the_splits_or_in_them(ending: str, place: str, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "set", ["train/0.png", "train/1.png", "valid/2.png"])
+    rows = [{"file_name": f"{name}.png", "caption": f"{name}, x"} for name in ("train/0", "train/1", "valid/2")]
+
+    def write(file: Path, rows: list[dict[str, str]]) -> None:
+        if ending == "jsonl":
+            file.with_suffix(".jsonl").write_text(table(*rows))
+        elif ending == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), file.with_suffix(".parquet"))
+        else:
+            lines = ["file_name,caption", *(f'{row["file_name"]},"{row["caption"]}"' for row in rows)]
+            file.with_suffix(".csv").write_text("\n".join(lines))
+
+    if place == "root":
+        write(folder / "metadata", rows)
+    else:
+        for split in ("train", "valid"):
+            own = [row | {"file_name": row["file_name"][len(split) + 1 :]} for row in rows if split in row["file_name"]]
+            write(folder / split / "metadata", own)
+    assert read(folder) == ["train/0, x", "train/1, x"]
+    assert read(folder, split="validation") == ["valid/2, x"]
+    with pytest.raises(FileNotFoundError, match=r"no split 'test' with pictures; it has: train, validation"):
+        read(folder, split="test")
+
+
+def test_captions_may_stand_beside_their_pictures_or_be_the_same_for_all(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, ["church/0.png", "church/1.PNG", "dog/2.png"])
+    assert read(folder, caption="a picture of a dog") == ["a picture of a dog"] * 3
+    assert read(folder, caption="a photo of a {label}") == ["a photo of a church"] * 2 + ["a photo of a dog"]
+    assert read(folder, caption="label", where={"label": "dog"}) == ["dog"]
+    with pytest.raises(ValueError, match=r"has no column 'caption': it has image, label"):
+        read(folder)
+    for number, name in enumerate(("church/0", "church/1", "dog/2")):
+        (folder / f"{name}.txt").write_text(f"number {number}\n")
+    assert read(folder) == ["number 0", "number 1", "number 2"]
+    assert read(folder, split="training", limit=2) == ["number 0", "number 1"]
+
+
+def test_a_name_that_is_no_text_is_a_picture_all_the_same(tmp_path: Path) -> None:
+    folder_of(tmp_path, ["0.png"])
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/1-\xff.png")).write_bytes(png(1))
+    assert read(tmp_path, caption="of both") == ["of both"] * 2
+
+
+def test_pictures_in_a_zip_archive(tmp_path: Path) -> None:
+    for number in range(2):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr("in/0.png", png(number))
+            archive.writestr("in/metadata.csv", f"file_name,caption\n0.png,number {number}\n")
+            archive.writestr("__MACOSX/in/0.png", b"no picture")
+    assert read(tmp_path) == read(tmp_path, limit=9) == ["number 0", "number 1"]
+    assert read(tmp_path / "1.zip", streaming=True, limit=1) == ["number 1"]
+
+
+def parquet(file: Path, pictures: list[Any], captions: list[Any]) -> Path:
+    pq.write_table(pa.table({"image": pictures, "caption": captions}), file)
+    return file
+
+
+def tar(file: Path, samples: Sequence[dict[str, bytes]]) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for number, sample in enumerate(samples):
+            for ending, content in sample.items():
+                member = tarfile.TarInfo(f"{number:04d}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return file
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 9}, {"limit": 9, "streaming": True}, {"shuffle_seed": 0}])
+def test_a_picture_that_is_not_there_counts_as_unreadable(options: dict[str, Any], tmp_path: Path) -> None:
+    held = [{"bytes": png(i), "path": f"{i}.png"} for i in range(3)]
+    file = parquet(tmp_path / "a.parquet", [*held, None, {"bytes": b"none", "path": "x.png"}], [*"abcde"])
+    rows = ImageRows("concept", ImageSource(str(file), **options), (8, 8))
+    assert sorted(sample.prompt for sample in rows.samples) == ["a", "b", "c"]
+    assert len(rows.unreadable) == 2
+    assert "x.png" in rows.unreadable
+    samples = [{"jpg": png(i, "jpg"), "txt": f"{i}".encode()} for i in range(8)] + [{"txt": b"late"}]
+    late = tar(tmp_path / "late.tar", samples)
+    rows = ImageRows("concept", ImageSource(str(late), image="jpg", caption="txt", **options), (8, 8))
+    assert (len(rows.samples), len(rows.unreadable)) == (8, 1)
+    gap = folder_of(tmp_path / "folder", ["0.png"])
+    (gap / "metadata.jsonl").write_text(table(*({"file_name": f"{i}.png", "caption": f"{i}"} for i in range(2))))
+    rows = ImageRows("concept", ImageSource(str(gap), **options), (8, 8))
+    assert (len(rows.samples), len(rows.unreadable)) == (1, 1)
+
+
+def test_of_an_archive_any_picture_is_the_image_and_any_text_the_caption(tmp_path: Path) -> None:
+    first, second = {"png": png(0), "txt": b"a"}, {"jpg": png(1, "jpg"), "json": b'{"caption": "b", "width": 8}'}
+    file = tar(tmp_path / "mixed.tar", [first, second, {"webp": png(2, "webp"), "txt": b"c", "cls": b"3"}])
+    assert read(file) == ["a", "b", "c"]
+    assert read(file, where={"cls": 3}) == ["c"]
+    rows = ImageRows("concept", ImageSource(str(file), image="png"), (8, 8))
+    assert (len(rows.samples), len(rows.unreadable)) == (1, 2)
+
+
+def test_a_column_of_lists_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "a.parquet", [[{"bytes": png(), "path": None}]], ["a"])
+    with pytest.raises(ValueError, match=r"'image' of .* holds lists of pictures: a row needs one"):
+        read(file)
+
+
+def test_a_picture_of_too_many_pixels_is_left_out_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header alone says so: the pixels are not there."""
+    folder_of(tmp_path, ["0.png"])
+    side = int(MOST_PIXELS**0.5) + 1
+    header = bytearray(png(1))
+    header[16:24] = side.to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    (tmp_path / "1.png").write_bytes(header)
+    with pytest.raises(ValueError, match=f"{side} x {side} pixels are more than 50,000,000"):
+        read_picture({"bytes": bytes(header), "path": None}, (8, 8))
+    rows = ImageRows("concept", ImageSource(str(tmp_path), caption="of both"), (8, 8))
+    assert (len(rows.samples), [Path(name).name for name in rows.unreadable]) == (1, ["1.png"])
+
+
+def test_pictures_that_are_all_one_colour_are_warned_of(tmp_path: Path) -> None:
+    folder_of(tmp_path, ["0.png"])
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (8, 8), "green").save(tmp_path / name)
+    with pytest.warns(UserWarning, match="2 of 3 pictures of the concept set are all one colour"):
+        read(tmp_path, caption="of all")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_in_the_cache_is_made_again(bad: float, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    write_tensors(file, {"x": torch.full((2,), bad)})
+    assert cached(file, ["x"], lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
+    assert read_tensors(file)["x"].tolist() == [1, 1]
+
+
+def test_a_cache_is_read_where_it_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.safetensors"
+    write_tensors(file, {"x": torch.ones(2)})
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for module in ("lit_memories.data.cache.write_tensors", "pathlib.Path.mkdir"):
+        monkeypatch.setattr(module, refuse)
+    assert cached(file, ["x"], lambda: {})["x"].tolist() == [1, 1]
+    with pytest.warns(UserWarning, match=r"cannot keep what was made for it.*Read-only file system"):
+        assert cached(tmp_path / "y", ["x"], lambda: {"x": torch.zeros(1)})["x"].tolist() == [0]

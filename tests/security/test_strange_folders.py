@@ -1,0 +1,200 @@
+"""A stranger's folder is pictures and captions: nothing in it makes the program read elsewhere or call a host."""
+
+import http.server
+import io
+import json
+import os
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lit_memories.data import shards
+from lit_memories.data.presets import CocoCaptions
+from lit_memories.data.samples import ImageRows
+from lit_memories.data.sources import ImageSource
+
+
+def png(colour: str = "red") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(data, "png")
+    return data.getvalue()
+
+
+def rows_file(file: Path, colour: str) -> Path:
+    pq.write_table(pa.table({"image": [{"bytes": png(colour), "path": None}], "caption": [colour]}), file)
+    return file
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every address that this process tries to reach."""
+    tried: list[Any] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: Any) -> None:
+        tried.append(address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", watched)
+    return tried
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    """A stranger's host, which would answer."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    rows_file(folder / "a.parquet", "blue")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *arguments: Quiet(*arguments, directory=str(folder))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("target", ["above", "absolute", "address", "pattern"])
+@pytest.mark.parametrize("kind", ["parquet", "pictures"])
+def test_a_readme_says_nothing(
+    kind: str, target: str, streaming: bool, host: str, calls: list[Any], tmp_path: Path
+) -> None:
+    secret = rows_file(tmp_path / "secret.parquet", "blue")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if kind == "parquet":
+        rows_file(folder / "a.parquet", "red")
+    else:
+        (folder / "0.png").write_bytes(png())
+        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "caption": "red"}) + "\n")
+    files = {"above": "../secret.parquet", "absolute": str(secret), "address": f"{host}/a.parquet", "pattern": "../*"}
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {files[target]!r}\n---\n"
+    )
+    (folder / "dataset_infos.json").write_text(json.dumps({"default": {"download_checksums": {host: {}}}}))
+    loaded = ImageSource(str(folder), limit=5, streaming=streaming).load()
+    assert list(loaded["caption"]) == ["red"]
+    assert calls == []
+
+
+def test_scripts_and_tables_of_other_kinds_are_no_data_set(tmp_path: Path, calls: list[Any]) -> None:
+    for name in ("set.py", "rows.json", "rows.csv", "state.json"):
+        (tmp_path / name).write_text('{"image": "/etc/hostname", "caption": "x"}')
+    with pytest.raises(FileNotFoundError, match="cannot open data set"):
+        ImageSource(str(tmp_path)).load()
+    assert calls == []
+
+
+@pytest.mark.parametrize("what", ["picture", "folder", "table", "text"])
+def test_a_link_that_leads_out_is_refused(what: str, tmp_path: Path) -> None:
+    """Its picture would come into a report, and its text into a record."""
+    outside = tmp_path / "private"
+    outside.mkdir()
+    (outside / "0.png").write_bytes(png("blue"))
+    (outside / "0.txt").write_text("secret")
+    (outside / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "caption": "secret"}) + "\n")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    name = {"picture": "0.png", "folder": "in", "table": "metadata.jsonl", "text": "0.txt"}[what]
+    if what != "picture":
+        (folder / "0.png").write_bytes(png())
+    (folder / name).symlink_to(outside if what == "folder" else outside / name)
+    with pytest.raises(FileNotFoundError, match=f"{name} is a link that leads out of the folder"):
+        ImageSource(str(folder), caption="a picture").load()
+
+
+def test_links_within_a_folder_and_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    (blobs / "1").write_bytes(png("blue"))
+    (snapshot / "1.png").symlink_to("../../blobs/1")
+    (snapshot / "0.png").write_bytes(png())
+    (snapshot / "2.png").symlink_to("0.png")
+    rows = ImageRows("concept", ImageSource(str(snapshot), caption="a picture"), (8, 8))
+    assert (len(rows.samples), rows.repeated) == (2, 1)
+
+
+def test_coco_follows_no_link_either(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(png())
+    (tmp_path / "coco" / "val2017").mkdir(parents=True)
+    (tmp_path / "coco" / "val2017" / "1.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "coco" / "captions_val2017.json").write_text("{}")
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        CocoCaptions(str(tmp_path / "coco")).load()
+
+
+def test_a_pipe_is_no_picture_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png())
+    os.mkfifo(tmp_path / "1.png")
+    assert len(ImageSource(str(tmp_path), caption="a picture").load()) == 1
+
+
+def test_a_zip_archive_writes_nothing_and_reads_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png("blue"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../escaped.png", png())
+        archive.writestr("a.png", png())
+        archive.writestr("metadata.jsonl", json.dumps({"file_name": "../secret.png", "caption": "x"}) + "\n")
+    with pytest.raises(FileNotFoundError, match=r"names '../secret\.png', which is not in its folder"):
+        ImageSource(str(tmp_path / "a.zip")).load()
+    assert not (tmp_path.parent / "escaped.png").exists()
+
+
+def test_few_rows_of_a_table_cost_little_whatever_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture by the dictionary, a hundred thousand times: a small file, of which four rows are asked for."""
+    picture = {"bytes": os.urandom(20_000), "path": None}
+    file = tmp_path / "a.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pictures = pa.array([picture] * 1000, kind)
+    column = pa.chunked_array([pictures] * 40)
+    pq.write_table(pa.table({"image": column, "caption": ["x"] * len(column)}), file, compression="zstd")
+    assert file.stat().st_size < 200_000 < 20_000 * len(column)
+    given = []
+    batches = pq.ParquetFile.iter_batches
+
+    def counted(self: pq.ParquetFile, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        for batch in batches(self, *arguments, **options):
+            given.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    before = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file())
+    assert len(ImageSource(str(file), limit=4).load()) == 4
+    assert sum(given) <= shards.BATCH
+    assert sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) - before < 10**6
+
+
+def test_a_table_that_would_unpack_to_far_more_than_pictures_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "LARGEST", 2**16)
+    file = tmp_path / "a.parquet"
+    picture = {"bytes": bytes(2**24), "path": None}
+    pq.write_table(pa.table({"image": [picture], "caption": ["x"]}), file, compression="zstd")
+    for options in ({}, {"limit": 1}, {"limit": 1, "streaming": True}):
+        with pytest.raises(FileNotFoundError, match=r"a\.parquet would unpack to 0\.0 GiB"):
+            ImageSource(str(file), **options).load()
+
+
+def test_passwords_in_addresses_are_said_nowhere() -> None:
+    source = ImageSource("https://me:hunter2@127.0.0.1:9/a.parquet?token=hunter3")
+    assert "hunter" not in source.describe()
+    with pytest.raises(FileNotFoundError, match="cannot open data set") as error:
+        source.load()
+    assert "hunter" not in str(error.value)
