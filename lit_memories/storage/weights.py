@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_memories.storage.tensors import check_header
+from lit_memories.storage.tensors import check_header, tensor_names
 
 TRAINING = frozenset(
     {
@@ -67,6 +67,20 @@ def read_weights(path: Path) -> WeightFile:
     return WeightFile(path, dict(_flatten(content, path)), groups)
 
 
+def weight_names(path: Path) -> list[str]:
+    """The names of a file's tensors, of which none is read; in a pickle they are at its top.
+
+    Raises:
+        ValueError: as `read_weights`.
+    """
+    if _is_safetensors(path):
+        return tensor_names(path)
+    content = _unpickle(path, "meta")  # of which torch reads shapes alone
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return sorted(map(str, content))
+
+
 def refuse_code(path: Path) -> None:
     """Refuse a checkpoint that needs code to be read, whatever it holds.
 
@@ -94,13 +108,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
         raise ValueError(f"{path} is a damaged safetensors file: {error}") from None
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, device: str = "cpu") -> Any:
     """What a pickle holds; only tensors, containers and plain values are ever made of it."""
     try:
         check_stored(path)
         with path.open("rb") as stream, warnings.catch_warnings():  # of a path, torch would believe the suffix
             warnings.simplefilter("ignore")  # about old protocols and archives of code: they are read or refused
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location=device, weights_only=True)
     except Exception as error:  # bytes that anybody may have made up can fail in any way
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         reason = f" (it asks for {wanted[1]})" if wanted else ""
