@@ -72,7 +72,7 @@ def check_config(config: Mapping[str, Any], file: Path, kind: type) -> None:
     """
     hints = get_type_hints(inspect.unwrap(kind.__init__)) if issubclass(kind, ConfigMixin) else {}  # type: ignore[misc]
     for name, value in config.items():
-        numbers = list(_numbers(value))
+        numbers = list(numbers_of(value))
         if not _fits(value, hints.get(name, Any)) or (name in RANGES and not numbers):
             raise ValueError(f"{name} in {file} cannot be {_short(value)}: copy it from the model it was made of")
         low, high = RANGES.get(name, (-NUMBER_LIMIT, NUMBER_LIMIT))
@@ -105,12 +105,13 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, list)  # an array
 
 
-def _numbers(value: Any) -> Iterator[int | float]:
+def numbers_of(value: Any) -> Iterator[int | float]:
+    """All numbers in a value of JSON, in no particular depth."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, list | dict):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(part)
+            yield from numbers_of(part)
 
 
 def _short(value: Any) -> str:
@@ -128,4 +129,4 @@ def _entry(text: str) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return all(isinstance(number, int) or math.isfinite(number) for number in _numbers(value))
+    return all(isinstance(number, int) or math.isfinite(number) for number in numbers_of(value))

@@ -16,18 +16,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.complete import check_files, check_tokenizer
 from lit_memories.storage.configs import read_config
 from lit_memories.storage.hub import fetch, plain
-from lit_memories.storage.shards import check_shards, complete_sets
+from lit_memories.storage.loading import choose_weights, load_model
 from lit_memories.storage.single_file import load_single_file
-from lit_memories.storage.sizes import OversizeError, bounded
-from lit_memories.storage.tensors import check_header
-from lit_memories.storage.weights import check_stored
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 PIPELINES: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -130,19 +126,6 @@ def load_pipeline(
     return loader(**parts, **settings | options), commit
 
 
-def check_finite(module: nn.Module, where: str) -> None:
-    """Refuse weights with NaN or infinity.
-
-    Raises:
-        ValueError: naming the first such tensor.
-    """
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"weights of the {where} are not finite: {name} holds NaN or infinity; the file is damaged"
-            )
-
-
 def randomise(unet: Any) -> None:
     """Draw a U-Net's weights anew from its configuration, always the same."""
     with torch.random.fork_rng(devices=[]):
@@ -165,18 +148,8 @@ def _wanted(files: Sequence[str], variant: str | None) -> list[str]:
     for part in MODELS:
         names = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
         if names:
-            wanted += [f"{part}/{name}" for name in _choose_weights(part, names, variant)]
+            wanted += [f"{part}/{name}" for name in choose_weights(part, names, variant)]
     return wanted
-
-
-def _choose_weights(part: str, names: Sequence[str], variant: str | None) -> list[str]:
-    """One complete set of weights among the files in a part's folder; safetensors if there are any."""
-    whole = complete_sets(names)
-    for kind in ("safetensors", "bin"):
-        if (variant, kind) in whole:
-            return whole[variant, kind]
-    there = ", ".join(sorted({name or "none" for name, _ in whole})) or "no weights at all"
-    raise FileNotFoundError(f"{part} has no weights of variant {variant or 'none'}: there are {there}; pass variant")
 
 
 def _read_index(folder: Path, base: str) -> dict[str, Any]:
@@ -209,42 +182,13 @@ def _check_part(folder: Path, name: str, index: dict[str, Any]) -> type[Any]:
 
 
 def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
-    return {name: _load_model(loader, folder, variant, dtype) for name, (loader, folder) in parts.items()}
-
-
-def _load_model(loader: type[Any], folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
-    """A model with all its weights from files."""
-    names = _choose_weights(folder.name, [file.name for file in folder.iterdir()], variant)
-    pickled = names[0].endswith(".bin")
-    check_shards(folder, variant, names)
-    try:
-        for name in names:
-            (check_stored if pickled else check_header)(folder / name)
-        with bounded(folder / "config.json", [folder / name for name in names]):
-            model, info = loader.from_pretrained(
-                folder,
-                variant=variant,
-                dtype=dtype,
-                use_safetensors=not pickled,
-                output_loading_info=True,
-                low_cpu_mem_usage=False,
-            )
-    except OversizeError:
-        raise
-    except Exception as error:  # files that anybody may have made can fail in any way
-        todo = (
-            "refused, for it is damaged, or a pickle that needs code to be run" if pickled else "damaged or no weights"
-        )
-        raise ValueError(f"{folder / names[0]} is {todo}: {plain(error)}") from None
-    wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
-    if wrong:  # the libraries would draw them at random, with a warning
-        raise ValueError(f"{folder / names[0]} does not fill the model: {wrong[0]} is missing or of another size")
-    return model
+    options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": False}
+    return {name: load_model(loader, folder, variant, **options) for name, (loader, folder) in parts.items()}
 
 
 def _read(loader: type[Any], folder: Path) -> Any:
     """What is read from configuration alone."""
     try:
         return loader.from_pretrained(folder)
-    except Exception as error:  # as above
+    except Exception as error:  # files that anybody may have made can fail in any way
         raise ValueError(f"no {folder.name} can be made of {folder}: {plain(error)}") from None
