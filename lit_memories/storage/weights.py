@@ -146,6 +146,10 @@ def _flatten(content: Mapping[Any, Any], path: Path, prefix: str = "", depth: in
     """
     for key, value in content.items():
         if isinstance(value, Tensor):
+            if not _stored(value):
+                raise ValueError(
+                    f"{path} is refused: of {prefix}{key} it does not hold all numbers, as files of weights do"
+                )
             yield f"{prefix}{key}", value.detach()
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{key}", torch.tensor(value, dtype=torch.float64)  # an adapter's alpha, for one
@@ -156,6 +160,13 @@ def _flatten(content: Mapping[Any, Any], path: Path, prefix: str = "", depth: in
                 f"{path} has an unknown format: {prefix}{key} is a {type(value).__name__}, neither tensor nor number, "
                 "and would be lost"
             )
+
+
+def _stored(tensor: Tensor) -> bool:
+    """Whether each of a tensor's numbers is in memory; one that is repeated could be of any size in a small file."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return True  # it has no such memory, and is no weight either
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _tensors(value: Any, depth: int = 3) -> bool:
