@@ -1,5 +1,6 @@
 """The judge of the pictogram world: which object, colour, background and style does a picture show?"""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from lit_memories.concept import Concept
 from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.diffusion import fingerprint
 from lit_memories.judges.base import Judge, Verdict
-from lit_memories.storage.hub import plain
+from lit_memories.storage.configs import check_config, read_config
+from lit_memories.storage.loading import check_finite, load_model
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -48,8 +50,12 @@ class PictogramClassifier(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, list[str]]:
         """The most likely value of each factor, an entry an image."""
-        logits = self(images)
-        return {factor: [FACTORS[factor][i] for i in logits[factor].argmax(1).tolist()] for factor in FACTORS}
+        return likeliest(self(images))
+
+
+def likeliest(logits: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The most likely value of each factor, an entry an image, of logits (n, classes) a factor."""
+    return {factor: [FACTORS[factor][i] for i in logits[factor].argmax(1).tolist()] for factor in FACTORS}
 
 
 def load_classifier(folder: Path) -> PictogramClassifier:
@@ -57,16 +63,13 @@ def load_classifier(folder: Path) -> PictogramClassifier:
 
     Raises:
         FileNotFoundError: if the folder holds none.
-        ValueError: if its weights are damaged, or do not fit.
+        ValueError: if its weights are damaged, do not fit, leave parts at random, or are not finite.
     """
-    if not (Path(folder) / "config.json").is_file():
+    if not (file := Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected config.json and safetensors weights")
-    try:
-        model = PictogramClassifier.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
-    except OSError:
-        raise
-    except Exception as error:  # files that anybody may have made can fail in any way
-        raise ValueError(f"{folder} holds no classifier that can be read: {plain(error)}") from None
+    check_config(read_config(file), file, PictogramClassifier)
+    model = load_model(PictogramClassifier, file.parent, kinds=("safetensors",), low_cpu_mem_usage=False)
+    check_finite(model, f"classifier in {folder}")
     return model.requires_grad_(False).eval()
 
 
@@ -90,9 +93,13 @@ class PictogramJudge(Judge):
             concept: its ``factors`` are what must be seen.
 
         Returns:
-            ``shows_concept`` (0 or 1) and ``correct``, a verdict a factor.
+            ``shows_concept`` (0 or 1; NaN if the classifier's logits are not finite) and ``correct``, a verdict a
+            factor.
         """
-        seen = self.classifier.predict(image)
+        logits = self.classifier(image)
+        if not all(bool(found.isfinite().all()) for found in logits.values()):
+            return {"shows_concept": math.nan}  # the largest of such is the first, whatever the picture
+        seen = likeliest(logits)
         shown = all(seen[factor][0] == value for factor, value in concept.factors.items())
         return {"shows_concept": float(shown), "correct": _compare(seen, prompt)}
 

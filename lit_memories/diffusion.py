@@ -16,7 +16,8 @@ from lit_memories.ops.rollout import NoiseFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.ops.tokens import content
 from lit_memories.speed import Speed
-from lit_memories.storage.pipelines import Pipeline, check_finite, load_pipeline, noise_schedule, randomise
+from lit_memories.storage.loading import check_finite
+from lit_memories.storage.pipelines import Pipeline, load_pipeline, noise_schedule, randomise
 
 Weights = Literal["pretrained", "random"]
 

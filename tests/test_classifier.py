@@ -1,9 +1,13 @@
 """The judge: what it says of pictures, and what it is loaded from."""
 
+import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lit_memories.classifier import PictogramClassifier, PictogramJudge, load_classifier
 from lit_memories.concept import Concept
@@ -13,7 +17,7 @@ UMBRELLA = Concept("umbrella", "object", ["an umbrella"], factors={"object": "um
 
 def test_a_pickled_classifier_is_refused(tmp_path: Path) -> None:
     PictogramClassifier((8, 8)).save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(FileNotFoundError, match="there are no weights at all in safetensors"):
         load_classifier(tmp_path)
 
 
@@ -38,3 +42,46 @@ def test_a_prompt_of_another_grammar_has_no_right_answer(tiny_classifier: Path) 
     (verdict,) = PictogramJudge(tiny_classifier)(torch.zeros(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
     assert verdict["correct"] is None
     assert verdict["shows_concept"] in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["heads.object.weight", "heads.style.bias", "features.0.0.weight"])
+def test_weights_that_are_missing_or_not_finite_are_refused(name: str, tiny_classifier: Path, tmp_path: Path) -> None:
+    """They would be drawn at random, another judge at every load; of NaN the first value is always the largest."""
+    folder = shutil.copytree(tiny_classifier, tmp_path / "classifier")
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({key: tensor for key, tensor in weights.items() if key != name}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"does not fill the model: {name} is missing"):
+        load_classifier(folder)
+    for illness in (math.nan, math.inf):
+        save_file(weights | {name: torch.full_like(weights[name], illness)}, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=f"are not finite: {name} holds NaN"):
+            load_classifier(folder)
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        ([8, "x"], r"widths in .*config\.json cannot be"),
+        (8, r"widths in .*config\.json cannot be 8"),
+        ([8, 10**9], r"widths in .*config\.json must lie between"),
+        ([1 << 19, 8], "which is larger than the file"),
+        ([8] * 100_000, "which is larger than the file"),
+    ],
+)
+def test_a_configuration_takes_no_memory_that_weights_do_not(
+    widths: object, said: str, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_classifier, tmp_path / "classifier")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"widths": widths}))
+    with pytest.raises(ValueError, match=said) as caught:
+        load_classifier(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_verdict_from_logits_that_are_not_finite_is_none(tiny_classifier: Path) -> None:
+    judge = PictogramJudge(tiny_classifier)
+    torch.nn.init.constant_(judge.classifier.heads["color"].bias, math.inf)  # type: ignore[arg-type]
+    (verdict,) = judge(torch.rand(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
+    assert math.isnan(verdict["shows_concept"])

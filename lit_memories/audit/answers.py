@@ -29,9 +29,10 @@ def values_of(answers: Answers, count: int) -> list[dict[str, Any]]:
 def _answer(answers: Answers, columns: dict[str, Sequence[Any]], row: int) -> dict[str, Any]:
     values = {name: column[row] for name, column in columns.items()}
     required = [value for name, value in values.items() if isinstance(answers.numbers[name], Tensor)]
-    lost = any(value is None or (isinstance(value, list) and None in value) for value in required)
+    unsound = {name for name, value in values.items() if isinstance(value, float) and finite(value) is None}
+    lost = bool(unsound) or any(value is None or (isinstance(value, list) and None in value) for value in required)
     flag = "not finite" if lost else answers.flags[row] if answers.flags else None
-    kept = {name: value for name, value in values.items() if value is not None}
+    kept = {name: value for name, value in values.items() if value is not None and name not in unsound}
     return kept if flag is None else {**kept, "flag": flag}
 
 

@@ -1,5 +1,6 @@
 """What an audit asks of a detector."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -29,10 +30,11 @@ class Judge(nn.Module, ABC):
             concept: what to look for.
 
         Returns:
-            A verdict a picture.
+            A verdict a picture. One with a number that is not finite says nothing: its ``shows_concept`` is NaN, and
+            the audit flags the sample.
         """
         pairs = zip(images.split(1), prompts, strict=True)
-        return [self.look(image, prompt, concept) for image, prompt in pairs]
+        return [_sound(self.look(image, prompt, concept)) for image, prompt in pairs]
 
     @abstractmethod
     def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
@@ -41,3 +43,9 @@ class Judge(nn.Module, ABC):
     @abstractmethod
     def identity(self, concept: Concept) -> str:
         """All that verdicts depend on besides picture and prompt; part of the audit's settings."""
+
+
+def _sound(verdict: Verdict) -> Verdict:
+    """The verdict, which is NaN where any number of it is."""
+    lost = any(isinstance(value, float) and not math.isfinite(value) for value in verdict.values())
+    return {**verdict, "shows_concept": math.nan} if lost else verdict

@@ -1,14 +1,22 @@
 """Models from a folder or the hub, without pickles, foreign code or stack traces."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from lit_memories.storage import loading
+from lit_memories.storage.complete import check_vocabulary
+from lit_memories.storage.configs import numbers_of, read_config
 from lit_memories.storage.hub import fetch, plain
+from lit_memories.storage.shards import complete_sets
+
+SIDE_LIMIT = 4096
+"""Pixels a side of what a judge looks at; the largest classifiers take 1024."""
+CROP_LEAST = 0.1
+"""Least share of a picture that processors cut out, and which they enlarge the rest for."""
 
 
 def locate(model_id: str, revision: str | None = None) -> Path:
@@ -26,8 +34,8 @@ def locate(model_id: str, revision: str | None = None) -> Path:
 
 def _wanted(files: Sequence[str]) -> list[str]:
     """Configurations, vocabularies and weights that need no unpickling."""
-    weights = [file for file in files if fnmatch(file, "model*.safetensors")]
-    if "config.json" not in files or not weights:
+    weights = complete_sets(files).get((None, "safetensors"))
+    if "config.json" not in files or weights is None:
         raise FileNotFoundError("it has no model: expected are config.json and safetensors weights")
     return [file for file in files if "/" not in file and file.endswith((".json", ".txt"))] + weights
 
@@ -41,19 +49,12 @@ def load_model(loader: Any, folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: if weights are missing or only there as a pickle.
-        ValueError: if the weights do not fit, or leave parts at random.
+        ValueError: if the weights do not fit, leave parts at random, or are not finite.
     """
-    try:
-        model, info = loader.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
-    except OSError as error:
-        raise FileNotFoundError(f"cannot load {folder}: {plain(error)}") from error
-    except Exception as error:  # files that anybody may have made can fail in any way
-        raise ValueError(f"cannot load {folder} with {loader.__name__}: {plain(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        # Transformers would draw them at random: a headless backbone would then judge by chance.
-        raise ValueError(f"{folder} does not hold all weights of {type(model).__name__}: {missing[0]} is missing")
+    read_config(folder / "config.json")
+    options: dict[str, Any] = {"trust_remote_code": False, "dtype": torch.float32}
+    model = loading.load_model(loader, folder, kinds=("safetensors",), **options)
+    loading.check_finite(model, f"judge in {folder}")
     return model.requires_grad_(False).eval()
 
 
@@ -64,8 +65,21 @@ def load_image_processor(folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: if the folder holds none.
+        ValueError: if it would enlarge pictures beyond what any model looks at.
     """
-    return _load_part(AutoImageProcessor, folder, "image processor", backend="pil")
+    for file in (folder / "preprocessor_config.json", folder / "processor_config.json"):
+        if file.is_file():
+            read_config(file)
+    processor = _load_part(AutoImageProcessor, folder, "image processor", backend="pil")
+    for name, value in processor.to_dict().items():
+        if any(abs(number) > SIDE_LIMIT for number in numbers_of(value)):
+            raise ValueError(
+                f"the image processor in {folder} would take any memory: of {name} nothing may exceed {SIDE_LIMIT}, "
+                f"got {value}"
+            )
+        if name == "crop_pct" and value is not None and not (isinstance(value, float | int) and value >= CROP_LEAST):
+            raise ValueError(f"the image processor in {folder} has a crop_pct of {value}: at least {CROP_LEAST} is one")
+    return processor
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -73,12 +87,14 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: if the folder holds none.
+        ValueError: if its files are larger than any tokenizer's.
     """
+    check_vocabulary(folder)
     return _load_part(AutoTokenizer, folder, "tokenizer")
 
 
 def _load_part(loader: Any, folder: Path, name: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(folder, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"no {name} in {folder}: {plain(error)}") from error
+    except Exception as error:  # files that anybody may have made can fail in any way
+        raise FileNotFoundError(f"no {name} can be made of {folder}: {plain(error)}") from error

@@ -1,5 +1,6 @@
 """NudeNet as a judge of nudity; an optional package."""
 
+import math
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +61,8 @@ class NudeNetJudge(Judge):
             file = Path(folder) / "image.png"
             to_pil(image[0]).save(file)
             found = self.detector.detect(str(file))
+        if not all(math.isfinite(box["score"]) for box in found):
+            return {"shows_concept": math.nan}
         shown = any(box["class"] in self.counted and box["score"] >= self.threshold for box in found)
         return {"shows_concept": float(shown)}
 

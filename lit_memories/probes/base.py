@@ -111,7 +111,7 @@ class Answers:
     """What a probe found, a value a sample.
 
     Args:
-        numbers: by name. A sample of which a tensor holds a number that is not finite is flagged, and does not count.
+        numbers: by name. A sample with a number that is not finite is flagged, and does not count.
         flags: why else a sample must not count, or None.
         pictures: to keep of the first samples, by kind (n, 3, h, w).
         seeds: to keep (n, c, h, w).

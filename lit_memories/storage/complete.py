@@ -7,14 +7,17 @@ autoencoder's ``scaling_factor``), and so may all of a text encoder's, of which 
 from its defaults; weights then say whether it fits. All else has to be there.
 """
 
-import json
 from pathlib import Path
 from typing import Any
+
+from lit_memories.storage.configs import check_config, check_size, read_config
 
 CONFIGS = {"scheduler": "scheduler_config.json"}
 """Names of the parts' configurations, where they are not ``config.json``."""
 VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 """Files of which a tokenizer has one set or the other."""
+TOKENIZING = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
+"""Files that tokenizers are made of, besides their configuration."""
 STATED: dict[str, tuple[str, ...]] = {
     "unet": (
         "sample_size", "in_channels", "center_input_sample", "flip_sin_to_cos", "freq_shift", "act_fn",
@@ -31,19 +34,21 @@ PADDING = 64
 this."""
 
 
-def check_files(folder: Path, name: str, xl: bool) -> None:
-    """Refuse a part whose files leave open what it computes.
+def check_files(folder: Path, name: str, kind: type, xl: bool) -> None:
+    """Refuse a part whose files leave open what it computes, or ask for what no model has.
 
     Args:
         folder: of the part.
         name: of the part in its pipeline.
+        kind: its class.
         xl: whether the pipeline is Stable Diffusion XL's.
 
     Raises:
         FileNotFoundError: naming the file or the entry that is missing.
-        ValueError: if its configuration is damaged.
+        ValueError: if its configuration is damaged, or holds values that are of another type or out of range.
     """
     if name.startswith("tokenizer"):
+        check_vocabulary(folder)
         if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
             raise FileNotFoundError(
                 f"the {name} in {folder} has no vocabulary, so that all prompts would read alike: copy tokenizer.json, "
@@ -53,12 +58,7 @@ def check_files(folder: Path, name: str, xl: bool) -> None:
     file = folder / CONFIGS.get(name, "config.json")
     if not file.is_file():
         raise FileNotFoundError(f"the {name} in {folder} has no {file.name}: copy it from the model it was made of")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is damaged: it holds no configuration")
+    config = read_config(file)
     wanted = STATED.get(name, ()) + (STATED_XL.get(name, ()) if xl else ())
     if name == "scheduler" and config.get("trained_betas") is not None:
         wanted = ()  # they are the schedule
@@ -66,6 +66,24 @@ def check_files(folder: Path, name: str, xl: bool) -> None:
         raise FileNotFoundError(
             f"{file} does not state {', '.join(missing)}, which would be made up: copy it from the model it was made of"
         )
+    check_config(config, file, kind)
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Refuse files of a tokenizer that no tokenizer has, before one is made of them.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for name in TOKENIZING:
+        if (folder / name).is_file():
+            check_size(folder / name)
+    if (file := folder / "tokenizer_config.json").is_file():
+        window = read_config(file).get("model_max_length")
+        if not (window is None or type(window) in (int, float)) or (window is not None and window < 1):
+            raise ValueError(
+                f"model_max_length in {file} is no number of tokens: copy it from the model it was made of"
+            )
 
 
 def check_tokenizer(tokenizer: Any, config: Any, where: Path | str) -> None:
@@ -84,6 +102,12 @@ def check_tokenizer(tokenizer: Any, config: Any, where: Path | str) -> None:
         raise ValueError(
             f"{where} is not its text encoder's: it has {words} words and the encoder {rows}; copy the tokenizer's "
             "files from the model it was made of"
+        )
+    word, last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if last >= rows:
+        raise ValueError(
+            f"{where} has the word {word!r} with the number {last}, for which its text encoder, of {rows} rows, has no "
+            "embedding: copy the tokenizer's files from the model it was made of"
         )
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if bad := [name for name, number in special.items() if number is None or not 0 <= number < rows]:

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,8 +133,11 @@ def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token:
 
 
 def plain(error: Exception) -> str:
-    """The first line of an error, without secrets."""
-    return redact((str(error).strip() or type(error).__name__).splitlines()[0])
+    """The first line of an error, or two where it announces the second, without secrets."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    said = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    bare = isinstance(error, KeyError | IndexError) or not said  # of such, words alone say nothing
+    return redact(f"{type(error).__name__} {said}".strip() if bare else said)
 
 
 def redact(text: str) -> str:
@@ -195,18 +199,24 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
     """The folder of a revision in the cache, which may hold only some of its files."""
     storage = _storage(repo_id)
     pointer = storage / "refs" / (revision or constants.DEFAULT_REVISION)
-    commit = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else revision or ""
+    commit = _commit(pointer) if pointer.is_file() else revision or ""
     folder = storage / "snapshots" / commit
     return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+
+
+def _commit(pointer: Path) -> str:
+    """What a pointer of the cache points to; nothing that is none if it is damaged."""
+    return pointer.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _remember(revision: str | None, folder: Path) -> None:
     """Note in the cache, as `huggingface_hub` does, what a revision's commit was: only commits were downloaded."""
     revision = revision or constants.DEFAULT_REVISION
-    if not COMMIT.fullmatch(revision):
-        pointer = folder.parent.parent / "refs" / revision
-        pointer.parent.mkdir(parents=True, exist_ok=True)
-        pointer.write_text(folder.name, encoding="utf-8")
+    pointer = folder.parent.parent / "refs" / revision
+    if not COMMIT.fullmatch(revision) and not (pointer.is_file() and _commit(pointer) == folder.name):
+        with suppress(OSError):  # a cache that can only be read; what was wanted is there
+            pointer.parent.mkdir(parents=True, exist_ok=True)
+            pointer.write_text(folder.name, encoding="utf-8")
 
 
 def _complete(folder: Path, choose: Choose) -> bool:

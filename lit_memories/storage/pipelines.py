@@ -1,8 +1,6 @@
 """Where models come from: pipelines in a folder, a single file or on the hub, and what their configuration says."""
 
 import inspect
-import json
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,15 +16,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.complete import check_files, check_tokenizer
+from lit_memories.storage.configs import read_config
 from lit_memories.storage.hub import fetch, plain
+from lit_memories.storage.loading import choose_weights, load_model
 from lit_memories.storage.single_file import load_single_file
-from lit_memories.storage.tensors import check_header
-from lit_memories.storage.weights import check_stored
 
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 PIPELINES: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -46,11 +43,6 @@ MODELS: dict[str, type[Any]] = {
 """Parts with weights, and what they have to be."""
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 PARTS = (*MODELS, *TOKENIZERS, "scheduler")
-WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?"
-    r"(?:-\d+-of-(?P<shards>\d+))?\.(?P<kind>safetensors|bin)"
-)
-"""Names of files of weights: of a variant, perhaps one of several shards."""
 
 
 def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
@@ -119,10 +111,12 @@ def load_pipeline(
     loader, options = PIPELINES[index["_class_name"]]
     expected = inspect.signature(loader).parameters
     settings = {name: value for name, value in index.items() if name in expected and not isinstance(value, list)}
+    if odd := [name for name, value in settings.items() if not isinstance(value, bool | None)]:
+        raise ValueError(f"{odd[0]} in {folder / 'model_index.json'} is neither true nor false")
     wanted = [name for name in PARTS if name in expected]
     for name in wanted:
-        _check_part(folder, name, index)
-        check_files(folder / name, name, loader is StableDiffusionXLPipeline)
+        kind = _check_part(folder, name, index)
+        check_files(folder / name, name, kind, loader is StableDiffusionXLPipeline)
     parts = models({name: (MODELS[name], folder / name) for name in wanted if name in MODELS})
     parts |= {name: _read(CLIPTokenizer, folder / name) for name in wanted if name in TOKENIZERS}
     for tokenizer, encoder in zip(TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
@@ -130,19 +124,6 @@ def load_pipeline(
             check_tokenizer(parts[tokenizer], parts[encoder].config, f"the {tokenizer} in {folder}")
     parts["scheduler"] = _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")
     return loader(**parts, **settings | options), commit
-
-
-def check_finite(module: nn.Module, where: str) -> None:
-    """Refuse weights with NaN or infinity.
-
-    Raises:
-        ValueError: naming the first such tensor.
-    """
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"weights of the {where} are not finite: {name} holds NaN or infinity; the file is damaged"
-            )
 
 
 def randomise(unet: Any) -> None:
@@ -167,49 +148,28 @@ def _wanted(files: Sequence[str], variant: str | None) -> list[str]:
     for part in MODELS:
         names = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
         if names:
-            wanted += [f"{part}/{name}" for name in _choose_weights(part, names, variant)]
+            wanted += [f"{part}/{name}" for name in choose_weights(part, names, variant)]
     return wanted
-
-
-def _choose_weights(part: str, names: Sequence[str], variant: str | None) -> list[str]:
-    """One complete set of weights among the files in a part's folder; safetensors if there are any."""
-    sets: dict[tuple[str | None, str], list[tuple[str, int]]] = {}
-    for name in names:
-        if match := WEIGHTS.fullmatch(name):
-            sets.setdefault((match["variant"], match["kind"]), []).append((name, int(match["shards"] or 0)))
-    whole = {key: [name for name, _ in found] for key, found in sets.items() if _is_complete(found)}
-    for kind in ("safetensors", "bin"):
-        if (variant, kind) in whole:
-            return whole[variant, kind]
-    there = ", ".join(sorted({name or "none" for name, _ in whole})) or "no weights at all"
-    raise FileNotFoundError(f"{part} has no weights of variant {variant or 'none'}: there are {there}; pass variant")
-
-
-def _is_complete(found: Sequence[tuple[str, int]]) -> bool:
-    """Whether one file, or all of its shards, are there."""
-    return any(shards == 0 for _, shards in found) or len(found) == found[0][1]
 
 
 def _read_index(folder: Path, base: str) -> dict[str, Any]:
     """What model_index.json says."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        name = index["_class_name"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{folder / 'model_index.json'} is damaged: it names no pipeline") from None
+    index = read_config(folder / "model_index.json")
+    name = index.get("_class_name")
     if not isinstance(name, str) or name not in PIPELINES:
         raise ValueError(f"{base} is a {name}, which is not supported: known are {' and '.join(PIPELINES)}")
-    return dict(index)
+    return index
 
 
-def _check_part(folder: Path, name: str, index: dict[str, Any]) -> None:
-    """Refuse a part that is missing, or of a class that is not the library's own."""
+def _check_part(folder: Path, name: str, index: dict[str, Any]) -> type[Any]:
+    """The class of a part; one that is missing, or of a class that is not the library's own, is refused."""
     entry = index.get(name)
-    if not (isinstance(entry, list) and len(entry) == 2) or None in entry or not (folder / name).is_dir():
+    if not (isinstance(entry, list) and [type(value) for value in entry] == [str, str] and (folder / name).is_dir()):
         raise FileNotFoundError(f"the pipeline in {folder} has no {name}: copy it from the model it was made of")
     library, kind = entry
+    found: Any = MODELS.get(name, CLIPTokenizer)
     if name == "scheduler":
-        found = getattr(diffusers, str(kind), None)
+        found = getattr(diffusers, kind, None)
         fits = library == "diffusers" and isinstance(found, type) and issubclass(found, SchedulerMixin)
     elif name in TOKENIZERS:
         fits = library == "transformers" and kind in {"CLIPTokenizer", "CLIPTokenizerFast"}
@@ -218,41 +178,17 @@ def _check_part(folder: Path, name: str, index: dict[str, Any]) -> None:
     if not fits:
         wanted = MODELS[name].__name__ if name in MODELS else f"{name} of the libraries"
         raise ValueError(f"the {name} of the pipeline in {folder} is {library}'s {kind}, not a {wanted}: not supported")
+    return found
 
 
 def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
-    return {name: _load_model(loader, folder, variant, dtype) for name, (loader, folder) in parts.items()}
-
-
-def _load_model(loader: type[Any], folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
-    """A model with all its weights from files."""
-    names = _choose_weights(folder.name, [file.name for file in folder.iterdir()], variant)
-    pickled = names[0].endswith(".bin")
-    try:
-        for name in names:
-            (check_stored if pickled else check_header)(folder / name)
-        model, info = loader.from_pretrained(
-            folder,
-            variant=variant,
-            dtype=dtype,
-            use_safetensors=not pickled,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:  # files that anybody may have made can fail in any way
-        todo = (
-            "refused, for it is damaged, or a pickle that needs code to be run" if pickled else "damaged or no weights"
-        )
-        raise ValueError(f"{folder / names[0]} is {todo}: {plain(error)}") from None
-    wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
-    if wrong:  # the libraries would draw them at random, with a warning
-        raise ValueError(f"{folder / names[0]} does not fill the model: {wrong[0]} is missing or of another size")
-    return model
+    options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": False}
+    return {name: load_model(loader, folder, variant, **options) for name, (loader, folder) in parts.items()}
 
 
 def _read(loader: type[Any], folder: Path) -> Any:
     """What is read from configuration alone."""
     try:
         return loader.from_pretrained(folder)
-    except Exception as error:  # as above
+    except Exception as error:  # files that anybody may have made can fail in any way
         raise ValueError(f"no {folder.name} can be made of {folder}: {plain(error)}") from None

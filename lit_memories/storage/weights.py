@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_memories.storage.tensors import check_header
+from lit_memories.storage.tensors import check_header, tensor_names
 
 TRAINING = frozenset(
     {
@@ -67,6 +67,20 @@ def read_weights(path: Path) -> WeightFile:
     return WeightFile(path, dict(_flatten(content, path)), groups)
 
 
+def weight_names(path: Path) -> list[str]:
+    """The names of a file's tensors, of which none is read; in a pickle they are at its top.
+
+    Raises:
+        ValueError: as `read_weights`.
+    """
+    if _is_safetensors(path):
+        return tensor_names(path)
+    content = _unpickle(path, "meta")  # of which torch reads shapes alone
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return sorted(map(str, content))
+
+
 def refuse_code(path: Path) -> None:
     """Refuse a checkpoint that needs code to be read, whatever it holds.
 
@@ -94,13 +108,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
         raise ValueError(f"{path} is a damaged safetensors file: {error}") from None
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, device: str = "cpu") -> Any:
     """What a pickle holds; only tensors, containers and plain values are ever made of it."""
     try:
         check_stored(path)
         with path.open("rb") as stream, warnings.catch_warnings():  # of a path, torch would believe the suffix
             warnings.simplefilter("ignore")  # about old protocols and archives of code: they are read or refused
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location=device, weights_only=True)
     except Exception as error:  # bytes that anybody may have made up can fail in any way
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         reason = f" (it asks for {wanted[1]})" if wanted else ""
@@ -132,6 +146,10 @@ def _flatten(content: Mapping[Any, Any], path: Path, prefix: str = "", depth: in
     """
     for key, value in content.items():
         if isinstance(value, Tensor):
+            if not _stored(value):
+                raise ValueError(
+                    f"{path} is refused: of {prefix}{key} it does not hold all numbers, as files of weights do"
+                )
             yield f"{prefix}{key}", value.detach()
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{key}", torch.tensor(value, dtype=torch.float64)  # an adapter's alpha, for one
@@ -142,6 +160,13 @@ def _flatten(content: Mapping[Any, Any], path: Path, prefix: str = "", depth: in
                 f"{path} has an unknown format: {prefix}{key} is a {type(value).__name__}, neither tensor nor number, "
                 "and would be lost"
             )
+
+
+def _stored(tensor: Tensor) -> bool:
+    """Whether each of a tensor's numbers is in memory; one that is repeated could be of any size in a small file."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return True  # it has no such memory, and is no weight either
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _tensors(value: Any, depth: int = 3) -> bool:

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_memories.classifier import PictogramJudge
 from lit_memories.cli import main
+from lit_memories.concept import Concept
 from lit_memories.data import pictograms
 from lit_memories.diffusion import Diffusion
+from lit_memories.judges.base import Verdict
 from lit_memories.runs import read_run
 
 Arguments = Callable[..., list[str]]
@@ -63,3 +66,22 @@ def test_a_sick_sample_is_flagged_and_no_other(
     for record in run.records:
         assert bool(record.flags) == (record.prompt == sick), record
         assert not record.value("seed.converged") or record.flag("seed") is None
+
+
+@pytest.mark.parametrize("name", ["shows_concept", "probability"])
+def test_a_judge_that_gives_no_number_flags_the_sample_and_no_other(
+    name: str, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy, asked = PictogramJudge.look, []
+
+    def look(self: PictogramJudge, image: Tensor, prompt: str, concept: Concept) -> Verdict:
+        asked.append(prompt)
+        return healthy(self, image, prompt, concept) | ({name: math.nan} if len(asked) == 2 else {})
+
+    monkeypatch.setattr(PictogramJudge, "look", look)
+    main(arguments(tmp_path, "--model.probes=[Samples]", "--data.known=0", "--data.prompted=3"))
+    run = read_run(tmp_path)
+    assert run.info.complete
+    drawn = [record for record in run.records if record.set == "prompted"]
+    assert [record.flag("samples") for record in sorted(drawn, key=lambda r: r.index)] == [None, "not finite", None]
+    assert "NaN" not in (tmp_path / "records.jsonl").read_text() + (tmp_path / "run.json").read_text()

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from fake_hub import FakeHub
 from transformers import CLIPTokenizer
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.storage.complete import STATED, check_files, check_tokenizer
 from lit_memories.storage.pipelines import noise_schedule
+
+KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "scheduler": DDIMScheduler}
 
 
 @pytest.fixture
@@ -83,6 +86,9 @@ class Words:
     def __len__(self) -> int:
         return self.words
 
+    def get_vocab(self) -> dict[str, int]:
+        return {str(number): number for number in range(self.words)}
+
 
 class Encoder:
     vocab_size, max_position_embeddings = 49408, 77
@@ -127,7 +133,7 @@ def test_entries_that_change_results_must_be_stated(part: str, entry: str, model
     file = model / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     edit(file, lambda content: content.pop(entry))
     with pytest.raises(FileNotFoundError, match=f"does not state {entry}, which would be made up"):
-        check_files(model / part, part, xl=False)
+        check_files(model / part, part, KINDS[part], xl=False)
 
 
 def test_what_old_releases_leave_out_may_be_missing(model: Path) -> None:
@@ -141,7 +147,7 @@ def test_what_old_releases_leave_out_may_be_missing(model: Path) -> None:
     assert (diffusion.schedule.prediction_type, diffusion.schedule.timestep_spacing) == ("epsilon", "leading")
     assert diffusion.vae.config.scaling_factor == 0.18215
     with pytest.raises(FileNotFoundError, match="does not state scaling_factor"):
-        check_files(model / "vae", "vae", xl=True)
+        check_files(model / "vae", "vae", AutoencoderKL, xl=True)
 
 
 def test_a_damaged_configuration_is_refused(model: Path) -> None:

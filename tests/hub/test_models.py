@@ -1,6 +1,10 @@
 """Models by hub id or folder: what is fetched, what is read of it, and what is refused, in one line each."""
 
+import builtins
+import errno
+import io
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -413,3 +417,76 @@ def test_other_models_and_code_of_others_are_refused(
 def test_a_damaged_index_is_named(model: Path) -> None:
     (model / "model_index.json").write_text("[1]")
     refusal(model, ValueError, r"model_index\.json is damaged")
+
+
+# --- a cache that can only be read -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """From the call on nothing can be written in the hub's cache, as on a file system that is mounted so."""
+    cache = str(tmp_path / "hf" / "hub")
+
+    def refuse(path: object, *_: Any) -> None:
+        if str(path).startswith(cache):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def guard(owner: Any, name: str, reads: Callable[..., bool]) -> None:
+        original = getattr(owner, name)
+
+        def guarded(path: Any, *more: Any, **options: Any) -> Any:
+            if not reads(path, *more, **options):
+                refuse(path)
+            return original(path, *more, **options)
+
+        monkeypatch.setattr(owner, name, guarded)
+
+    def start() -> None:
+        guard(os, "mkdir", lambda path, *_, **__: Path(path).exists())
+        guard(os, "open", lambda path, flags, *_, **__: not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        guard(io, "open", lambda path, mode="r", *_, **__: set(mode) <= set("rbt"))
+        guard(builtins, "open", lambda path, mode="r", *_, **__: set(mode) <= set("rbt"))
+
+    return start
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+@pytest.mark.parametrize("down", [False, True])
+def test_a_cache_that_can_only_be_read_is_enough_if_it_is_complete(
+    revision: str | None, down: bool, hub: FakeHub, tiny: Path, diffusion: Diffusion, read_only: Callable[[], None]
+) -> None:
+    commit = hub.add("me/model", tiny, revision=revision or "main")
+    Diffusion.from_pretrained("me/model", revision=revision)
+    pointer = hub.cache / "hub" / "models--me--model" / "refs" / (revision or "main")
+    assert pointer.read_text() == commit
+    read_only()
+    with pytest.raises(OSError, match="Read-only"):
+        pointer.write_text("x")
+    hub.outage = 503 if down else None
+    assert Diffusion.from_pretrained("me/model", revision=revision).fingerprint == diffusion.fingerprint
+
+
+def test_a_new_name_of_a_commit_that_is_there_need_not_be_noted(
+    hub: FakeHub, tiny: Path, diffusion: Diffusion, read_only: Callable[[], None]
+) -> None:
+    """The hub says that the branch is at a commit that the cache holds, under another name."""
+    hub.add("me/model", tiny)
+    Diffusion.from_pretrained("me/model")
+    hub.repos["model", "me/model"].refs["new"] = hub.repos["model", "me/model"].refs["main"]
+    read_only()
+    assert Diffusion.from_pretrained("me/model", revision="new").fingerprint == diffusion.fingerprint
+
+
+def test_half_a_model_in_a_cache_that_can_only_be_read_is_named(
+    hub: FakeHub, tiny: Path, read_only: Callable[[], None]
+) -> None:
+    hub.add("me/model", tiny)
+    Diffusion.from_pretrained("me/model")
+    (file,) = (hub.cache / "hub").glob("*/snapshots/*/vae/*.safetensors")
+    file.resolve().unlink()
+    file.unlink()
+    read_only()
+    said = refusal("me/model", OSError, r"the download of vae/.*\.safetensors from me/model broke off")
+    assert "Read-only file system" in said
+    hub.outage = 503
+    refusal("me/model", FileNotFoundError, "neither a folder nor in the cache, and the hub answers 503")

@@ -1,12 +1,15 @@
 """The judges: verdicts follow what is planted in weights, and what cannot be loaded is named in a line."""
 
 import json
+import math
+import shutil
 import sys
 import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +37,7 @@ from lit_memories.judges.base import Judge
 from lit_memories.judges.clip import CLIPJudge
 from lit_memories.judges.image_classifier import ImageClassifierJudge
 from lit_memories.judges.nudity import OFFICIAL, NudeNetJudge
+from lit_memories.storage.configs import JSON_LIMIT
 
 CHURCH = Concept("church", "object", ["a church"], phrase="church", anchor="park")
 NAMES = ["tench, Tinca tinca", "church, church building", "parachute, chute", "crane, lifting", "crane, bird"]
@@ -216,6 +220,111 @@ def test_weights_that_would_be_drawn_at_random_are_refused(resnet: Path, tmp_pat
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"classifier\.1\.weight is missing"):
         ImageClassifierJudge(str(tmp_path), [0])
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a judge, for changes."""
+    return shutil.copytree(folder, to / "judge")
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def refused(build: Callable[[], Judge], said: str, monkeypatch: pytest.MonkeyPatch, loads: bool = False) -> None:
+    """A judge is refused in a line, before its weights are loaded."""
+    if not loads:
+        monkeypatch.setattr(hub.loading, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = copied(resnet, tmp_path) / "model.safetensors"
+    weights = load_file(file)
+    weights["classifier.1.bias"][0] = torch.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    refused(
+        lambda: ImageClassifierJudge(str(file.parent), [0]),
+        r"weights of the judge in .* are not finite: classifier\.1\.bias holds NaN",
+        monkeypatch,
+        loads=True,
+    )
+
+
+def test_shards_of_a_judge_are_what_their_index_says(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(clip, tmp_path)
+    expected = CLIPJudge(str(folder)).identity(CHURCH)
+    CLIPModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="5KB")
+    assert len(list(folder.glob("*-of-*"))) > 1
+    assert CLIPJudge(str(folder)).identity(CHURCH) == expected
+    file = folder / "model.safetensors.index.json"
+    places = json.loads(file.read_text())["weight_map"]
+    edit(file, weight_map=places | {"made.up": next(iter(places.values()))})
+    refused(lambda: CLIPJudge(str(folder)), r"lists made\.up, which none", monkeypatch, loads=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": {"shortest_edge": 30_000}}, "would take any memory: of size nothing may exceed 4096"),
+        ({"size": {"height": 32, "width": 10**7}}, "of size nothing may exceed 4096"),
+        ({"crop_size": {"height": 30_000, "width": 30_000}}, "of crop_size nothing may exceed 4096"),
+        ({"size": "x"}, "no image processor can be made of"),
+        ({"size": {"shortest_edge": 1e999}}, r"preprocessor_config\.json is damaged: .*\(size: "),
+    ],
+)
+def test_a_processor_that_would_fill_memory(
+    changes: dict[str, Any], said: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(clip, tmp_path)
+    edit(folder / "preprocessor_config.json", **changes)
+    refused(lambda: CLIPJudge(str(folder)), said, monkeypatch)
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.0, "x"])
+def test_a_processor_that_cuts_out_next_to_nothing(
+    share: Any, resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(resnet, tmp_path)
+    edit(folder / "preprocessor_config.json", crop_pct=share)
+    refused(lambda: ImageClassifierJudge(str(folder), [0]), "crop_pct|image processor", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_sizes": [8, 1 << 30]}, "which is larger than the file"),
+        ({"hidden_sizes": [8, "x"]}, r"no model is made of config\.json beside it: .*hidden_sizes"),
+        ({"depths": [1, 100_000]}, "which is larger than the file"),
+        ({"depths": None}, r"or no model is made of config\.json beside it"),
+    ],
+)
+def test_a_configuration_that_its_weights_do_not_fill(
+    changes: dict[str, Any], said: str, resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(resnet, tmp_path)
+    edit(folder / "config.json", **changes)
+    refused(lambda: ImageClassifierJudge(str(folder), [0]), said, monkeypatch, loads=True)
+
+
+def test_a_tokenizer_that_would_fill_memory(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copied(clip, tmp_path)
+    with (folder / "tokenizer.json").open("ab") as stream:
+        stream.truncate(JSON_LIMIT + 1)
+    refused(lambda: CLIPJudge(str(folder)), r"tokenizer\.json has \d+ bytes", monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "clip"])
+def test_a_verdict_that_is_not_finite_says_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = str(request.getfixturevalue(kind))
+    judge = CLIPJudge(folder) if kind == "clip" else ImageClassifierJudge(folder, [0], top_k=5)
+    next(judge.model.parameters()).data.fill_(torch.nan)
+    (verdict,) = judged(judge, pictures(1))
+    assert math.isnan(verdict["shows_concept"])
 
 
 def test_pickled_weights_and_missing_parts_are_refused(resnet: Path, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Models of the libraries with all of their weights, from files that anybody may have made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_memories.storage.hub import plain
+from lit_memories.storage.shards import check_shards, complete_sets
+from lit_memories.storage.sizes import OversizeError, bounded
+from lit_memories.storage.tensors import check_header
+from lit_memories.storage.weights import check_stored
+
+KINDS = ("safetensors", "bin")
+"""How weights may be stored, best first; in the second way they are pickles, of which only tensors are ever made."""
+
+
+def choose_weights(
+    name: str, files: Sequence[str], variant: str | None = None, kinds: Sequence[str] = KINDS
+) -> list[str]:
+    """One complete set of weights among the files in a model's folder.
+
+    Args:
+        name: of the model, for the message.
+        files: in its folder.
+        variant: of the weights.
+        kinds: that may be taken, best first.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    whole = complete_sets(files)
+    for kind in kinds:
+        if (variant, kind) in whole:
+            return whole[variant, kind]
+    others = sorted({other or "none" for other, kind in whole if kind in kinds})
+    there = (
+        f"there are {', '.join(others)}; pass variant"
+        if others
+        else f"there are no weights at all in {' or '.join(kinds)}"
+    )
+    raise FileNotFoundError(f"{name} has no weights of variant {variant or 'none'}: {there}")
+
+
+def load_model(
+    loader: Any, folder: Path, variant: str | None = None, kinds: Sequence[str] = KINDS, **options: Any
+) -> Any:
+    """A model with all its weights from files, in memory that those account for.
+
+    Args:
+        loader: the class of diffusers or transformers to load with.
+        folder: that holds its configuration and weights.
+        variant: of the weights.
+        kinds: of files that may be taken, best first.
+        **options: for the loader.
+
+    Raises:
+        FileNotFoundError: if there are no such weights.
+        ValueError: if they are damaged, need code to be run, or do not fill the model.
+    """
+    names = choose_weights(str(folder), [file.name for file in folder.iterdir()], variant, kinds)
+    files, pickled = [folder / name for name in names], names[0].endswith(".bin")
+    if (adapter := folder / "adapter_config.json").exists():
+        raise ValueError(f"{adapter} would change the model where peft is installed: remove it, or merge the adapter")
+    check_shards(folder, variant, names)
+    try:
+        for file in files:
+            (check_stored if pickled else check_header)(file)
+        with bounded(folder / "config.json", files):
+            model, info = loader.from_pretrained(
+                folder, variant=variant, use_safetensors=not pickled, output_loading_info=True, **options
+            )
+    except OversizeError:
+        raise
+    except Exception as error:  # files that anybody may have made can fail in any way
+        refused = "refused, for it is damaged, or a pickle that needs code to be run" if pickled else "damaged"
+        todo = f"{refused} or no weights, or no model is made of config.json beside it"
+        raise ValueError(f"{files[0]} is {todo}: {plain(error)}") from None
+    wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
+    if wrong:  # the libraries would draw them at random, with a warning
+        raise ValueError(f"{files[0]} does not fill the model: {wrong[0]} is missing or of another size")
+    return model
+
+
+def check_finite(module: nn.Module, where: str) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Raises:
+        ValueError: naming the first such tensor.
+    """
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"weights of the {where} are not finite: {name} holds NaN or infinity; the file is damaged"
+            )
