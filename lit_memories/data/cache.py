@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lit_memories.storage.files import check_writable
 from lit_memories.storage.tensors import read_tensors, write_tensors
 
 
@@ -24,7 +25,7 @@ def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, T
     except (FileNotFoundError, ValueError):
         kept = {}
     if kept.keys() != set(names):
+        check_writable(file.parent)
         kept = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(file, kept)
     return kept

@@ -16,6 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lit_memories.storage.files import write
+
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 10.0
@@ -192,8 +194,7 @@ def _remember(revision: str | None, folder: Path) -> None:
     revision = revision or constants.DEFAULT_REVISION
     if not COMMIT.fullmatch(revision):
         pointer = folder.parent.parent / "refs" / revision
-        pointer.parent.mkdir(parents=True, exist_ok=True)
-        pointer.write_text(folder.name, encoding="utf-8")
+        write(pointer, folder.name)
 
 
 def _complete(folder: Path, choose: Choose) -> bool:
