@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_memories.storage.files import parse, whole
+from lit_memories.storage.files import parse, write
 
 COST_FILE = "cost.json"
 
@@ -31,5 +31,4 @@ def read_cost(folder: Path) -> dict[str, dict[str, float]]:
 
 def write_cost(folder: Path, cost: dict[str, dict[str, float]]) -> None:
     """Write what `read_cost` reads."""
-    with whole(folder / COST_FILE) as part:
-        part.write_text(json.dumps({"probes": cost}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write(folder / COST_FILE, json.dumps({"probes": cost}, indent=2, sort_keys=True) + "\n")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
-from lit_memories.storage.files import parse, whole
+from lit_memories.storage.files import parse, whole_folder, write
 from lit_memories.storage.hub import fetch, push, redact
 from lit_memories.storage.tensors import read_tensors, write_tensors
 
@@ -102,15 +102,11 @@ class Erasure:
 
     def save(self, folder: Path) -> None:
         """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`; no token is in any of them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PROVENANCE_FILE).unlink(missing_ok=True)  # of another erasure: must never stand beside these weights
-        write_tensors(folder / WEIGHTS_FILE, self.tensors)
-        with whole(folder / PROVENANCE_FILE) as part:
-            part.write_text(
-                redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True)) + "\n", encoding="utf-8"
-            )
-        (folder / CARD_FILE).write_text(self.card(), encoding="utf-8")
+        with whole_folder(Path(folder)) as part:
+            write_tensors(part / WEIGHTS_FILE, self.tensors)
+            provenance = redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True))
+            write(part / PROVENANCE_FILE, provenance + "\n")
+            write(part / CARD_FILE, self.card())
 
     @classmethod
     def load(cls, folder: str | Path, revision: str | None = None) -> "Erasure":
@@ -172,7 +168,7 @@ class Erasure:
         message = commit_message or f"{self.provenance.method}: {self.provenance.concept['name']}"
         with TemporaryDirectory() as made:
             self.save(Path(made))
-            (Path(made) / CARD_FILE).write_text(self.card(repo_id, license_id), encoding="utf-8")
+            write(Path(made) / CARD_FILE, self.card(repo_id, license_id))
             return push(Path(made), repo_id, (WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE), private, token, message)
 
     def apply(self, diffusion: Erasable, gated: bool = True) -> dict[str, Tensor]:

@@ -1,7 +1,5 @@
 """Between pictures and tensors: images are float tensors (n, 3, h, w) in [0, 1]."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageCms
@@ -80,9 +78,3 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
     for i, image in enumerate(images):
         sheet.paste(to_pil(image), (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
-
-
-def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
-    """Write `grid` as a PNG, making the folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid(images, columns).save(path)

@@ -12,11 +12,13 @@ from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 
 from lit_memories.concept import Concept
+from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
 from lit_memories.processes import SAFE, Watch, lost
+from lit_memories.storage.files import check_inside
 from lit_memories.storage.weights import refuse_code
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
@@ -66,11 +68,19 @@ class RecipeCLI(LightningCLI):
         """The recipe's trainer, its processes under watch; without a logger of its own it logs as CSV."""
         asked = self.config_init[self.subcommand].trainer
         if asked.logger is None or asked.logger is True:
-            kwargs["logger"] = CSVLogger(asked.default_root_dir or ".")
+            kwargs["logger"] = Log(asked.default_root_dir or ".")
         watch, trainer = Watch(), super().instantiate_trainer(**kwargs)
+        check_inside(Path(trainer.default_root_dir), (CONFIG_FILE, LOGS, CHECKPOINTS))
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = Checkpoints()
         cast("Any", trainer).callbacks.insert(0, watch)
         watch.start(trainer)
         return trainer
+
+    def before_fit(self) -> None:
+        """Let a model look at the folder it will write to, before data are read."""
+        if hasattr(self.model, "check_folder"):
+            self.model.check_folder(Path(self.trainer.default_root_dir))
 
     def _parse_ckpt_path(self) -> None:
         """Refuse a checkpoint that would run code; which classes are made, and with what, the recipe alone says."""
@@ -99,7 +109,7 @@ def run(argv: Sequence[str]) -> None:
             subclass_mode_model=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
             parser_kwargs={"prog": "lit-memories", "exit_on_error": False}
             | {name: {"exit_on_error": False} for name in kind.subcommands()},
             args=afresh(argv),

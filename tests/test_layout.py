@@ -17,7 +17,7 @@ LEVELS = (
     {"ops", "speed"},
     {"storage", "concept", "images"},
     {"numbers", "schemas", "costs", "settings"},
-    {"records", "processes"},
+    {"records", "processes", "lightning_files"},
     {"seeds"},
     {"runs"},
     {"conditioning"},

@@ -22,8 +22,9 @@ from lit_memories.records import (
 )
 from lit_memories.runs import check_records, read_records, read_stale
 from lit_memories.seeds import MODEL, check_model, seed_files, sound_seeds, write_seeds
-from lit_memories.storage.files import PART, whole
+from lit_memories.storage.files import whole
 from lit_memories.storage.tensors import read_sound, write_tensors
+from lit_memories.storage.unfinished import clear
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,7 @@ def merge(folder: Path, places: Mapping[str, Place], model: str | None = None) -
         _remove(aside)
     _remove(folder / PARTS)
     for place in (folder, folder / IMAGES, folder / SEEDS):
-        for left in place.glob(f"*{PART}"):  # by a process that was killed while it wrote
-            left.unlink()
+        clear(place)
     return records
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from lit_memories.data.presets import PromptRow
 from lit_memories.settings import differences
-from lit_memories.storage.files import PART, parse_json, whole
+from lit_memories.storage.files import check_writable, parse_json, whole, write
+from lit_memories.storage.unfinished import PART
 
 SETTINGS_FILE, METADATA_FILE = "settings.json", "metadata.jsonl"
 
@@ -68,9 +69,8 @@ class Gallery:
 
     def open(self) -> None:
         """Make the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(self.folder / SETTINGS_FILE) as part:
-            part.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+        check_writable(self.folder)
+        write(self.folder / SETTINGS_FILE, json.dumps(self.settings, indent=2) + "\n")
 
     def add(self, rows: Sequence[PromptRow], pictures: Sequence[Image.Image]) -> None:
         """Put pictures on disk, and then into the metadata."""
@@ -78,10 +78,9 @@ class Gallery:
             with whole(self.folder / _file_name(row.case_number)) as part:
                 picture.save(part, "PNG")
             self._entries[row.case_number] = _entry(row)
-        with whole(self.folder / METADATA_FILE) as part:
-            # In the order of file names, as the official code lists pictures.
-            lines = [json.dumps(self._entries[number]) + "\n" for number in sorted(self._entries, key=_file_name)]
-            part.write_text("".join(lines), encoding="utf-8")
+        # In the order of file names, as the official code lists pictures.
+        lines = [json.dumps(self._entries[number]) + "\n" for number in sorted(self._entries, key=_file_name)]
+        write(self.folder / METADATA_FILE, "".join(lines))
 
 
 def _file_name(case_number: int) -> str:

@@ -17,6 +17,7 @@ from lit_memories.data import pictograms
 from lit_memories.data.local import Rows
 from lit_memories.data.opening import cannot_open, open_rows
 from lit_memories.images import to_rgb
+from lit_memories.storage.files import whole, whole_folder
 from lit_memories.storage.hub import redact
 
 SHUFFLE_WINDOW = 1000
@@ -242,18 +243,18 @@ def save_images(rows: datasets.Dataset, path: Path) -> None:
         path: parquet file or folder to make.
     """
     if path.suffix == ".parquet":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(path)
+        with whole(path) as part:
+            rows.to_parquet(part)
         return
-    path.mkdir(parents=True, exist_ok=True)
     names = [f"{i:06d}.png" for i in range(len(rows))]
-    for name, row in zip(names, rows, strict=True):
-        row["image"].save(path / name)
     table = rows.remove_columns("image").add_column("file_name", names)
     for name, feature in rows.features.items():
         if isinstance(feature, datasets.ClassLabel):  # JSON has no labels: write their names
             table = table.remove_columns(name).add_column(name, feature.int2str(list(table[name])))
-    table.to_json(path / "metadata.jsonl")
+    with whole_folder(path) as part:
+        for name, row in zip(names, rows, strict=True):
+            row["image"].save(part / name)
+        table.to_json(part / "metadata.jsonl")
 
 
 def _check_held(rows: datasets.Dataset, image: str, where: str) -> None:

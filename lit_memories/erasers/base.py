@@ -15,12 +15,14 @@ from torch.utils.data import DataLoader
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.folder import check_folder
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.identity import arguments_of
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.select import Selection, select
 from lit_memories.ops.targets import match
+from lit_memories.storage.files import keep
 
 _NOT_SETTINGS = {"diffusion", "concept", "train", "probe_size", "seed"}
 
@@ -194,8 +196,9 @@ class Eraser(LightningModule, ABC):
 
         Raises:
             ValueError: in fit, if the model carries an erasure already, weights or precision would round small steps
-                away, a weight would multiply the rounding, the method cannot run on several devices, or its images are
-                missing.
+                away, a weight would multiply the rounding, the method cannot run on several devices, its images are
+                missing, or its folder holds something else.
+            OSError: if its folder cannot be written.
         """
         if stage != "fit":
             return
@@ -220,6 +223,8 @@ class Eraser(LightningModule, ABC):
             raise ValueError(
                 f"{name} needs images: add `data: {{class_path: lit_memories.data.erasure.ErasureData}}` to the recipe"
             )
+
+        self.check_folder(Path(self.trainer.default_root_dir))
 
     def prepare(self, batch: Batch) -> None:
         """What a method does once before its first step, and again when it is resumed; nothing here."""
@@ -271,22 +276,27 @@ class Eraser(LightningModule, ABC):
 
     def erasure(self) -> Erasure:
         """The selected tensors as they are now, with provenance."""
-        return Erasure(
-            tensors={name: parameter.detach().cpu().clone() for name, parameter in self.selected.items()},
-            provenance=Provenance(
-                method=type(self).__name__,
-                concept=self.concept.to_dict(),
-                base=self.diffusion.base,
-                base_revision=self.diffusion.revision,
-                base_fingerprint=self.diffusion.fingerprint,
-                settings=self.settings(),
-                steps=self.global_step,
-                seed=self.seed,
-                versions=versions(),
-                gate=self.gate_prompts(),
-                prediction_type=self.diffusion.schedule.prediction_type,
-            ),
+        tensors = {name: parameter.detach().cpu().clone() for name, parameter in self.selected.items()}
+        return Erasure(tensors, self._provenance())
+
+    def _provenance(self) -> Provenance:
+        return Provenance(
+            method=type(self).__name__,
+            concept=self.concept.to_dict(),
+            base=self.diffusion.base,
+            base_revision=self.diffusion.revision,
+            base_fingerprint=self.diffusion.fingerprint,
+            settings=self.settings(),
+            steps=self.global_step,
+            seed=self.seed,
+            versions=versions(),
+            gate=self.gate_prompts(),
+            prediction_type=self.diffusion.schedule.prediction_type,
         )
+
+    def check_folder(self, folder: Path) -> None:
+        """Refuse a folder that the erasure cannot go to; see `erasers.folder.check_folder`."""
+        check_folder(folder, self._provenance())
 
     def gate_prompts(self) -> list[str] | None:
         """For methods that train an adapter: the prompts near which it acts."""
@@ -297,12 +307,13 @@ class Eraser(LightningModule, ABC):
 
         Raises:
             ValueError: if training left NaN or infinity behind.
+            OSError: if it cannot be written to its folder; says where it is instead.
         """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             erasure = self.erasure()
             if bad := [name for name, tensor in erasure.tensors.items() if not tensor.isfinite().all()]:
                 raise ValueError(f"training diverged: {bad[0]} holds NaN or infinity; lower the learning rate")
-            erasure.save(Path(self.trainer.default_root_dir))
+            keep(Path(self.trainer.default_root_dir), erasure.save)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what can change."""

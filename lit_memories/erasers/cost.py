@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lit_memories.storage.files import write
+
 COST_FILE = "cost.json"
 
 
@@ -33,13 +35,15 @@ class Cost(Callback):
         self.evaluations += len(args[0])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write."""
+        """Stop counting."""
         if self._hook is not None:
             self._hook.remove()
-        if trainer.is_global_zero:
-            Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
-            cost = {name: round(value, 1) for name, value in self.state_dict().items()}
-            (Path(trainer.default_root_dir) / COST_FILE).write_text(json.dumps(cost) + "\n", encoding="utf-8")
+        self._spent = {name: round(value, 1) for name, value in self.state_dict().items()}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write, when the erasure is safe."""
+        if stage == "fit" and trainer.is_global_zero:
+            write(Path(trainer.default_root_dir) / COST_FILE, json.dumps(self._spent) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """Both counts so far."""

@@ -19,7 +19,7 @@ from lit_memories.runs import Run, read_run
 from lit_memories.statistics.image_level import Memories, compare_memories, image_notes, is_image_level
 from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
 from lit_memories.statistics.summary import summarise
-from lit_memories.storage.files import whole
+from lit_memories.storage.files import check_inside, check_writable, write
 
 FIGURES = ("forgetting", "profile", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (
@@ -65,17 +65,21 @@ def report(runs: list[Path], out: Path = Path("runs/report"), draws: int = 10_00
     drawn |= {f"memories-{number}": memories_figure(found) for number, found in enumerate(memories, 1)}
     found = results(level, memories, draws, seed)
     html = page.render(found, level, memories, drawn, captions)
+
+    def put(file: Path, content: bytes | str) -> None:
+        write(file, content if isinstance(content, bytes) else content.encode(errors="backslashreplace"), out)
+
     shown = [*(tables(level.summary) if level else ()), *memory_tables(memories)]
     for table in shown:
-        _write(out / "tables" / f"{table.name}.csv", to_csv(table))
-        _write(out / "tables" / f"{table.name}.tex", to_latex(table))
+        put(out / "tables" / f"{table.name}.csv", to_csv(table))
+        put(out / "tables" / f"{table.name}.tex", to_latex(table))
     for file in (out / "figures").glob("*.png"):
         if file.stem in FIGURES or file.stem.startswith("memories-"):
             file.unlink()  # of an earlier report
     for name, png in drawn.items():
-        _write(out / "figures" / f"{name}.png", png)
-    _write(out / "results.json", to_json(found))
-    _write(out / "report.html", html)
+        put(out / "figures" / f"{name}.png", png)
+    put(out / "results.json", to_json(found))
+    put(out / "report.html", html)
     _print(level, memories, shown, out)
 
 
@@ -133,19 +137,12 @@ def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:
 
 def _make(out: Path) -> None:
     """Make the output folders and prove that they can be written, before any long work."""
+    check_inside(out, ("tables", "figures", "results.json", "report.html"))
     try:
         for folder in (out, out / "tables", out / "figures"):
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+            check_writable(folder)
     except OSError as error:
         raise ValueError(f"cannot write the report to {out} ({error.strerror}): pass another --out") from None
-
-
-def _write(file: Path, content: bytes | str) -> None:
-    with whole(file) as part:
-        part.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
 def _print(level: ConceptLevel | None, memories: Sequence[Memories], shown: Sequence[Table], out: Path) -> None:

@@ -1,48 +1,110 @@
 """Files: written whole or not at all, and read as if a stranger had made them."""
 
-import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EINVAL, EIO
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
+from lit_memories.storage.unfinished import clear, room
+
 DEPTH_LIMIT = 32
 """Lists and objects of JSON within each other."""
-PART = ".part"
-"""How the names of unfinished files end."""
-
-
 T = TypeVar("T")
 
 
+class WriteError(OSError):
+    """Something that cannot be written, in one line: what, why, and what to do."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}; free the disk or the folder, or choose another one"
+
+
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def whole(file: Path, within: Path | None = None) -> Iterator[Path]:
     """A path to write to; when the context ends, what was written takes the place of `file`, and is on the disk.
 
     Killed at any moment, or without power, a program leaves the old file or the new one under the name, and never a
-    half. The path is of this process alone, so that several may write the same file.
+    half. The path is of this process alone, so that several may write the same file. The file's mode is that of any
+    other that the user makes.
+
+    Args:
+        file: to write; missing folders are made.
+        within: the program's own folder that it is in, out of which no link may lead; None for the file's.
 
     Raises:
-        OSError: if it cannot be written; the old file is untouched then, and nothing else is left.
+        ValueError: if a link leads out, or what is in the file's place is none; nothing is written then.
+        WriteError: if it cannot be written; the old file is untouched then, and nothing else is left.
     """
-    part = file.with_name(f"{file.name}.{uuid4().hex[:8]}{PART}")
-    try:
-        part.touch()
-        mode = part.stat().st_mode
+    check_place(file, within)
+    with _explained(file), room(file) as made:
+        part = made / file.name
         yield part
-        part.chmod(mode & 0o777)  # some libraries make files anew, for their owner alone
+        part.chmod(made.stat().st_mode & 0o666)  # some libraries make files for their owner alone
         sync(part)
         part.replace(file)
         sync(file.parent)
-    except Exception:
-        part.unlink(missing_ok=True)
+
+
+def write(file: Path, content: str | bytes, within: Path | None = None) -> None:
+    """Write a file, text in UTF-8; see `whole`."""
+    with whole(file, within) as part:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to; when the context ends, its files take their places in `folder`, and are on the disk.
+
+    Files of other names stay where they are. None of the new files ever stands beside an old one that it replaces, and
+    those in folders within come before those that list them.
+
+    Args:
+        folder: a missing one is made.
+
+    Raises:
+        ValueError: if a link leads out of the folder, or what is in a file's place is none; all is as before then.
+        WriteError: if it cannot be written.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder)
+        with room(folder / folder.resolve().name) as made:
+            yield made
+            files = [file.relative_to(made) for file in made.rglob("*") if file.is_file()]
+            for name in files:
+                check_place(folder / name, folder)
+                (made / name).chmod(made.stat().st_mode & 0o666)
+                sync(made / name)
+            for name in files:
+                (folder / name).unlink(missing_ok=True)
+            for name in sorted(files, key=lambda name: (-len(name.parts), name)):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).replace(folder / name)
+            for parent in {(folder / name).parent for name in files}:
+                sync(parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except WriteError:
         raise
+    except OSError as error:
+        raise WriteError(error.errno or EIO, error.strerror or str(error), str(path)) from error
+    except SafetensorError as error:  # which tells of a full disk in words of its own
+        raise WriteError(EIO, str(error), str(path)) from error
 
 
 def sync(path: Path) -> None:
@@ -51,22 +113,54 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no such thing for folders
+        if error.errno != EINVAL:  # some network file systems have no such thing for folders
             raise
     finally:
         os.close(descriptor)
 
 
 def check_writable(folder: Path) -> None:
-    """Prove that a folder can be made and written, before long work whose result belongs there.
+    """Make a folder, clear it of what was left unfinished, and prove that it can be written, before long work.
 
     Raises:
-        OSError: if it cannot.
+        WriteError: if it cannot.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / ".probe") as part:
-        part.write_bytes(b"0")
-    (folder / ".probe").unlink(missing_ok=True)  # another node may do the same at the same time
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        clear(folder)
+        with room(folder / "probe") as made:
+            (made / "probe").write_bytes(b"0")
+
+
+def keep(folder: Path, save: Callable[[Path], None]) -> None:
+    """Save what took long to make: to its folder, or, if that fails, to one for temporary files.
+
+    Args:
+        folder: where it belongs.
+        save: writes it to a folder.
+
+    Raises:
+        OSError: if it cannot be saved where it belongs; says where it is instead.
+    """
+    try:
+        save(folder)
+    except (OSError, ValueError) as error:
+        for parent in (*_temporary(), Path("/dev/shm")):  # noqa: S108 - memory, for a disk that is full
+            place = parent / f"{folder.resolve().name}-{uuid4().hex[:8]}"
+            try:
+                save(place)
+            except OSError:
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                raise OSError(f"{error}; what was made is kept in {place}: move it from there") from error
+        raise OSError(f"{error}; folders for temporary files are full too, so that it is lost") from error
+
+
+def _temporary() -> list[Path]:
+    try:
+        return [Path(gettempdir())]
+    except FileNotFoundError:  # it looks for one that can be written
+        return []
 
 
 def parse(cls: type[T], text: str) -> T:
@@ -127,6 +221,22 @@ def check_inside(folder: Path, names: tuple[str, ...]) -> None:
         entries = (Path(parent, entry) for parent, folders, files in walk for entry in (*folders, *files))
         for path in (folder / name, *entries):
             _check_own(path, root)
+
+
+def check_place(file: Path, within: Path | None = None) -> None:
+    """Refuse to write where a link leads out of a folder, or where a pipe or a device is.
+
+    Args:
+        file: to write.
+        within: the program's own folder that it is in; None for the file's.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    folder = file.parent if within is None else within
+    root = folder.resolve()
+    for count in range(len(file.relative_to(folder).parts)):
+        _check_own(file if count == 0 else file.parents[count - 1], root)
 
 
 def _check_own(path: Path, root: Path) -> None:

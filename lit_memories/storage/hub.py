@@ -17,6 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from lit_memories.storage.files import write
+
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 10.0
@@ -215,8 +217,7 @@ def _remember(revision: str | None, folder: Path) -> None:
     pointer = folder.parent.parent / "refs" / revision
     if not COMMIT.fullmatch(revision) and not (pointer.is_file() and _commit(pointer) == folder.name):
         with suppress(OSError):  # a cache that can only be read; what was wanted is there
-            pointer.parent.mkdir(parents=True, exist_ok=True)
-            pointer.write_text(folder.name, encoding="utf-8")
+            write(pointer, folder.name)
 
 
 def _complete(folder: Path, choose: Choose) -> bool:

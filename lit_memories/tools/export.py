@@ -6,6 +6,7 @@ from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure
+from lit_memories.storage.files import check_writable, whole_folder
 
 
 def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
@@ -19,8 +20,15 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
         erasure: folder or hub id of the erasure.
         out: folder to write.
         revision: git revision of a hub id.
+
+    Raises:
+        OSError: if `out` cannot be written.
+        ValueError: if a link leads out of it.
     """
-    Diffusion(base, erasure, revision, gated=False).pipeline().save_pretrained(out)
+    check_writable(out)
+    pipeline = Diffusion(base, erasure, revision, gated=False).pipeline()
+    with whole_folder(out) as part:
+        pipeline.save_pretrained(part)
 
 
 def push(

@@ -1,9 +1,16 @@
 """The whole story in minutes: erase a concept, audit four models, compare."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+
+from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure
+from lit_memories.records import RUN_FILE
+from lit_memories.runs import RunInfo
+from lit_memories.settings import differences
+from lit_memories.storage.files import check_inside
 
 RECIPES = Path("recipes/pictograms")
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
@@ -14,7 +21,7 @@ PROBES = [
 ]
 """What decides comes first; for the paper's numbers a few pictures are inverted, which is what takes the time."""
 FEW = "--data.known=0", "--data.prompted=16"
-SMALL = "--model.batch_size=4", "--model.num_inference_steps=10"
+SMALL = {"batch_size": 4, "num_inference_steps": 10}
 """Half of what the recipe's ESD takes, and as good on the concepts there are controls for."""
 
 
@@ -28,7 +35,7 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
         concept: umbrella or striped, the concepts there are controls for.
 
     Raises:
-        ValueError: if there is no control for the concept.
+        ValueError: if there is no control for the concept, or the folder holds something else.
         FileNotFoundError: if this is not the root of the repository.
     """
     if concept not in CONTROLS:
@@ -43,12 +50,14 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
         "random": ["--model.diffusion.weights=random"],
     }
     steps = len(models) + 2
+    _check(out, [erasure.name, *models], concept)
     console.rule(f"1/{steps}  erasing {concept} with ESD")
-    if (erasure / "erasure.safetensors").is_file():
+    if _erased(erasure, concept):
         console.print(f"{erasure} is there already")
     else:
         chosen = f"--model.concept={RECIPES / 'concepts' / f'{concept}.yaml'}"
-        _run("fit", RECIPES / "erase" / "esd.yaml", chosen, *SMALL, f"--trainer.default_root_dir={erasure}")
+        small = [f"--model.{name}={value}" for name, value in SMALL.items()]
+        _run("fit", RECIPES / "erase" / "esd.yaml", chosen, *small, f"--trainer.default_root_dir={erasure}")
     for number, (name, options) in enumerate(models.items(), 2):
         console.rule(f"{number}/{steps}  auditing {name}")
         asked = (f"--model.probes={json.dumps(PROBES)}", *FEW, f"--trainer.default_root_dir={out / name}")
@@ -57,6 +66,30 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
     from lit_memories.report import report
 
     report([out / name for name in models], out)
+
+
+def _check(out: Path, names: Sequence[str], concept: str) -> None:
+    """Refuse, before anything long, a folder with another concept's audits in it, or links that lead out of it."""
+    check_inside(out, tuple(names))
+    for name in names:
+        if (out / name / RUN_FILE).is_file() and (there := RunInfo.load(out / name).concept) != concept:
+            raise ValueError(f"{out / name} holds an audit for {there}: choose another folder with --out")
+
+
+def _erased(folder: Path, concept: str) -> bool:
+    """Whether a folder holds the whole erasure that is wanted; one that a killed process left is made again.
+
+    Raises:
+        ValueError: if it holds another one.
+    """
+    if not all((folder / name).is_file() for name in (PROVENANCE_FILE, WEIGHTS_FILE)):
+        return False
+    there = Erasure.load(folder).provenance
+    wanted = {"method": "ESD", "concept": concept, **SMALL}
+    found = {"method": there.method, "concept": there.concept["name"]} | {n: there.settings.get(n) for n in SMALL}
+    if lines := differences(found, wanted):
+        raise ValueError(f"{folder} holds another erasure ({'; '.join(lines)}): choose another folder with --out")
+    return True
 
 
 def _run(command: str, recipe: Path, *options: str) -> None:

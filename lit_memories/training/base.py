@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lit_memories.images import save_grid
+from lit_memories.images import grid
+from lit_memories.storage.files import check_writable, keep, whole, whole_folder
 from lit_memories.training.muon import MuonAdamW
 
 Schedule = Literal["constant_with_warmup", "cosine", "linear"]
@@ -58,10 +59,28 @@ class Pretraining(LightningModule, ABC):
     @rank_zero_only
     def log_grid(self, name: str, images: Tensor, columns: int = 8) -> None:
         """Save images (n, 3, h, w) in [0, 1] as one PNG under the run's ``samples/`` folder."""
-        folder = Path(self.trainer.default_root_dir) / "samples"
-        save_grid(images, folder / f"{name}-{self.global_step:06d}.png", columns=columns)
+        root = Path(self.trainer.default_root_dir)
+        with whole(root / "samples" / f"{name}-{self.global_step:06d}.png", root) as part:
+            grid(images, columns).save(part, "PNG")
+
+    def prepare_data(self) -> None:
+        """Find out, before anything is read, whether the trained weights can be written.
+
+        Raises:
+            OSError: if they cannot.
+        """
+        if self.trainer.state.fn == "fit":
+            check_writable(self.save_to)
 
     def on_fit_end(self) -> None:
-        """Save once; by now the averaged weights, if any, are in place."""
+        """Save once; by now the averaged weights, if any, are in place.
+
+        Raises:
+            OSError: if that cannot be done; says where they are instead.
+        """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
-            self.save(self.save_to)
+            keep(self.save_to, self._save)
+
+    def _save(self, folder: Path) -> None:
+        with whole_folder(folder) as part:
+            self.save(part)

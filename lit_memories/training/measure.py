@@ -16,6 +16,7 @@ from lit_memories.data.pictograms import FACTORS, Pictogram, draw, render, shows
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.metrics import psnr, wilson_interval
+from lit_memories.storage.files import check_place, check_writable, write
 
 CONCEPTS = ({"object": "umbrella"}, {"style": "striped"})
 """What the shipped controls never saw."""
@@ -42,7 +43,14 @@ def measure(
         images: how many held-out images to send through the autoencoder and the judge.
         guidance_scale: of the samples.
         num_inference_steps: DDIM steps of the samples.
+
+    Raises:
+        OSError: if `out` cannot be written.
+        ValueError: if it is a link that leads out of its folder, or no file.
     """
+    if out is not None:
+        check_place(out)
+        check_writable(out.parent)
     diffusion, judge = Diffusion.from_pretrained(model), load_classifier(classifier)
     figures: dict[str, Any] = {
         "settings": {
@@ -64,8 +72,7 @@ def measure(
             chosen = [pictures[row] for row in others]
             figures["samples"][f"held-out, not {_value(concept)}"] = _score(judge, chosen, drawn[others])
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write(out, json.dumps(figures, indent=2) + "\n")
     _print(str(model), figures)
 
 

@@ -1,0 +1,48 @@
+"""The folder that an erasure goes to, looked at before training begins."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lit_memories.erasers.cost import COST_FILE
+from lit_memories.erasure import CARD_FILE, PROVENANCE_FILE, WEIGHTS_FILE, Provenance
+from lit_memories.records import RUN_FILE
+from lit_memories.settings import differences
+from lit_memories.storage.files import check_inside, check_writable, parse
+from lit_memories.storage.hub import redact
+
+ELSEWHERE = "choose another folder with --trainer.default_root_dir"
+
+
+def check_folder(folder: Path, made: Provenance) -> None:
+    """Refuse, before training, a folder that cannot be written, or holds what is not to be replaced.
+
+    The same erasure is: one of the same method, concept, base, settings and seed.
+
+    Args:
+        folder: of the erasure; a missing one is made.
+        made: the erasure that will be in it.
+
+    Raises:
+        ValueError: if it holds another erasure, an audit's records, or links that lead out of it.
+        OSError: if it cannot be written.
+    """
+    check_inside(folder, (WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE, COST_FILE))
+    check_writable(folder)
+    if (folder / RUN_FILE).is_file():
+        raise ValueError(f"{folder} holds an audit: {ELSEWHERE}")
+    if not (file := folder / PROVENANCE_FILE).is_file():
+        return
+    try:
+        there = parse(Provenance, file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, or {ELSEWHERE}") from None
+    if lines := differences(_comparable(there), _comparable(made)):
+        names = " and this is ".join(f"{one.method} of {one.concept.get('name')}" for one in (there, made))
+        raise ValueError(f"{folder} holds another erasure, {names} ({'; '.join(lines[:2])}): {ELSEWHERE}, or remove it")
+
+
+def _comparable(provenance: Provenance) -> dict[str, Any]:
+    """What makes an erasure another one, as its file has it: not how the base is called, nor how far training came."""
+    values: dict[str, Any] = json.loads(redact(json.dumps(provenance.to_dict())))
+    return {name: values[name] for name in ("method", "concept", "base_fingerprint", "settings", "seed", "gate")}
