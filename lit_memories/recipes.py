@@ -16,8 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_memories.concept import Concept
-from lit_memories.processes import SAFE, Watch, lost
+from lit_memories.processes import Watch, lost
 from lit_memories.storage.weights import refuse_code
+from lit_memories.terminal import SAFE
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 """Loggers that need a package which comes with an extra of the same name."""
