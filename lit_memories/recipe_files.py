@@ -1,7 +1,8 @@
 """Recipes as files: what is wrong with one, and which options it overrides, before anything heavy is imported."""
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,40 @@ def overridden(argv: Sequence[str]) -> list[str]:
         ValueError: as `read_recipe`.
         FileNotFoundError: as `read_recipe`.
     """
-    found, before = [], list[str]()
-    recipes: list[Path] = []
-    for at, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in {"--config", "-c"} and (equals or at + 1 < len(argv)):
-            recipes.append(Path(value if equals else argv[at + 1]))
-            settings = read_recipe(recipes[-1])
+    found: list[str] = []
+    before: list[str] = []
+    for name, value in _options(argv):
+        if name in {"--config", "-c"}:
+            settings = read_recipe(Path(value))
             found += [option for option in before if _says(settings, re.split(r"[.+]", option[2:]))]
             before = []
         elif name.startswith("--"):
             before.append(name)
     return found
+
+
+def model_of(argv: Sequence[str]) -> str | None:
+    """The class of the model that the recipes of a command line name, the last of them first.
+
+    Args:
+        argv: what follows the command.
+
+    Raises:
+        ValueError: as `read_recipe`.
+        FileNotFoundError: as `read_recipe`.
+    """
+    found = None
+    for name, value in _options(argv):
+        model = read_recipe(Path(value)).get("model") if name in {"--config", "-c"} else None
+        found = model.get("class_path", found) if isinstance(model, Mapping) else found
+    return found if isinstance(found, str) else None
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names of options and their values, empty where there is none."""
+    for argument, after in zip_longest(argv, argv[1:], fillvalue=""):
+        name, equals, value = argument.partition("=")
+        yield name, value if equals else after
 
 
 def _says(settings: Any, path: Sequence[str]) -> bool:

@@ -224,6 +224,64 @@ def test_a_missing_extra_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+ESD = RECIPES / "erase/esd.yaml"
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe", "option", "said"),
+    [
+        ("predict", AUDIT, "--trainer.accelerator=gpu", "no GPU is there for --trainer.accelerator gpu: choose cpu"),
+        ("fit", ESD, "--trainer.accelerator=cuda", "no GPU is there for --trainer.accelerator cuda: choose cpu"),
+        ("predict", AUDIT, "--trainer.accelerator=x", "no trainer can be made with accelerator x, devices 1, strategy"),
+        ("predict", AUDIT, "--trainer.accelerator=tpu", "accelerator tpu, devices 1, strategy auto and its other set"),
+        ("predict", AUDIT, "--trainer.devices=0", "accelerator cpu, devices 0, strategy auto and its other settings: "),
+        ("fit", ESD, "--trainer.devices=-1", "accelerator cpu, devices -1, strategy auto and its other settings: "),
+        ("fit", ESD, "--trainer.devices=[]", "devices [], strategy auto and its other settings: "),
+        ("fit", ESD, "--trainer.strategy=x", "devices 1, strategy x and its other settings: "),
+        ("fit", ESD, "--trainer.num_nodes=0", "its other settings: `num_nodes` must be a positive integer"),
+        ("fit", ESD, "--trainer.limit_train_batches=-1", "its other settings: "),
+        ("predict", ESD, "--model.steps=1", "ESD is not for predict: run it with lit-memories fit or lit-memories val"),
+        ("fit", AUDIT, "--model.seed=1", "ConceptAudit is not for fit: run it with lit-memories predict"),
+        ("validate", AUDIT, "--model.seed=1", "ConceptAudit is not for validate: run it with lit-memories predict"),
+        ("predict", AUDIT, "--data=null", "ConceptAudit needs data, and data is null: leave it as the recipe has it"),
+        ("fit", RECIPES / "pretrain/classifier.yaml", "--data=null", "needs data, and data is null"),
+        ("predict", AUDIT, "--model=null", "the following arguments are required: predict.model"),
+        ("predict", AUDIT, "--model.seed=99999999999999999999", "model.seed must have 64 bits at most, got 99999999"),
+        ("predict", AUDIT, "--model.guidance_scale=1e400", "model.guidance_scale must be a finite number, got inf"),
+        ("predict", AUDIT, "--model.guidance_scale=.nan", "model.guidance_scale must be a finite number, got nan"),
+        ("predict", AUDIT, "--model.inverter.tolerance=.inf", "model.inverter.tolerance must be a finite number"),
+        ("fit", ESD, "--model.lr=-1e400", "model.lr must be a finite number, got -inf"),
+        ("fit", ESD, "--seed_everything=-1", "seed_everything must be in 0..4294967295, got -1"),
+        ("fit", ESD, f"--seed_everything={10**30}", "seed_everything must have 64 bits at most, got 1000000000"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(
+    command: str, recipe: Path, option: str, said: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is made: not even the run folder is there."""
+    base = [f"--model.diffusion.base={tiny}"] if "pretrain" not in recipe.parts else []
+    folder = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    code, message = ends(capsys, command, f"--config={recipe}", *base, "--trainer.callbacks=[]", folder, option)
+    assert code in (1, 2)
+    assert said in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_lightning_refuses_later_is_one_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looks at some settings only when the model is there."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MisconfigurationException("this and that\ncannot be")
+
+    monkeypatch.setattr("lightning.pytorch.trainer.trainer._verify_loop_configurations", refuse)
+    folder = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    code, said = ends(capsys, "fit", f"--config={ESD}", f"--model.diffusion.base={tiny}", folder)
+    assert (code, said) == (1, "lit-memories fit: this and that cannot be")
+
+
 def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = ends(capsys, "fit", "--config=recipes/nowhere.yaml")
     assert code in (1, 2)
