@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,19 @@ def _tool(name: str, argv: list[str]) -> None:
 
             quiet()
             quiet_libraries()
-        auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)
+        auto_cli(_checked(function), args=argv, prog=f"lit-memories {name}", as_positional=True)
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A tool that refuses numbers which are none."""
+    from lit_memories.settings import check_numbers
+
+    @wraps(function)
+    def checked(**arguments: Any) -> None:
+        check_numbers(arguments)
+        function(**arguments)
+
+    return checked
 
 
 def _recipe(argv: list[str]) -> None:
