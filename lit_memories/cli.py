@@ -2,16 +2,18 @@
 
 import ast
 import gc
+import io
 import locale
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+from lit_memories.terminal import SAFE, printable
 
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
@@ -29,8 +31,12 @@ TOOLS: dict[str, tuple[str, str]] = {
     "measure": ("lit_memories.training.measure", "measure a pictogram model's quality on held-out prompts and images"),
 }
 """Commands that need no Trainer: the module each is in (the function bears the command's name), and what it does."""
-RECIPES = "fit", "validate", "predict"
-"""Commands of Lightning's Trainer."""
+RECIPES = {
+    "fit": "recipes/pictograms/erase/esd.yaml",
+    "validate": "recipes/pictograms/erase/esd.yaml",
+    "predict": "recipes/pictograms/audit/umbrella.yaml",
+}
+"""Commands of Lightning's Trainer, each with a recipe for it."""
 
 DESCRIPTION = """\
 Did this diffusion model forget, or does it only refuse the prompt?
@@ -57,12 +63,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: command and options; the process's own if None.
 
     Raises:
-        SystemExit: with 0 after help, 1 after an error of the user's, 2 after one in the command line itself.
+        SystemExit: with 0 after help, 1 after an error of the user's, 2 after one in the command line itself, 130 after
+            Ctrl-C and 141 if nobody reads the output any more, as shells have it.
     """
     if argv is None:
         _in_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else "--help"
+    try:
+        _run(command, argv)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        raise SystemExit(_stopped(command, error)) from None
+    except SystemExit as stop:  # Lightning and rich end the program themselves
+        if isinstance(stop.__context__, KeyboardInterrupt | BrokenPipeError):
+            raise SystemExit(_stopped(command, stop.__context__)) from None
+        raise
+
+
+def _run(command: str, argv: list[str]) -> None:
     if command in {"-h", "--help"}:
         tools = "\n".join(f"  {name:<11} {text}" for name, (_, text) in TOOLS.items())
         print(DESCRIPTION.format(tools=tools))  # noqa: T201 - this is the program's output
@@ -72,22 +91,48 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(version("lit-memories"))  # noqa: T201
         return
-    if command not in TOOLS and command not in RECIPES and not command.startswith("-"):  # before anything is imported
-        print(f"lit-memories: no command {command!r}: choose {', '.join((*RECIPES, *TOOLS))}", file=sys.stderr)  # noqa: T201
+    if (wrong := wrong_command(command) or wrong_option(command, argv[1:])) is not None:
+        _say(command if command in (*TOOLS, *RECIPES) else "", wrong)
         raise SystemExit(2)
-    if (wrong := unknown_option(command, argv[1:])) is not None:
-        print(f"lit-memories {command}: {wrong}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2)
+    from jsonargparse import ArgumentError
+
     gc.disable()  # a fifth of what importing libraries takes is the search for garbage, of which they make none
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
     except ArgumentError as error:
-        print(f"lit-memories {command}: {_explained(error, argv)}", file=sys.stderr)  # noqa: T201
+        _say(command, condense(str(error)))
         raise SystemExit(2) from error
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        raise SystemExit(f"lit-memories {command}: {_explained(error, argv)}") from error
+        raise SystemExit(f"lit-memories {command}: {condense(str(error))}") from error
     finally:
         gc.enable()
+
+
+def _stopped(command: str, error: BaseException) -> int:
+    """The exit code of a command that was stopped from outside; an audit says how to go on."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    if not interrupted:  # what is left in the buffer has nowhere to go, and would be an error again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if os.environ.get("LOCAL_RANK", "0") == "0" and (interrupted or command in RECIPES):
+        what = "interrupted" if interrupted else "nobody reads its output any more"
+        _say(command, f"{what}; {SAFE}" if command == "predict" else what)
+    return 130 if interrupted else 141
+
+
+def _say(command: str, line: str) -> None:
+    print(f"lit-memories {command}".rstrip() + f": {printable(line)}", file=sys.stderr)  # noqa: T201
+
+
+def wrong_command(command: str) -> str | None:
+    """What is wrong with a command's name, in one line; None if nothing is."""
+    known = (*RECIPES, *TOOLS)
+    if command in known:
+        return None
+    near = get_close_matches(command, known, 1)
+    meant = f", did you mean {near[0]}?" if near else ":"
+    return f"no command '{printable(command)}'{meant} choose {', '.join(known)}"
 
 
 OPTIONS = {
@@ -97,8 +142,8 @@ OPTIONS = {
 """Where options of recipes begin, with `recipes.RecipeCLI`; what follows a dot is the parser's to know."""
 
 
-def unknown_option(command: str, argv: Sequence[str]) -> str | None:
-    """What is wrong with a command's options, as far as their names tell, before anything heavy is imported.
+def wrong_option(command: str, argv: Sequence[str]) -> str | None:
+    """What is wrong with a command's options, as far as can be told before anything heavy is imported.
 
     Args:
         command: a recipe's or a tool's.
@@ -107,15 +152,16 @@ def unknown_option(command: str, argv: Sequence[str]) -> str | None:
     Returns:
         One line, or None if nothing is.
     """
-    if command not in TOOLS and command not in RECIPES:
-        return None
     known = OPTIONS if command in RECIPES else {*_arguments(*_home(command)), "config", "help", "print_config"}
     for argument in argv:
         name = re.split(r"[=.+]", argument.removeprefix("--"), maxsplit=1)[0]
         if argument.startswith("--") and name.replace("-", "_") not in known:
             near = get_close_matches(name, sorted(known), 1)
             meant = f", did you mean --{near[0]}?" if near else f": lit-memories {command} --help lists them"
-            return f"no option --{name}{meant}"
+            return f"no option --{printable(name)}{meant}"
+    needed = re.compile(r"(--config|-c|--model|--help|-h)\b")
+    if command in RECIPES and not any(map(needed.match, argv)):
+        return f"it needs a recipe, and recipes/ has many: lit-memories {command} --config {RECIPES[command]}"
     return None
 
 
@@ -138,18 +184,8 @@ def _in_utf8() -> None:
     if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
         os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts, too
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
-
-
-def _explained(error: Exception, argv: Sequence[str]) -> str:
-    """One line of an error; of text that cannot be read with the file's name, which the parser does not say."""
-    for argument in argv if "codec can't decode" in str(error) else ():
-        file = Path(argument.partition("=")[2] or argument)
-        try:
-            if file.is_file():
-                file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return f"{file} is not text in UTF-8: save it as such"
-    return condense(str(error))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may still be told to be another one
 
 
 _SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")
@@ -165,9 +201,8 @@ def condense(message: str) -> str:
         "Parser key 'model': Option 'etaa' is not accepted"
     """
     lines = [line.strip() for line in message.splitlines()]
-    kept = [line.removeprefix("- ") for line in lines if line and not _BOILERPLATE.match(line)]
-    line = _SECRET.sub("…", " ".join(kept) or message)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)  # terminals obey some
+    kept = [line.removeprefix("- ").replace('"', "'") for line in lines if line and not _BOILERPLATE.match(line)]
+    return printable(_SECRET.sub("…", " ".join(dict.fromkeys(kept)) or message))
 
 
 def _tool(name: str, argv: list[str]) -> None:
@@ -185,10 +220,27 @@ def _tool(name: str, argv: list[str]) -> None:
 
             quiet()
             quiet_libraries()
-        auto_cli(function, args=argv, prog=f"lit-memories {name}", as_positional=True)
+        auto_cli(_checked(function), args=argv, prog=f"lit-memories {name}", as_positional=True)
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A tool that refuses numbers which are none."""
+    from lit_memories.settings import check_numbers
+
+    @wraps(function)
+    def checked(**arguments: Any) -> None:
+        check_numbers(arguments)
+        function(**arguments)
+
+    return checked
 
 
 def _recipe(argv: list[str]) -> None:
+    from lit_memories.recipe_files import check_values, overridden
+
+    check_values(argv)
+    for option in overridden(argv[1:]):
+        _say(argv[0], f"{option} stands before --config and is overridden by it: put it after")
     from lit_memories.recipes import run
 
     run(argv)

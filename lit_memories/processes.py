@@ -18,11 +18,12 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from rich import get_console
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from lit_memories.terminal import SAFE
+
 EVERY = 0.5
 """Seconds between looks at the other processes."""
 GRACE = 5.0
 """Seconds in which a process whose connection broke waits to hear which process it was."""
-SAFE = "what is recorded is safe: run the same command again to continue"
 
 
 class Watch(Callback):

@@ -8,18 +8,24 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 from typing import Any, cast
 
 import torch
+from jsonargparse import ArgumentError
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
-from lit_memories.processes import SAFE, Watch, lost
+from lit_memories.processes import Watch, lost
+from lit_memories.recipe_files import model_of
+from lit_memories.settings import check_numbers
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.weights import refuse_code
+from lit_memories.terminal import SAFE
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 """Loggers that need a package which comes with an extra of the same name."""
@@ -41,15 +47,36 @@ class RecipeCLI(LightningCLI):
         """A logger writes to the run folder, whichever it is."""
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
-    def before_instantiate_classes(self) -> None:
-        """Refuse, before anything is loaded, a logger whose package is missing, and float16 where it cannot be had.
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Options as settings; numbers are checked, and a recipe of another command is named as such.
 
         Raises:
-            ValueError: naming the extra that brings it, or another precision.
+            ValueError: if a number is none that can be reckoned with, or the command is another one's.
+        """
+        command = str(self.asked)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError:
+            if (named := model_of(args)) is not None:  # where that is the reason, the error says something else
+                check_kind(command, named)
+            raise
+        asked = self.config[command]
+        check_numbers(asked.as_dict())
+        if type(asked.seed_everything) is int and not 0 <= asked.seed_everything < 2**32:
+            raise ValueError(f"seed_everything must be in 0..{2**32 - 1}, got {asked.seed_everything}")
+        check_kind(command, str(asked.model.class_path), data=asked.get("data") is not None)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse, before anything is loaded, a logger whose package is missing, and hardware that is not there.
+
+        Raises:
+            ValueError: naming the extra that brings it, another precision or accelerator.
         """
         gc.enable()
         quiet_libraries()
         trainer = self.config[self.subcommand].trainer
+        if trainer.accelerator in {"gpu", "cuda", "mps"} and not torch.accelerator.is_available():
+            raise ValueError(f"no GPU is there for --trainer.accelerator {trainer.accelerator}: choose cpu or auto")
         on_cpu = trainer.accelerator == "cpu" or not torch.accelerator.is_available()
         if str(trainer.precision) in {"16", "16-mixed"} and on_cpu:
             raise ValueError(
@@ -65,11 +92,19 @@ class RecipeCLI(LightningCLI):
                 )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The recipe's trainer, its processes under watch; without a logger of its own it logs as CSV."""
+        """The recipe's trainer, its processes under watch; without a logger of its own it logs as CSV.
+
+        Raises:
+            ValueError: if there can be none with these settings.
+        """
         asked = self.config_init[self.subcommand].trainer
         if asked.logger is None or asked.logger is True:
             kwargs["logger"] = Log(asked.default_root_dir or ".")
-        watch, trainer = Watch(), super().instantiate_trainer(**kwargs)
+        try:
+            watch, trainer = Watch(), super().instantiate_trainer(**kwargs)
+        except Exception as error:  # it does nothing but look at settings, and has many words for those it refuses
+            where = ", ".join(f"{name} {asked[name]}" for name in ("accelerator", "devices", "strategy"))
+            raise ValueError(f"no trainer can be made with {where} and its other settings: {error}") from error
         check_inside(Path(trainer.default_root_dir), (CONFIG_FILE, LOGS, CHECKPOINTS))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = Checkpoints()
@@ -99,6 +134,7 @@ def run(argv: Sequence[str]) -> None:
         argv: subcommand and options, as on the command line.
 
     Raises:
+        ValueError: if the trainer refuses its settings.
         ConnectionError: if another process of the run died.
     """
     quiet()
@@ -114,11 +150,44 @@ def run(argv: Sequence[str]) -> None:
             | {name: {"exit_on_error": False} for name in kind.subcommands()},
             args=afresh(argv),
         )
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
     except Exception as error:
         if not lost(error):
             raise
         reason = f"another process of this run ended before its time, look for its error; {SAFE}"
         raise ConnectionError(reason) from error
+
+
+STEPS = {"fit": "training_step", "validate": "validation_step", "predict": "predict_step"}
+"""What a model must be able to do to be run by a command."""
+LOADERS = {"fit": "train_dataloader", "validate": "val_dataloader", "predict": "predict_dataloader"}
+"""What it must bring if the recipe has no data."""
+
+
+def check_kind(command: str, class_path: str, data: bool = True) -> None:
+    """Refuse a model that a command has no use for: an eraser is no audit, and an audit does not train.
+
+    Args:
+        command: of the Trainer.
+        class_path: of the model.
+        data: whether the recipe has data.
+
+    Raises:
+        ValueError: naming the command that it is for, or asking for data.
+    """
+    kind = locate(class_path)
+    if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
+        return
+
+    def brings(name: str) -> bool:
+        return getattr(kind, name) is not getattr(LightningModule, name)
+
+    if not brings(STEPS[command]):
+        others = " or ".join(f"lit-memories {other}" for other, step in STEPS.items() if brings(step))
+        raise ValueError(f"{kind.__name__} is not for {command}: run it with {others}")
+    if not data and not brings(LOADERS[command]):
+        raise ValueError(f"{kind.__name__} needs data, and data is null: leave it as the recipe has it")
 
 
 def afresh(argv: Sequence[str]) -> list[str]:

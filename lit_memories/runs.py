@@ -133,6 +133,7 @@ class RunInfo:
             raise FileNotFoundError(
                 f"{folder} is not an audit run: it has no {RUN_FILE}; make one with lit-memories predict"
             )
+        _check_release(file)
         try:
             text, intact = unsign(file.read_text(encoding="utf-8"))
             info = parse(cls, renewed_info(text))
@@ -146,6 +147,21 @@ class RunInfo:
                 f"{file} is damaged or of another version: {error}; restore it, or remove it and run the same audit "
                 "again, which takes up the records that say they are of its model and settings"
             ) from None
+
+
+def _check_release(file: Path) -> None:
+    """Refuse a file of a release to come, which is neither damaged nor to be removed.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if type(schema) is int and schema > SCHEMA_VERSION:
+        raise ValueError(f"{file} is of a newer release (schema {schema}, not {SCHEMA_VERSION}): update lit-memories")
 
 
 def _check_set(name: str, entry: Any) -> None:

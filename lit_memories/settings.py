@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,28 @@ def plain(value: Any) -> Any:
         {'sizes': [1, 2]}
     """
     return json.loads(json.dumps(value))
+
+
+def check_numbers(value: Any, name: str = "") -> None:
+    """Refuse numbers that neither JSON nor a tensor has, wherever they stand in settings that somebody gave.
+
+    Args:
+        value: settings, and whatever is in them.
+        name: of the value, by which errors call it; names within follow after dots.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must have 64 bits at most, got {str(value)[:40]}")
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            check_numbers(part, f"{name}.{key}".removeprefix(".").replace(".init_args.", "."))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_numbers(part, name)
 
 
 def short_hash(text: str) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import inspect
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -13,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from lit_memories import recipes
-from lit_memories.cli import OPTIONS, TOOLS, main, unknown_option
+from lit_memories.cli import OPTIONS, TOOLS, main, wrong_option
 from lit_memories.recipes import RecipeCLI
+from lit_memories.runs import RunInfo
+from lit_memories.terminal import SAFE
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes/pictograms"
@@ -31,6 +35,13 @@ def ends(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[object, str]:
         assert stop.value.code.startswith(f"lit-memories {argv[0]}: ")
         return 1, stop.value.code
     return stop.value.code, said
+
+
+def as_a_program(*argv: str, out: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lit_memories", *argv]
+    return subprocess.run(
+        command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=120, env=os.environ | environment, check=False
+    )
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
@@ -59,11 +70,29 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert command in usage
 
 
-@pytest.mark.parametrize("command", ["test", "audit", "--config"])
-def test_an_unknown_command_is_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "near"),
+    [("test", ""), ("prdict", ", did you mean predict?"), ("reprot", ", did you mean report?"), ("--config", ""),
+     ("\x1b[31m", "")],
+)  # fmt: skip
+def test_an_unknown_command_is_named_with_all_there_are(
+    command: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, said = ends(capsys, command)
-    assert code in (1, 2)
-    assert command in said
+    assert code == 2
+    escaped = command.replace("\x1b", "\\x1b")
+    assert said.startswith(f"lit-memories: no command '{escaped}'{near or ':'} choose fit, validate, predict, report, ")
+    assert set(TOOLS) <= set(re.split(r"[, \n]+", said))
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+def test_a_recipe_is_asked_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ([], ["--trainer.devices=1"], ["--data=x.yaml"]):
+        code, said = ends(capsys, command, *options)
+        assert code == 2
+        begins = f"lit-memories {command}: it needs a recipe, and recipes/ has many: lit-memories {command} --config "
+        assert said.startswith(begins)
+        assert (ROOT / said.removeprefix(begins).strip()).is_file()
 
 
 def test_an_unknown_command_is_answered_before_anything_is_imported() -> None:
@@ -83,7 +112,7 @@ def test_an_unknown_command_is_answered_before_anything_is_imported() -> None:
         ),
     ],
 )
-def test_an_unknown_option_is_answered_before_anything_is_imported(argv: list[str], said: str) -> None:
+def test_an_wrong_option_is_answered_before_anything_is_imported(argv: list[str], said: str) -> None:
     code = f"import sys; from lit_memories.cli import main\ntry: main({argv})\nexcept SystemExit: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == said
@@ -110,10 +139,10 @@ def test_options_of_recipes_are_those_of_the_parser() -> None:
 def test_options_of_tools_are_their_functions_own(tool: str) -> None:
     function = getattr(import_module(TOOLS[tool][0]), tool)
     for name in inspect.signature(function).parameters:
-        assert unknown_option(tool, [f"--{name}", "1"]) is None
-        assert unknown_option(tool, [f"--{name}.part=1"]) is None
-    assert unknown_option(tool, ["--help"]) is None
-    assert "no option --nonsense" in unknown_option(tool, ["--nonsense"])
+        assert wrong_option(tool, [f"--{name}", "1"]) is None
+        assert wrong_option(tool, [f"--{name}.part=1"]) is None
+    assert wrong_option(tool, ["--help"]) is None
+    assert "no option --nonsense" in wrong_option(tool, ["--nonsense"])
 
 
 def test_garbage_is_collected_again_whatever_a_command_ends_with(
@@ -195,6 +224,64 @@ def test_a_missing_extra_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+ESD = RECIPES / "erase/esd.yaml"
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe", "option", "said"),
+    [
+        ("predict", AUDIT, "--trainer.accelerator=gpu", "no GPU is there for --trainer.accelerator gpu: choose cpu"),
+        ("fit", ESD, "--trainer.accelerator=cuda", "no GPU is there for --trainer.accelerator cuda: choose cpu"),
+        ("predict", AUDIT, "--trainer.accelerator=x", "no trainer can be made with accelerator x, devices 1, strategy"),
+        ("predict", AUDIT, "--trainer.accelerator=tpu", "accelerator tpu, devices 1, strategy auto and its other set"),
+        ("predict", AUDIT, "--trainer.devices=0", "accelerator cpu, devices 0, strategy auto and its other settings: "),
+        ("fit", ESD, "--trainer.devices=-1", "accelerator cpu, devices -1, strategy auto and its other settings: "),
+        ("fit", ESD, "--trainer.devices=[]", "devices [], strategy auto and its other settings: "),
+        ("fit", ESD, "--trainer.strategy=x", "devices 1, strategy x and its other settings: "),
+        ("fit", ESD, "--trainer.num_nodes=0", "its other settings: `num_nodes` must be a positive integer"),
+        ("fit", ESD, "--trainer.limit_train_batches=-1", "its other settings: "),
+        ("predict", ESD, "--model.steps=1", "ESD is not for predict: run it with lit-memories fit or lit-memories val"),
+        ("fit", AUDIT, "--model.seed=1", "ConceptAudit is not for fit: run it with lit-memories predict"),
+        ("validate", AUDIT, "--model.seed=1", "ConceptAudit is not for validate: run it with lit-memories predict"),
+        ("predict", AUDIT, "--data=null", "ConceptAudit needs data, and data is null: leave it as the recipe has it"),
+        ("fit", RECIPES / "pretrain/classifier.yaml", "--data=null", "needs data, and data is null"),
+        ("predict", AUDIT, "--model=null", "the following arguments are required: predict.model"),
+        ("predict", AUDIT, "--model.seed=99999999999999999999", "model.seed must have 64 bits at most, got 99999999"),
+        ("predict", AUDIT, "--model.guidance_scale=1e400", "model.guidance_scale must be a finite number, got inf"),
+        ("predict", AUDIT, "--model.guidance_scale=.nan", "model.guidance_scale must be a finite number, got nan"),
+        ("predict", AUDIT, "--model.inverter.tolerance=.inf", "model.inverter.tolerance must be a finite number"),
+        ("fit", ESD, "--model.lr=-1e400", "model.lr must be a finite number, got -inf"),
+        ("fit", ESD, "--seed_everything=-1", "seed_everything must be in 0..4294967295, got -1"),
+        ("fit", ESD, f"--seed_everything={10**30}", "seed_everything must have 64 bits at most, got 1000000000"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(
+    command: str, recipe: Path, option: str, said: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is made: not even the run folder is there."""
+    base = [f"--model.diffusion.base={tiny}"] if "pretrain" not in recipe.parts else []
+    folder = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    code, message = ends(capsys, command, f"--config={recipe}", *base, "--trainer.callbacks=[]", folder, option)
+    assert code in (1, 2)
+    assert said in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_lightning_refuses_later_is_one_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looks at some settings only when the model is there."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MisconfigurationException("this and that\ncannot be")
+
+    monkeypatch.setattr("lightning.pytorch.trainer.trainer._verify_loop_configurations", refuse)
+    folder = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    code, said = ends(capsys, "fit", f"--config={ESD}", f"--model.diffusion.base={tiny}", folder)
+    assert (code, said) == (1, "lit-memories fit: this and that cannot be")
+
+
 def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = ends(capsys, "fit", "--config=recipes/nowhere.yaml")
     assert code in (1, 2)
@@ -254,7 +341,7 @@ def test_tools_name_what_is_missing(
     assert named in said
 
 
-def test_a_tools_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tools_wrong_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = ends(capsys, "draw", "out", "--sizze=3")
     assert code == 2
     assert "sizze" in said
@@ -262,13 +349,97 @@ def test_a_tools_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_as_a_program(tmp_path: Path) -> None:
     """Exit codes as a shell sees them."""
-
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "lit_memories", *argv]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
-
-    assert run("--help").returncode == 0
-    failed = run("report", "nowhere")
+    assert as_a_program("--help").returncode == 0
+    failed = as_a_program("report", str(tmp_path / "nowhere"))
     assert failed.returncode not in (0, None)
     assert "Traceback" not in failed.stderr
     assert "nowhere" in failed.stderr
+
+
+COMMANDS = {
+    "report": ["x"], "status": ["x"], "quickstart": [], "probes": [], "export": ["a", "b", "c"], "push": ["a", "b"],
+    "generate": ["x"], "draw": ["x"], "measure": ["a", "b"], "convert": ["a", "b", "c", "d"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS))
+def test_a_tool_that_is_interrupted_says_so_in_a_word(
+    tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its libraries are imported, and at work."""
+    module = import_module(TOOLS[tool][0])
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    place = {"report": "command", "status": "command"}.get(tool)
+    if place:
+        monkeypatch.setattr(module, place, interrupt)
+    else:
+        monkeypatch.setattr("jsonargparse.auto_cli", interrupt)
+    assert ends(capsys, tool, *COMMANDS[tool]) == (130, f"lit-memories {tool}: interrupted\n")
+    monkeypatch.undo()
+
+    class Importing:
+        find_spec = staticmethod(interrupt)
+
+    monkeypatch.delitem(sys.modules, TOOLS[tool][0])
+    monkeypatch.setattr(sys, "meta_path", [Importing()])
+    assert ends(capsys, tool, *COMMANDS[tool]) == (130, f"lit-memories {tool}: interrupted\n")
+
+
+def test_training_that_is_interrupted_ends_as_shells_expect(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning ends the program itself, with 1."""
+    from lit_memories.erasers.esd import ESD
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ESD, "training_step", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        code, said = ends(
+            capsys, "fit", f"--config={RECIPES / 'erase/esd.yaml'}", f"--model.diffusion.base={tiny}",
+            "--trainer.callbacks=[]", "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}",
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
+    assert said.splitlines()[-1] == "lit-memories fit: interrupted"
+    assert not (tmp_path / "erasure.json").exists()
+
+
+def test_an_audit_that_is_interrupted_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "run", interrupt)
+    code, said = ends(capsys, "predict", f"--config={AUDIT}")
+    assert code == 130
+    assert said == f"lit-memories predict: interrupted; {SAFE}\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert ends(capsys, "predict", f"--config={AUDIT}") == (130, ""), "the first process says it for all"
+
+
+def test_output_that_nobody_reads_ends_a_command_without_a_word(tmp_path: Path) -> None:
+    """Whether it is printed as it is, or by rich, which ends the program itself."""
+    RunInfo("run", "vanilla", "x", {}, "x", {}, 4, {}, {}).save(tmp_path)
+    for argv in (["--help"], ["status", str(tmp_path)]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = as_a_program(*argv, out=writing)
+        finally:
+            os.close(writing)
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_help_has_a_form_for_streams_that_have_no_signs() -> None:
+    for argv in (["--help"], ["probes"]):
+        done = as_a_program(*argv, PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.isascii()

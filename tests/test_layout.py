@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD = set(sys.stdlib_module_names)
 
 LEVELS = (
-    {"ops", "speed"},
+    {"ops", "speed", "terminal", "recipe_files"},
     {"storage", "concept", "images"},
     {"numbers", "schemas", "costs", "settings"},
     {"records", "processes", "lightning_files"},

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 from lightning import Callback
@@ -29,7 +30,7 @@ def lock(folder: Path) -> None:
     while file not in _HELD:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except BlockingIOError:
             who = os.read(descriptor, 100).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
@@ -47,6 +48,15 @@ def lock(folder: Path) -> None:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         _HELD[file] = descriptor
+
+
+def _take(descriptor: int) -> None:
+    """Lock a file that nobody has; one who only looks whether it is held has it for a moment, which is waited for."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def unlock(folder: Path) -> None:

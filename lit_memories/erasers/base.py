@@ -203,6 +203,10 @@ class Eraser(LightningModule, ABC):
         if stage != "fit":
             return
         name = type(self).__name__
+        if not hasattr(self, "selected"):
+            raise ValueError(
+                f"{name} trains what train selects: null is for methods that bring parameters of their own"
+            )
         if self.diffusion.erasure is not None:
             raise ValueError("the base model carries an erasure already: erase from the base itself")
         short = {str(p.dtype).removeprefix("torch.") for p in self.selected.values()} - {"float32", "float64"}

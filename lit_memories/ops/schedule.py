@@ -36,7 +36,7 @@ def ddim_timesteps(
         steps_offset: added to every timestep of ``"leading"``.
 
     Raises:
-        ValueError: if the number of steps is out of range or the spacing unknown.
+        ValueError: if the number of steps is out of range, with the offset too, or the spacing unknown.
 
     Example:
         >>> ddim_timesteps(4, 1000, "leading", 1)
@@ -46,6 +46,11 @@ def ddim_timesteps(
         raise ValueError(f"num_inference_steps must be in 1..{num_train_timesteps}, got {num_inference_steps}")
     if timestep_spacing == "leading":
         whole = num_train_timesteps // num_inference_steps
+        if (first := (num_inference_steps - 1) * whole + steps_offset) >= num_train_timesteps:
+            raise ValueError(
+                f"{num_inference_steps} inference steps would begin at timestep {first}, and the model knows "
+                f"0..{num_train_timesteps - 1}: choose fewer"
+            )
         return [i * whole + steps_offset for i in reversed(range(num_inference_steps))]
     if timestep_spacing == "linspace":
         stride = (num_train_timesteps - 1) / max(1, num_inference_steps - 1)

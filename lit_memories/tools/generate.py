@@ -17,6 +17,8 @@ from lit_memories.data.gallery import Gallery
 from lit_memories.data.presets import I2P, PromptList, PromptRow
 from lit_memories.diffusion import Diffusion, fingerprint
 from lit_memories.images import to_pil
+from lit_memories.ops.schedule import ddim_timesteps
+from lit_memories.terminal import printable
 
 Sampler = Literal["lms", "ddim"]
 NOISE_LEVELS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
@@ -51,14 +53,15 @@ def generate(
         revision: git revision of the base.
         scheduler: ``lms``, diffusers' linear multistep sampler on evenly spaced timesteps; or ``ddim``, spaced as the
             model's own settings say.
-        num_inference_steps: steps of it.
+        num_inference_steps: steps of it, no more than the model was trained on.
         guidance_scale: of every picture.
         use_row_guidance: take the list's own guidance instead (evaluation_guidance), which the official code ignores.
         batch_size: pictures drawn at once.
         device: ``cpu``, ``cuda``, …; ``auto`` is a GPU if there is one.
 
     Raises:
-        ValueError: if a number is out of range, a row damaged, or the folder holds other pictures; says what differs.
+        ValueError: if a number is out of range, there is no such device, a row is damaged, or the folder holds other
+            pictures; says what differs.
         FileNotFoundError: if the list or the model is not there.
     """
     if batch_size < 1 or num_inference_steps < 1 or guidance_scale < 0:
@@ -66,10 +69,13 @@ def generate(
             f"batch_size ({batch_size}) and num_inference_steps ({num_inference_steps}) must be at least 1, "
             f"guidance_scale ({guidance_scale}) cannot be negative"
         )
+    where = _device(device)
     rows = _rows(prompts, None if use_row_guidance else guidance_scale)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    diffusion = Diffusion(base, erasure, revision).to(device)
+    diffusion = Diffusion(base, erasure, revision)
+    spacing = "linspace" if scheduler == "lms" else diffusion.schedule.timestep_spacing
+    steps = num_inference_steps, diffusion.schedule.num_train_timesteps, spacing, diffusion.schedule.steps_offset
+    ddim_timesteps(*steps)  # refuses more than there are
+    diffusion.to(where)
     settings = {
         "base": base,
         "revision": revision,
@@ -86,14 +92,26 @@ def generate(
     diffusion.schedule = replace(diffusion.schedule, prediction_type="epsilon")  # as it is: the sampler converts it
     evaluations, start = 0, time.perf_counter()
     for batch in track(list(_batches(left, batch_size)), "drawing", transient=True):
-        sampler.set_timesteps(num_inference_steps, device=device)
+        sampler.set_timesteps(num_inference_steps, device=where)
         images = diffusion.decode_latents(_sample(diffusion, sampler, batch))
         gallery.add(batch, [to_pil(image) for image in images])
         evaluations += len(batch) * len(sampler.timesteps) * (1 if batch[0].guidance_scale == 1 else 2)
     seconds = time.perf_counter() - start
-    there = f"{len(rows)} pictures in {out}"
-    rate = f"; {evaluations} network evaluations in {seconds:.0f} s, {evaluations / seconds:.2f} a second on {device}"
-    Console().print(there + (rate if evaluations else ", all of them from before"), highlight=False, soft_wrap=True)
+    said = f"{len(rows)} pictures in {out}"
+    rate = f"; {evaluations} network evaluations in {seconds:.0f} s, {evaluations / seconds:.2f} a second on {where}"
+    said += rate if evaluations else ", all of them from before"
+    Console().print(printable(said), highlight=False, markup=False, soft_wrap=True)
+
+
+def _device(name: str) -> str:
+    """A device that a tensor can be made on and read from, which nothing but trying tells."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"no device {name!r} is there: choose auto, cpu, or cuda with a GPU") from None
+    return name
 
 
 def _rows(prompts: str, guidance_scale: float | None) -> list[PromptRow]:

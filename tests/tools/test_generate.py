@@ -1,6 +1,7 @@
 """Pictures of a prompt list: those of diffusers' own pipeline, drawn once, each a function of its row."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -193,9 +194,37 @@ def test_an_erased_model_draws_too(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "named"),
-    [("--batch_size=0", "batch_size (0)"), ("--num_inference_steps=0", "num_inference_steps (0)"),
+    [("--batch_size=0", "batch_size (0)"), ("--num_inference_steps=1001", "num_inference_steps must be in 1..1000"),
+     ("--device=cdua", "no device 'cdua' is there: choose auto, cpu, or cuda with a GPU"),
+     ("--device=meta", "no device 'meta'"), ("--device=", "no device ''"),
+     ("--device=cuda:99", "no device 'cuda:99'"),
+     ("--guidance_scale=1e400", "guidance_scale must be a finite number, got inf"),
+     (f"--batch_size={10**30}", "batch_size must have 64 bits at most"),
+     ("--num_inference_steps=0", "num_inference_steps (0)"),
      ("--guidance_scale=-1", "guidance_scale (-1.0)"), ("--base=nowhere", "nowhere")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_first(option: str, named: str, tiny: Path, prompts: Path, tmp_path: Path) -> None:
     assert named in refused(prompts, tiny, tmp_path / "out", option)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("scheduler", "most"), [("lms", 1000), ("ddim", 999)])
+def test_as_many_steps_as_the_model_was_trained_on_are_the_most(
+    scheduler: str, most: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDIM begins at its offset, which is 1."""
+    prompts, counts = write(tmp_path / "list.csv", [0]), []
+
+    def counted(diffusion: Diffusion, sampler: DDIMScheduler, rows: Sequence[object]) -> torch.Tensor:
+        counts.append((len(sampler.timesteps), float(sampler.timesteps.max())))
+        return torch.zeros(1, *diffusion.latent_shape)
+
+    monkeypatch.setattr(module, "_sample", counted)
+    options = f"--scheduler={scheduler}", f"--num_inference_steps={most}"
+    run(prompts, tiny, tmp_path / "most", *options)
+    assert counts == [(most, 999)]
+    options = f"--scheduler={scheduler}", f"--num_inference_steps={most + 1}"
+    assert re.search(
+        r"must be in 1\.\.1000|would begin at timestep 1000", refused(prompts, tiny, tmp_path / "o", *options)
+    )
+    assert not (tmp_path / "o").exists()

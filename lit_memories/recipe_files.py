@@ -1,0 +1,153 @@
+"""Recipes as files: what is wrong with one, and which options it overrides, before anything heavy is imported."""
+
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SUFFIXES = {".yaml", ".yml"}
+"""How values end that name another file, such as a concept's or a trainer's."""
+LARGEST = 1 << 20
+"""Bytes; people write recipes by hand."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that stands twice in one mapping, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value != "<<" and isinstance(key.value, str):
+                if key.value in seen:
+                    raise ValueError(f"{key.value!r} stands there twice, the second time in line {_line(key)}")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def read_recipe(file: Path) -> dict[str, Any]:
+    """A recipe's settings, with those of the files it names in their places.
+
+    Args:
+        file: as the user wrote it, by which errors name it.
+
+    Raises:
+        ValueError: if it is no text in UTF-8, no YAML, has no settings or one of them twice.
+        FileNotFoundError: if it is not there, or no file.
+    """
+    try:
+        settings = _included(_read(file), file.parent)
+    except RecursionError:
+        raise ValueError(f"{file} is no recipe: it nests too deep, or names itself") from None
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError(f"{file} has no settings: a recipe begins with model: and its class_path")
+    return settings
+
+
+def check_values(argv: Sequence[str]) -> None:
+    """Read the files that options name, a concept's for instance, as `read_recipe` would.
+
+    Args:
+        argv: what follows the command.
+
+    Raises:
+        ValueError: as `read_recipe`.
+    """
+    for argument in argv:
+        file = Path(argument.partition("=")[2] or argument)
+        if file.suffix in SUFFIXES and file.is_file():
+            read_recipe(file)
+
+
+def overridden(argv: Sequence[str]) -> list[str]:
+    """Options that stand before ``--config`` and are overridden by the recipe that follows.
+
+    Args:
+        argv: what follows the command.
+
+    Raises:
+        ValueError: as `read_recipe`.
+        FileNotFoundError: as `read_recipe`.
+    """
+    found: list[str] = []
+    before: list[str] = []
+    for name, value in _options(argv):
+        if name in {"--config", "-c"}:
+            settings = read_recipe(Path(value))
+            found += [option for option in before if _says(settings, re.split(r"[.+]", option[2:]))]
+            before = []
+        elif name.startswith("--"):
+            before.append(name)
+    return found
+
+
+def model_of(argv: Sequence[str]) -> str | None:
+    """The class of the model that the recipes of a command line name, the last of them first.
+
+    Args:
+        argv: what follows the command.
+
+    Raises:
+        ValueError: as `read_recipe`.
+        FileNotFoundError: as `read_recipe`.
+    """
+    found = None
+    for name, value in _options(argv):
+        model = read_recipe(Path(value)).get("model") if name in {"--config", "-c"} else None
+        found = model.get("class_path", found) if isinstance(model, Mapping) else found
+    return found if isinstance(found, str) else None
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names of options and their values, empty where there is none."""
+    for argument, after in zip_longest(argv, argv[1:], fillvalue=""):
+        name, equals, value = argument.partition("=")
+        yield name, value if equals else after
+
+
+def _says(settings: Any, path: Sequence[str]) -> bool:
+    """Whether a recipe has a value of its own at an option's place, or within."""
+    names = [name for name in path if name not in {"", "init_args"}]
+    for name in names:
+        if isinstance(settings, Mapping) and name not in settings:
+            settings = settings.get("init_args")
+        if not isinstance(settings, Mapping) or name not in settings:
+            return False
+        settings = settings[name]
+    return True
+
+
+def _included(value: Any, folder: Path) -> Any:
+    """A value, or the settings in the file that it names."""
+    if isinstance(value, dict):
+        return {name: _included(part, folder) for name, part in value.items()}
+    if isinstance(value, str) and Path(value).suffix in SUFFIXES and (file := folder / value).exists():
+        return _included(_read(file), file.parent)
+    return value
+
+
+def _read(file: Path) -> Any:
+    if not file.exists():
+        gone = "is a link to nowhere" if file.is_symlink() else "does not exist"
+        raise FileNotFoundError(f"{file} {gone}: name a recipe with --config, recipes/ has some")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is no file: name a recipe with --config, recipes/ has some")
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        return yaml.load(content.decode("utf-8-sig"), _Loader)  # noqa: S506 - it is a safe one
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not text in UTF-8: save it as such") from None
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{file} is not YAML: {where}{error.problem}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is no recipe: {error}") from None
