@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from lit_memories.storage import loading
 from lit_memories.storage.complete import check_vocabulary
-from lit_memories.storage.configs import numbers_of, read_config
+from lit_memories.storage.configs import check_config, numbers_of, read_config
 from lit_memories.storage.hub import fetch, plain
 from lit_memories.storage.shards import complete_sets
 
@@ -51,7 +51,7 @@ def load_model(loader: Any, folder: Path) -> Any:
         FileNotFoundError: if weights are missing or only there as a pickle.
         ValueError: if the weights do not fit, leave parts at random, or are not finite.
     """
-    read_config(folder / "config.json")
+    check_config(read_config(folder / "config.json"), folder / "config.json", loader)
     options: dict[str, Any] = {"trust_remote_code": False, "dtype": torch.float32}
     model = loading.load_model(loader, folder, kinds=("safetensors",), **options)
     loading.check_finite(model, f"judge in {folder}")

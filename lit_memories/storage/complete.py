@@ -10,6 +10,8 @@ from its defaults; weights then say whether it fits. All else has to be there.
 from pathlib import Path
 from typing import Any
 
+from diffusers import DDIMScheduler
+
 from lit_memories.storage.configs import check_config, check_size, read_config
 
 CONFIGS = {"scheduler": "scheduler_config.json"}
@@ -67,6 +69,8 @@ def check_files(folder: Path, name: str, kind: type, xl: bool) -> None:
             f"{file} does not state {', '.join(missing)}, which would be made up: copy it from the model it was made of"
         )
     check_config(config, file, kind)
+    if name == "scheduler":  # whatever its class, DDIM's is made of the same entries
+        check_config(config, file, DDIMScheduler)
 
 
 def check_vocabulary(folder: Path) -> None:

@@ -59,7 +59,7 @@ def load_model(
         FileNotFoundError: if there are no such weights.
         ValueError: if they are damaged, need code to be run, or do not fill the model.
     """
-    names = choose_weights(str(folder), [file.name for file in folder.iterdir()], variant, kinds)
+    names = choose_weights(str(folder), [file.name for file in folder.iterdir() if file.is_file()], variant, kinds)
     files, pickled = [folder / name for name in names], names[0].endswith(".bin")
     if (adapter := folder / "adapter_config.json").exists():
         raise ValueError(f"{adapter} would change the model where peft is installed: remove it, or merge the adapter")

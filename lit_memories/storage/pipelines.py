@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import diffusers
 import torch
@@ -18,7 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.schedule import NoiseSchedule, PredictionType, TimestepSpacing
 from lit_memories.storage.complete import check_files, check_tokenizer
 from lit_memories.storage.configs import read_config
 from lit_memories.storage.hub import fetch, plain
@@ -49,8 +49,8 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
     """DDIM's schedule with a scheduler's settings: whatever sampler a model was released with, audits use DDIM.
 
     Raises:
-        ValueError: if the scheduler has no betas (EDM, flow matching), its betas are no noise that grows, or it ends
-            in noise alone, which DDIM cannot divide by.
+        ValueError: if the scheduler has no betas (EDM, flow matching), its betas are no noise that grows, it ends in
+            noise alone, which DDIM cannot divide by, or it names a spacing or a prediction that DDIM has not.
     """
     if "beta_schedule" not in config or config.get("rescale_betas_zero_snr"):
         raise ValueError(
@@ -64,6 +64,13 @@ def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
             f"the betas of the scheduler {config.get('_class_name', '')} must lie between 0 and 1 and leave some "
             "signal: DDIM cannot divide by none"
         )
+    for name, kind in (("timestep_spacing", TimestepSpacing), ("prediction_type", PredictionType)):
+        known = get_args(kind)
+        if ddim.config[name] not in known:
+            raise ValueError(
+                f"{name} of the scheduler {config.get('_class_name', '')} is {ddim.config[name]!r}: supported are "
+                f"{', '.join(known)}"
+            )
     return NoiseSchedule(
         alphas_cumprod=ddim.alphas_cumprod.double(),
         final_alpha_cumprod=float(ddim.final_alpha_cumprod),
@@ -117,12 +124,14 @@ def load_pipeline(
     for name in wanted:
         kind = _check_part(folder, name, index)
         check_files(folder / name, name, kind, loader is StableDiffusionXLPipeline)
-    parts = models({name: (MODELS[name], folder / name) for name in wanted if name in MODELS})
+    parts = {"scheduler": _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")}
+    noise_schedule(parts["scheduler"].config)
     parts |= {name: _read(CLIPTokenizer, folder / name) for name in wanted if name in TOKENIZERS}
     for tokenizer, encoder in zip(TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
         if tokenizer in parts:
-            check_tokenizer(parts[tokenizer], parts[encoder].config, f"the {tokenizer} in {folder}")
-    parts["scheduler"] = _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")
+            encoder_config = _read(MODELS[encoder].config_class, folder / encoder)
+            check_tokenizer(parts[tokenizer], encoder_config, f"the {tokenizer} in {folder}")
+    parts |= models({name: (MODELS[name], folder / name) for name in wanted if name in MODELS})
     return loader(**parts, **settings | options), commit
 
 
@@ -191,4 +200,4 @@ def _read(loader: type[Any], folder: Path) -> Any:
     try:
         return loader.from_pretrained(folder)
     except Exception as error:  # files that anybody may have made can fail in any way
-        raise ValueError(f"no {folder.name} can be made of {folder}: {plain(error)}") from None
+        raise ValueError(f"no {folder.name} can be made of the configuration in {folder}: {plain(error)}") from None

@@ -297,7 +297,9 @@ def test_a_processor_that_cuts_out_next_to_nothing(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"hidden_sizes": [8, 1 << 30]}, "which is larger than the file"),
+        ({"hidden_sizes": [8, 1 << 20]}, "which is larger than the file"),
+        ({"hidden_sizes": [8, 1 << 30]}, r"hidden_sizes in .*config\.json must lie between"),
+        ({"num_labels": 10**9, "id2label": None}, r"num_labels in .*config\.json must lie between"),
         ({"hidden_sizes": [8, "x"]}, r"no model is made of config\.json beside it: .*hidden_sizes"),
         ({"depths": [1, 100_000]}, "which is larger than the file"),
         ({"depths": None}, r"or no model is made of config\.json beside it"),
