@@ -186,3 +186,75 @@ def test_text_is_read_and_written_in_a_stated_encoding(file: Path) -> None:
             continue
         stated = {keyword.arg for keyword in node.keywords}
         assert "encoding" in stated or (name == "open" and receiver in {"gallery", "self"}), ast.unparse(node)
+
+
+WRITING = {
+    "write_text", "write_bytes", "savefig", "to_csv", "to_json", "to_parquet", "mkstemp", "NamedTemporaryFile",
+    "save_file", "save_pretrained", "save", "dump", "touch", "copy", "copy2", "copyfile", "copytree", "mkfifo",
+}  # fmt: skip
+"""Methods and functions of libraries that make files."""
+WRITERS = {
+    "audit/lock.py": "a lock is a file for as long as it is held",
+    "audit/writer.py": "records are added to a file's end: its folder is checked for links, its last line is mended",
+    "cli.py": "what nobody reads any more goes to the null device",
+    "judges/nudity.py": "its detector reads files: they are in a temporary folder of its own",
+    "lightning_files.py": "checkpoints are made in memory first",
+    "report/figures.py": "figures are made in memory first",
+    "storage/files.py": "this is the place",
+    "training/autoencoder.py": "it is given the path of `whole_folder`",
+    "training/classifier.py": "it is given the path of `whole_folder`",
+    "training/text_to_image.py": "it is given the path of `whole_folder`",
+}
+"""Files of this package that do so by themselves, and why they may."""
+OWN = {
+    "to_csv", "to_json", "record.to_json", "self.parser.dump", "super().save", "self.save", "self.info.save",
+    "replace(self.info, metrics=metrics, complete=complete).save", "Erasure(tensors, provenance).save",
+}  # fmt: skip
+"""Calls of this package's own functions, which give text, or are looked at where they stand."""
+
+
+def opens_for_writing(call: ast.Call) -> bool:
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    modes = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
+    flags = {part.attr for part in ast.walk(call) if isinstance(part, ast.Attribute)}
+    return bool(flags & {"O_CREAT", "O_WRONLY", "O_RDWR"}) or any(
+        isinstance(mode, str) and set(mode) <= set("rwaxbt+") and bool(set(mode) & set("wax+")) for mode in modes
+    )
+
+
+def writes(tree: ast.AST) -> Iterator[str]:
+    """Calls that make a file, or open one for writing, elsewhere than at the path that `whole` or its like gave."""
+    given = {
+        item.optional_vars.id
+        for block in ast.walk(tree)
+        if isinstance(block, ast.With)
+        for item in block.items
+        if isinstance(item.optional_vars, ast.Name) and ast.unparse(item.context_expr).startswith("whole")
+    }
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and (called := ast.unparse(call.func)) not in OWN:
+            name = called.rsplit(".", 1)[-1]
+            used = {part.id for part in ast.walk(call) if isinstance(part, ast.Name)}
+            if name in WRITING or (name in {"open", "fdopen"} and opens_for_writing(call)):
+                yield from [] if given & used else [ast.unparse(call)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_files_are_written_in_one_place(file: Path) -> None:
+    """There they are whole, behind no link, of the user's mode, and a full disk is named."""
+    found = list(writes(ast.parse(file.read_text(encoding="utf-8"))))
+    assert bool(found) == (str(file.relative_to(PACKAGE)) in WRITERS), found
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ('open(file, "w")', 1), ('file.open(mode="ab")', 1), ("os.open(file, os.O_RDWR | os.O_CREAT)", 1),
+        ('file.write_text(text, encoding="utf-8")', 1), ("image.save(file)", 1), ("table.to_csv(file)", 1),
+        ("torch.save(x, file)", 1), ("json.dump(x, stream)", 1), ('open(file, encoding="utf-8")', 0),
+        ('file.open("rb")', 0), ("with whole(file) as part:\n    image.save(part)", 0),
+        ("with whole(file) as part:\n    image.save(file)", 1), ("with whole_folder(f) as p:\n    x.save(p / 'y')", 0),
+    ],
+)  # fmt: skip
+def test_what_counts_as_writing(code: str, count: int) -> None:
+    assert len(list(writes(ast.parse(code)))) == count

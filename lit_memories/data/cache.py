@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_memories.storage.tensors import read_tensors, write_tensors
+from lit_memories.storage.unfinished import clear
 
 
 def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -30,7 +31,7 @@ def cached(file: Path, names: Collection[str], make: Callable[[], Mapping[str, T
     if kept.keys() != set(names) or not finite:
         kept = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            clear(file.parent)
             write_tensors(file, kept)
         except OSError as error:
             rank_zero_warn(f"{file.parent} cannot keep what was made for it, which is made again next time: {error}")
