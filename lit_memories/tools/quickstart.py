@@ -5,6 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lit_memories.terminal import printable
+
 RECIPES = Path("recipes/pictograms")
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
 PROBES = [
@@ -45,7 +47,7 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
     steps = len(models) + 2
     console.rule(f"1/{steps}  erasing {concept} with ESD")
     if (erasure / "erasure.safetensors").is_file():
-        console.print(f"{erasure} is there already")
+        console.print(printable(f"{erasure} is there already"), markup=False)
     else:
         chosen = f"--model.concept={RECIPES / 'concepts' / f'{concept}.yaml'}"
         _run("fit", RECIPES / "erase" / "esd.yaml", chosen, *SMALL, f"--trainer.default_root_dir={erasure}")
