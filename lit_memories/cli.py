@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from lit_memories.terminal import SAFE, printable
+from lit_memories.terminal import SAFE, printable, said
 
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
@@ -188,8 +188,6 @@ def _in_utf8() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may still be told to be another one
 
 
-_SECRET = re.compile(r"\bhf_\w{8,}|(?<=://)[^/\s@]+(?=@)")
-"""Tokens of the hub, and names and passwords in addresses."""
 _BOILERPLATE = re.compile(r"Does not validate|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value")
 
 
@@ -202,7 +200,7 @@ def condense(message: str) -> str:
     """
     lines = [line.strip() for line in message.splitlines()]
     kept = [line.removeprefix("- ").replace('"', "'") for line in lines if line and not _BOILERPLATE.match(line)]
-    return printable(_SECRET.sub("…", " ".join(dict.fromkeys(kept)) or message))
+    return said(" ".join(dict.fromkeys(kept)) or message)
 
 
 def _tool(name: str, argv: list[str]) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,11 +24,20 @@ from lit_memories.processes import Watch, lost
 from lit_memories.recipe_files import model_of
 from lit_memories.settings import check_numbers
 from lit_memories.storage.files import check_inside
+from lit_memories.storage.hub import redact
 from lit_memories.storage.weights import refuse_code
-from lit_memories.terminal import SAFE
+from lit_memories.terminal import SAFE, said
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 """Loggers that need a package which comes with an extra of the same name."""
+
+
+class RecipeParser(LightningArgumentParser):
+    """A parser that writes settings, to ``config.yaml`` and the screen, without the secrets in their addresses."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Settings as text."""
+        return redact(super().dump(*args, **kwargs))
 
 
 class RecipeCLI(LightningCLI):
@@ -62,6 +71,8 @@ class RecipeCLI(LightningCLI):
             raise
         asked = self.config[command]
         check_numbers(asked.as_dict())
+        for name in ("model", "data"):
+            check_nulls(asked.get(name), name)
         if type(asked.seed_everything) is int and not 0 <= asked.seed_everything < 2**32:
             raise ValueError(f"seed_everything must be in 0..{2**32 - 1}, got {asked.seed_everything}")
         check_kind(command, str(asked.model.class_path), data=asked.get("data") is not None)
@@ -145,6 +156,7 @@ def run(argv: Sequence[str]) -> None:
             subclass_mode_model=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=RecipeParser,
             save_config_callback=SaveConfig,
             parser_kwargs={"prog": "lit-memories", "exit_on_error": False}
             | {name: {"exit_on_error": False} for name in kind.subcommands()},
@@ -157,6 +169,36 @@ def run(argv: Sequence[str]) -> None:
             raise
         reason = f"another process of this run ended before its time, look for its error; {SAFE}"
         raise ConnectionError(reason) from error
+
+
+def check_nulls(value: Any, name: str) -> None:
+    """Refuse null where a class has no use for it; the parser takes it for any value that has a default.
+
+    Args:
+        value: settings of a class, and of those within.
+        name: of them.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for part in value if isinstance(value, list) else ():
+        check_nulls(part, name)
+    if not isinstance(value, Namespace) or not isinstance(value.get("init_args"), Namespace):
+        return
+    hints = _hints(locate(str(value.class_path)))
+    for option, part in vars(value.init_args).items():
+        if part is None and option in hints and type(None) not in (hints[option], *get_args(hints[option])):
+            raise ValueError(f"{name}.{option} cannot be null")
+        check_nulls(part, f"{name}.{option}")
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of what a class's constructors take, those that hand on ``**options`` included."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__) if isinstance(kind, type) else ():
+        if "__init__" in vars(base) and base.__module__.startswith("lit_memories."):
+            found |= get_type_hints(vars(base)["__init__"])
+    return {option: hint for option, hint in found.items() if hint is not Any}
 
 
 STEPS = {"fit": "training_step", "validate": "validation_step", "predict": "predict_step"}
@@ -223,6 +265,7 @@ def quiet() -> None:
         ".*configure_optimizers` returned `None`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {said(str(message))}\n"
 
 
 def quiet_libraries() -> None:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lit_memories.storage.hub import redact
+
 
 def plain(value: Any) -> Any:
-    """A value as JSON gives it back.
+    """A value as JSON gives it back, without the secrets that addresses in it may hold.
 
     Example:
         >>> plain({"sizes": (1, 2)})
         {'sizes': [1, 2]}
     """
-    return json.loads(json.dumps(value))
+    return json.loads(redact(json.dumps(value)))
 
 
 def check_numbers(value: Any, name: str = "") -> None:

@@ -14,3 +14,10 @@ def printable(text: str) -> str:
         'a\\x1b[31m name'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+
+
+def said(message: str) -> str:
+    """A message as `printable` has it, without secrets that an address or an error may hold."""
+    from lit_memories.storage.hub import redact  # half a second, which nothing takes that goes well
+
+    return printable(redact(message))

@@ -251,6 +251,24 @@ ESD = RECIPES / "erase/esd.yaml"
         ("predict", AUDIT, "--model.guidance_scale=.nan", "model.guidance_scale must be a finite number, got nan"),
         ("predict", AUDIT, "--model.inverter.tolerance=.inf", "model.inverter.tolerance must be a finite number"),
         ("fit", ESD, "--model.lr=-1e400", "model.lr must be a finite number, got -inf"),
+        ("predict", AUDIT, "--model.num_inference_steps=null", "model.num_inference_steps cannot be null"),
+        (
+            "predict",
+            AUDIT,
+            "--model.inverter.tolerance=null",
+            "Parser key 'tolerance': Expected a <class 'float'>. Got value: None",
+        ),
+        ("predict", AUDIT, "--data.known=null", "data.known cannot be null"),
+        (
+            "predict",
+            AUDIT,
+            "--model.probes=[{class_path: Samples, init_args: {guidance_scale: null}}]",
+            "model.probes.guidance_scale cannot be null",
+        ),
+        ("fit", ESD, "--model.seed=null", "model.seed cannot be null"),
+        ("fit", RECIPES / "erase/salun.yaml", "--model.mask_guidance=null", "model.mask_guidance cannot be null"),
+        ("fit", RECIPES / "erase/salun.yaml", "--data.cache=null", "data.cache cannot be null"),
+        ("fit", RECIPES / "erase/salun.yaml", "--data.seed=null", "data.seed cannot be null"),
         ("fit", ESD, "--seed_everything=-1", "seed_everything must be in 0..4294967295, got -1"),
         ("fit", ESD, f"--seed_everything={10**30}", "seed_everything must have 64 bits at most, got 1000000000"),
     ],
@@ -265,6 +283,14 @@ def test_settings_that_cannot_be_are_named(
     assert code in (1, 2)
     assert said in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_method_that_selects_has_something_to_select(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--model.diffusion.base={tiny}", "--model.train=null", f"--trainer.default_root_dir={tmp_path}"
+    code, said = ends(capsys, "fit", f"--config={ESD}", *options)
+    assert (code, "ESD trains what train selects: null is for methods" in said) == (1, True)
 
 
 def test_what_lightning_refuses_later_is_one_line(

@@ -14,9 +14,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD = set(sys.stdlib_module_names)
 
 LEVELS = (
-    {"ops", "speed", "terminal", "recipe_files"},
+    {"ops", "speed", "recipe_files"},
     {"storage", "concept", "images"},
-    {"numbers", "schemas", "costs", "settings"},
+    {"numbers", "schemas", "costs", "settings", "terminal"},
     {"records", "processes", "lightning_files"},
     {"seeds"},
     {"runs"},

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from lit_memories.audit.base import Audit
 from lit_memories.records import PARTS, Record
 from lit_memories.runs import RunInfo
+from lit_memories.terminal import printable
 
 LINES = 10
 """How often an audit tells a file, in which a bar would be noise, how far it is."""
@@ -200,7 +201,7 @@ class AuditProgress(ProgressBar):
 
     def _say(self, line: str) -> None:
         if self._enabled:
-            get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+            get_console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -30,7 +30,7 @@ _LETTER = r"""(?:\\u|[^\s"'<>\\])"""
 """What a secret is made of, in JSON too, which writes some letters as ``\\u`` and their number."""
 _QUERY = r"[\w.-]*(?:token|signature|credential|secret|password|passwd|api_?key)[\w.-]*|sig|X-(?:Amz|Goog)-[\w-]+"
 SECRET = re.compile(
-    rf"\bhf_\w{{16,}}|(Bearer |[?&#;](?:{_QUERY})=)(?:(?![&#]){_LETTER})+|(://)(?:(?!/){_LETTER})+(?=@)",
+    rf"\bhf_\w{{16,}}|(Bearer |[?&#;](?:{_QUERY})=)(?:(?![&#]){_LETTER})+|(:/{{1,2}})(?:(?!/){_LETTER})+(?=@)",
     re.IGNORECASE,
 )
 """Tokens of the hub's shape or in a header; in addresses secret parts of the query, and name and password before
@@ -146,8 +146,8 @@ def redact(text: str) -> str:
     """A text without secrets, which have ``***`` in their place: for files, logs and messages.
 
     Secrets are tokens of the hub's shape, what follows ``Bearer``, this user's own token, and of addresses name and
-    password (``://name:password@host``) and parts of the query such as ``token``, ``access_token`` or
-    ``X-Amz-Signature``.
+    password (``://name:password@host``, with one slash too, as a path has it) and parts of the query such as
+    ``token``, ``access_token`` or ``X-Amz-Signature``.
 
     Args:
         text: any, JSON and YAML too: what is one stays one.

@@ -11,6 +11,7 @@ from lit_memories.records import RUN_FILE
 from lit_memories.runs import RunInfo
 from lit_memories.settings import differences
 from lit_memories.storage.files import check_inside
+from lit_memories.terminal import printable
 
 RECIPES = Path("recipes/pictograms")
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
@@ -53,7 +54,7 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
     _check(out, [erasure.name, *models], concept)
     console.rule(f"1/{steps}  erasing {concept} with ESD")
     if _erased(erasure, concept):
-        console.print(f"{erasure} is there already")
+        console.print(printable(f"{erasure} is there already"), markup=False)
     else:
         chosen = f"--model.concept={RECIPES / 'concepts' / f'{concept}.yaml'}"
         small = [f"--model.{name}={value}" for name, value in SMALL.items()]

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from torch import Generator, Tensor
 
 from lit_memories.classifier import PictogramClassifier, load_classifier
@@ -17,6 +18,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.metrics import psnr, wilson_interval
 from lit_memories.storage.files import check_place, check_writable, write
+from lit_memories.terminal import printable
 
 CONCEPTS = ({"object": "umbrella"}, {"style": "striped"})
 """What the shipped controls never saw."""
@@ -130,7 +132,7 @@ def _measure_images(diffusion: Diffusion, judge: PictogramClassifier, count: int
 
 
 def _print(name: str, figures: dict[str, Any]) -> None:
-    console, table = Console(), Table("samples of", "count", *FACTORS, title=name)
+    console, table = Console(), Table("samples of", "count", *FACTORS, title=Text(printable(name)))
     for group, scores in figures["samples"].items():
         rates = [f"{scores[f]['rate']:.1%} [{scores[f]['low']:.1%}, {scores[f]['high']:.1%}]" for f in FACTORS]
         table.add_row(group, str(scores["count"]), *rates)
