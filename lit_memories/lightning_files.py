@@ -44,7 +44,7 @@ class Checkpoints(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         self.failed = True
-        with _forgiven("this checkpoint is missing, and the one before is kept"):
+        with forgiven("this checkpoint is missing, and the one before is kept"):
             write(Path(path), content.getvalue())
             self.failed = False
 
@@ -60,12 +60,17 @@ class Log(CSVLogger):
     @rank_zero_only
     def save(self) -> None:
         """Write what was logged since the last time, or warn."""
-        with _forgiven("the log has gaps"):
+        with forgiven("the log has gaps"):
             super().save()
 
 
 @contextmanager
-def _forgiven(consequence: str) -> Iterator[None]:
+def forgiven(consequence: str) -> Iterator[None]:
+    """Within the context what cannot be written is warned of: it is not what a training is for.
+
+    Args:
+        consequence: what is missing then.
+    """
     try:
         yield
     except OSError as error:

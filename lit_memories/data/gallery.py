@@ -9,7 +9,7 @@ from PIL import Image
 
 from lit_memories.data.presets import PromptRow
 from lit_memories.settings import differences
-from lit_memories.storage.files import check_writable, parse_json, whole, write
+from lit_memories.storage.files import check_inside, check_writable, parse_json, whole, write
 from lit_memories.storage.unfinished import PART
 
 SETTINGS_FILE, METADATA_FILE = "settings.json", "metadata.jsonl"
@@ -25,11 +25,13 @@ class Gallery:
         settings: all that pictures depend on besides their rows; plain values.
 
     Raises:
-        ValueError: if the folder holds pictures of other settings, naming what differs, or a file in it is damaged.
+        ValueError: if the folder holds pictures of other settings, naming what differs, a file in it is damaged,
+            or a link leads out of it.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.settings = Path(folder), settings
+        check_inside(self.folder, (".",))
         self._entries: dict[int, dict[str, Any]] = {}
         if (self.folder / SETTINGS_FILE).is_file():
             there = self._read(SETTINGS_FILE, (self.folder / SETTINGS_FILE).read_text(encoding="utf-8"))

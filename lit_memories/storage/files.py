@@ -99,8 +99,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except WriteError:
-        raise
     except OSError as error:
         raise WriteError(error.errno or EIO, error.strerror or str(error), str(path)) from error
     except SafetensorError as error:  # which tells of a full disk in words of its own

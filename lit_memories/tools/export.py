@@ -6,7 +6,7 @@ from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure
-from lit_memories.storage.files import check_writable, whole_folder
+from lit_memories.storage.files import check_inside, check_writable, whole_folder
 
 
 def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
@@ -25,6 +25,7 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
         OSError: if `out` cannot be written.
         ValueError: if a link leads out of it.
     """
+    check_inside(out, (".",))
     check_writable(out)
     pipeline = Diffusion(base, erasure, revision, gated=False).pipeline()
     with whole_folder(out) as part:

@@ -11,10 +11,13 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lit_memories.images import grid
-from lit_memories.storage.files import check_writable, keep, whole, whole_folder
+from lit_memories.lightning_files import forgiven
+from lit_memories.storage.files import check_inside, check_writable, keep, whole, whole_folder
 from lit_memories.training.muon import MuonAdamW
 
 Schedule = Literal["constant_with_warmup", "cosine", "linear"]
+SAMPLES = "samples"
+"""Where pictures of a training's progress go, in its run folder."""
 
 
 class Pretraining(LightningModule, ABC):
@@ -60,7 +63,8 @@ class Pretraining(LightningModule, ABC):
     def log_grid(self, name: str, images: Tensor, columns: int = 8) -> None:
         """Save images (n, 3, h, w) in [0, 1] as one PNG under the run's ``samples/`` folder."""
         root = Path(self.trainer.default_root_dir)
-        with whole(root / "samples" / f"{name}-{self.global_step:06d}.png", root) as part:
+        file = root / SAMPLES / f"{name}-{self.global_step:06d}.png"
+        with forgiven("this picture is missing"), whole(file, root) as part:
             grid(images, columns).save(part, "PNG")
 
     def prepare_data(self) -> None:
@@ -68,8 +72,11 @@ class Pretraining(LightningModule, ABC):
 
         Raises:
             OSError: if they cannot.
+            ValueError: if a link leads out of their folder.
         """
         if self.trainer.state.fn == "fit":
+            check_inside(Path(self.trainer.default_root_dir), (SAMPLES,))
+            check_inside(self.save_to, (".",))
             check_writable(self.save_to)
 
     def on_fit_end(self) -> None:

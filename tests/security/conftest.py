@@ -1,6 +1,7 @@
 """What an attacker would send, harmless: payloads that leave a marker file if they ever run."""
 
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lit_memories.cli import main
+from lit_memories.data import pictograms
+from lit_memories.data.sources import save_images
+from lit_memories.diffusion import Diffusion
+
+sys.path.append(str(Path(__file__).parents[1] / "report"))
+from synthetic_runs import Model, write
 
 
 class Payload:
@@ -84,3 +92,52 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return line
 
     return run
+
+
+RECIPES = Path(__file__).parents[2] / "recipes/pictograms"
+Commands = dict[str, Callable[[Path], list[str]]]
+SETS = {"concept": "umbrella", "reference": "star"}
+QUIET = "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"
+
+
+@pytest.fixture(scope="module")
+def commands(tiny: Path, tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """The command lines of small runs, by what they are of; each writes to a folder, and to nothing else."""
+    made = tmp_path_factory.mktemp("made")
+    for name, concept in SETS.items():
+        save_images(pictograms.build("audits", 200, keep={"object": concept}, limit=1), made / name)
+    (made / "list.csv").write_text("case_number,prompt,evaluation_seed\n0,a heart,5\n")
+    name = "unet.conv_out.bias"
+    save_file({name: Diffusion(str(tiny)).state_dict()[name] + torch.ones(4)}, made / "esd.safetensors")
+    runs = [str(write(made / "runs", Model(role, role), count=8)) for role in ("vanilla", "control")]
+    fit = [
+        "fit", f"--config={RECIPES / 'erase/esd.yaml'}", f"--model.diffusion.base={tiny}", "--model.steps=1",
+        "--model.num_inference_steps=2", "--model.probe_size=1", "--trainer.enable_checkpointing=true",
+        "--trainer.callbacks=[{class_path: lit_memories.erasers.cost.Cost}]", *QUIET,
+    ]  # fmt: skip
+    main([*fit, f"--trainer.default_root_dir={made / 'erasure'}"])
+    predict = [
+        "predict", f"--config={RECIPES / 'audit/umbrella.yaml'}", f"--model.diffusion.base={tiny}",
+        f"--model.judge.classifier={tiny_classifier}", "--model.num_inference_steps=2", "--model.keep_images=1",
+        *(f"--data.{name}_images={{class_path: ImageSource, init_args: {{path: {made / name}}}}}" for name in SETS),
+        "--data.known=1", "--data.prompted=1",
+        "--model.probes=[{class_path: lit_memories.probes.seed.Seed}]", "--trainer.callbacks=[]", *QUIET,
+    ]  # fmt: skip
+    pretrain = [
+        "fit", f"--config={RECIPES / 'pretrain/classifier.yaml'}", "--trainer.max_steps=1", "--trainer.max_epochs=1",
+        "--data.train_size=4", "--data.batch_size=4", "--data.validation_size=4", "--trainer.callbacks=[]", *QUIET,
+    ]  # fmt: skip
+    generate = ["generate", str(made / "list.csv"), f"--base={tiny}", "--num_inference_steps=2"]
+    measure = ["measure", str(tiny), f"--classifier={tiny_classifier}", "--prompts=4", "--images=1"]
+    return {
+        "fit": lambda out: [*fit, f"--trainer.default_root_dir={out}"],
+        "pretrain": lambda out: [*pretrain, f"--trainer.default_root_dir={out}", f"--model.save_to={out}"],
+        "predict": lambda out: [*predict, f"--trainer.default_root_dir={out}"],
+        "report": lambda out: ["report", *runs, f"--out={out}", "--draws=20"],
+        "convert": lambda out: ["convert", str(made / "esd.safetensors"), str(tiny), str(out)],
+        "export": lambda out: ["export", str(tiny), str(made / "erasure"), str(out)],
+        "generate": lambda out: [*generate, f"--out={out}"],
+        "draw": lambda out: ["draw", str(out), "--size=2"],
+        "draw-parquet": lambda out: ["draw", str(out / "rows.parquet"), "--size=2"],
+        "measure": lambda out: [*measure, "--num_inference_steps=2", f"--out={out / 'figures.json'}"],
+    }

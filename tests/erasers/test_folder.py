@@ -1,0 +1,77 @@
+"""An erasure's folder: the same one may be made again in it, and nothing else that is there is replaced."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+
+from lit_memories.cli import main
+from lit_memories.erasers.folder import check_folder
+from lit_memories.erasure import Erasure, Provenance
+from lit_memories.runs import RunInfo
+
+ESD = Provenance("ESD", {"name": "umbrella"}, "base", None, "f1", {"lr": 0.1, "train": ["a"]}, 0, 0, {"torch": "2"})
+RECIPE = Path(__file__).parents[2] / "recipes/pictograms/erase/esd.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a whole erasure."""
+    Erasure({"unet.x": torch.ones(2)}, replace(ESD, steps=90)).save(tmp_path / "erasure")
+    return tmp_path / "erasure"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "UCE"}, {"concept": {"name": "star"}}, {"base_fingerprint": "f2"}, {"seed": 1}, {"gate": ["a"]},
+        {"settings": {"lr": 0.2, "train": ["a"]}},
+    ],
+)  # fmt: skip
+def test_another_erasure_is_not_replaced(change: dict[str, Any], folder: Path) -> None:
+    made = replace(ESD, **change)
+    with pytest.raises(ValueError, match="holds another erasure, ESD of umbrella and this is") as stop:
+        check_folder(folder, made)
+    line = str(stop.value)
+    assert next(iter(change)) in line
+    assert "choose another folder with --trainer.default_root_dir, or remove it" in line
+    assert Erasure.load(folder).provenance.method == "ESD"
+
+
+def test_the_same_may_be_made_again(folder: Path) -> None:
+    """However its base is called, whatever made it, and whether or not it came to its end."""
+    check_folder(folder, replace(ESD, base="/elsewhere/base", versions={}, settings={"lr": 0.1, "train": ("a",)}))
+    (folder / "erasure.json").unlink()
+    check_folder(folder, replace(ESD, method="UCE"))
+    check_folder(folder.parent / "new", ESD)
+
+
+def test_what_is_no_erasure_is_not_replaced_either(folder: Path, tmp_path: Path) -> None:
+    (folder / "erasure.json").write_text("{")
+    with pytest.raises(ValueError, match=r"erasure\.json is damaged .*remove it, or choose another folder"):
+        check_folder(folder, ESD)
+    RunInfo("vanilla", "vanilla", "umbrella", {}, "h", {"fingerprint": "f"}, 4, {}, {}).save(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds an audit: choose another folder"):
+        check_folder(tmp_path / "run", ESD)
+
+
+def test_what_a_killed_process_left_is_cleared(folder: Path) -> None:
+    (folder / "erasure.0a1b2c3d.part").mkdir()
+    (folder / "erasure.0a1b2c3d.part" / ".tmpAbCdEf").write_text("half")
+    check_folder(folder, ESD)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "erasure.json", "erasure.safetensors"]
+
+
+def test_a_recipe_is_refused_before_data_are_made(folder: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(Trainer, "fit", begun)
+    command = ["fit", f"--config={RECIPE}", f"--model.diffusion.base={tiny}", "--trainer.callbacks=[]"]
+    with pytest.raises(SystemExit, match="holds another erasure, ESD of umbrella"):
+        main([*command, f"--trainer.default_root_dir={folder}"])
+    with pytest.raises(AssertionError, match="training began"):
+        main([*command, f"--trainer.default_root_dir={folder.parent / 'new'}"])
