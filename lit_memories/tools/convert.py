@@ -97,6 +97,7 @@ def convert(
         seed=None,
         versions=versions(),
         gate=gate or None,
+        base_rounded=diffusion.rounded_fingerprints(),
     )
     Erasure(tensors, provenance).save(out)
 
