@@ -1,7 +1,8 @@
 """The model under study: base weights, and an optional erasure on top."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +21,8 @@ from lit_memories.storage.loading import check_finite
 from lit_memories.storage.pipelines import Pipeline, load_pipeline, noise_schedule, randomise
 
 Weights = Literal["pretrained", "random"]
+HALVES = ((torch.float16,), (torch.bfloat16,), (torch.float16, torch.bfloat16))
+"""How a file of float32 weights may come to be in half precision: stored or loaded so, or stored so and loaded so."""
 
 
 class Diffusion(nn.Module):
@@ -65,6 +68,7 @@ class Diffusion(nn.Module):
     schedule: NoiseSchedule
     conditioning: Conditioning
     fingerprint: str
+    reload: Callable[[], tuple[Pipeline, str | None]] | None = None
     # Untyped by diffusers; declared so that attribute access is not taken for `nn.Module.__getattr__`'s.
     unet: Any
     vae: Any
@@ -87,6 +91,8 @@ class Diffusion(nn.Module):
         super().__init__()
         pipeline, commit = load_pipeline(base, revision, getattr(torch, torch_dtype), variant, config)
         self._adopt(pipeline, str(base), commit)
+        if torch_dtype != "float32":
+            self.reload = partial(load_pipeline, base, revision, torch.float32, variant, config)
         self.weights = weights
         if weights == "random":
             randomise(self.unet)
@@ -267,6 +273,24 @@ class Diffusion(nn.Module):
         adapter = [] if self.adapter is None else [self.adapter]
         return fingerprint(self.unet, *self.conditioning.encoders.values(), *adapter)
 
+    def rounded_fingerprints(self) -> dict[str, str]:
+        """Hashes of U-Net and text encoders as files of half precision have them, by the types they are rounded to."""
+        parts = (self.unet, *self.conditioning.encoders.values())
+        return {
+            ", ".join(str(t).removeprefix("torch.") for t in types): fingerprint(*parts, to=types) for types in HALVES
+        }
+
+    def known_as(self) -> Iterator[str]:
+        """The fingerprints that the base goes by: its own, rounded, and in half precision that of what it was before.
+
+        Two bases that are equal when rounded are one to an erasure: no file in half precision can tell them apart.
+        """
+        yield self.fingerprint
+        yield from self.rounded_fingerprints().values()
+        if self.reload is not None:
+            pipeline, _ = self.reload()
+            yield fingerprint(pipeline.unet, *(getattr(pipeline, name) for name in self.conditioning.encoders))
+
     def pipeline(self) -> Pipeline:
         """The model as an ordinary diffusers pipeline with a DDIM scheduler.
 
@@ -280,11 +304,19 @@ class Diffusion(nn.Module):
         return self.conditioning.pipeline(vae=self.vae, unet=self.unet, scheduler=scheduler)
 
 
-def fingerprint(*modules: nn.Module) -> str:
-    """Hash of all tensors of some modules: with the same one, they compute the same."""
+def fingerprint(*modules: nn.Module, to: Sequence[torch.dtype] = ()) -> str:
+    """Hash of all tensors of some modules: with the same one, they compute the same.
+
+    Args:
+        modules: to hash.
+        to: types that weights are rounded to before, one after the other.
+    """
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            tensor = tensor.detach().cpu().contiguous()
+            for dtype in to if tensor.is_floating_point() else ():
+                tensor = tensor.to(dtype)
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

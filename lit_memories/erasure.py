@@ -1,7 +1,7 @@
 """The artefact of an eraser: only the tensors it changed, and where they come from."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +15,14 @@ from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.files import parse, whole_folder, write
 from lit_memories.storage.hub import fetch, push, redact
+from lit_memories.storage.signed import sign, unsign
 from lit_memories.storage.tensors import read_tensors, write_tensors
+from lit_memories.terminal import printable
 
 WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights."""
+AGAIN = "make or fetch it again"
 PACKAGES = ("lit-memories", "torch", "lightning", "diffusers", "transformers")
 
 
@@ -43,13 +46,15 @@ class Provenance:
         concept: the concept, as plain values.
         base: hub id or folder of the base model.
         base_revision: its revision, if it came from the hub.
-        base_fingerprint: hash of its U-Net and text encoder; `Erasure.apply` insists on it.
+        base_fingerprint: hash of its U-Net and text encoder; `Erasure.apply` insists on it, or on one of the next.
         settings: the eraser's hyper-parameters.
         steps: training steps done.
         seed: the run's seed.
         versions: of the packages involved.
         gate: for an adapter, the prompts near which it acts; None if it always does, or there is none.
         prediction_type: what the base model's network predicts; None if not known.
+        base_rounded: that hash of the base rounded to half precision, by the types it is rounded to; None in erasures
+            of earlier releases.
     """
 
     method: str
@@ -63,22 +68,37 @@ class Provenance:
     versions: dict[str, str]
     gate: list[str] | None = None
     prediction_type: str | None = None
+    base_rounded: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    @classmethod
+    def read(cls, file: Path) -> "Provenance":
+        """Read what `Erasure.save` wrote; files of earlier releases have no checksum.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        text, intact = unsign(file.read_text(encoding="utf-8"))
+        if not intact:
+            raise ValueError("it is not what was written (if you changed it yourself, remove its last entry, crc32)")
+        return parse(cls, text)
 
 
 class Erasable(Protocol):
     """What an erasure needs of the model it is applied to."""
 
     base: str
-    fingerprint: str
     unet: Any
     schedule: NoiseSchedule
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors by name, sharing memory with the model."""
+
+    def known_as(self) -> Iterable[str]:
+        """The fingerprints that its base goes by."""
 
     def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
         """Put an adapter on the U-Net."""
@@ -105,7 +125,7 @@ class Erasure:
         with whole_folder(Path(folder)) as part:
             write_tensors(part / WEIGHTS_FILE, self.tensors)
             provenance = redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True))
-            write(part / PROVENANCE_FILE, provenance + "\n")
+            write(part / PROVENANCE_FILE, sign(provenance) + "\n")
             write(part / CARD_FILE, self.card())
 
     @classmethod
@@ -127,13 +147,18 @@ class Erasure:
             )
         folder = fetch(str(folder), _wanted, revision).folder
         try:
-            origin = parse(Provenance, (folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+            origin = Provenance.read(folder / PROVENANCE_FILE)
             labels = (origin.method, origin.base, origin.concept.get("name"))
             if not all(isinstance(label, str) and label.isprintable() for label in labels):
                 raise ValueError(f"method, base and name of the concept must be one line of text each, got {labels}")
+        except ValueError as error:
+            raise ValueError(
+                f"{folder} is damaged or no erasure: {PROVENANCE_FILE}: {printable(str(error))}; {AGAIN}"
+            ) from None
+        try:
             return cls(read_tensors(folder / WEIGHTS_FILE), origin)
         except ValueError as error:
-            raise ValueError(f"{folder} is damaged or no erasure: {error}") from None
+            raise ValueError(f"{folder} is damaged or no erasure: {printable(str(error))}; {AGAIN}") from None
 
     @classmethod
     def from_hub(cls, repo_id: str, revision: str | None = None) -> "Erasure":
@@ -213,10 +238,16 @@ class Erasure:
 
     def _check_base(self, diffusion: Erasable) -> None:
         """Refuse another base than the one it was made for."""
-        wanted, got = self.provenance.base_fingerprint, diffusion.fingerprint
-        if wanted != got:
+        wanted = self.provenance.base_fingerprint
+        known = {wanted, *(self.provenance.base_rounded or {}).values()}
+        got = []
+        for name in diffusion.known_as():  # one at a time, as each costs more than the one before
+            got.append(name)
+            if name in known:
+                break
+        else:
             raise ValueError(
-                f"the erasure was made for {self.provenance.base} ({wanted}), this is {diffusion.base} ({got}): "
+                f"the erasure was made for {self.provenance.base} ({wanted}), this is {diffusion.base} ({got[0]}): "
                 "pass the base model it was made for"
             )
         predicts, expected = diffusion.schedule.prediction_type, self.provenance.prediction_type
@@ -286,5 +317,6 @@ def _merge(factors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[s
             raise ValueError(f"erasure does not fit: adapter factors or weights of {layer} are missing")
         if (up.shape[0], *down.shape[1:]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
             raise ValueError(f"erasure does not fit: adapter of {layer} is for another size than {tuple(weight.shape)}")
-        tensors[f"{layer}.weight"] = merged(weight, down.to(weight), up.to(weight))
+        exact = merged(weight.float(), down.to(weight.device).float(), up.to(weight.device).float())
+        tensors[f"{layer}.weight"] = exact.to(weight.dtype)
     return tensors

@@ -4,6 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -281,7 +282,9 @@ class Eraser(LightningModule, ABC):
     def erasure(self) -> Erasure:
         """The selected tensors as they are now, with provenance."""
         tensors = {name: parameter.detach().cpu().clone() for name, parameter in self.selected.items()}
-        return Erasure(tensors, self._provenance())
+        with self.teacher():
+            rounded = self.diffusion.rounded_fingerprints()
+        return Erasure(tensors, replace(self._provenance(), base_rounded=rounded))
 
     def _provenance(self) -> Provenance:
         return Provenance(

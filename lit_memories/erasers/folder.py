@@ -8,7 +8,7 @@ from lit_memories.erasers.cost import COST_FILE
 from lit_memories.erasure import CARD_FILE, PROVENANCE_FILE, WEIGHTS_FILE, Provenance
 from lit_memories.records import RUN_FILE
 from lit_memories.settings import differences
-from lit_memories.storage.files import check_inside, check_writable, parse
+from lit_memories.storage.files import check_inside, check_writable
 from lit_memories.storage.hub import redact
 
 ELSEWHERE = "choose another folder with --trainer.default_root_dir"
@@ -34,7 +34,7 @@ def check_folder(folder: Path, made: Provenance) -> None:
     if not (file := folder / PROVENANCE_FILE).is_file():
         return
     try:
-        there = parse(Provenance, file.read_text(encoding="utf-8"))
+        there = Provenance.read(file)
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): remove it, or {ELSEWHERE}") from None
     if lines := differences(_comparable(there), _comparable(made)):

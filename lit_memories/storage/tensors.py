@@ -40,11 +40,22 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
     Raises:
         OSError: if it cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     sums = {name: checksum(name, tensor) for name, tensor in sorted(plain.items())}
     with whole(file) as part:
         # One entry alone, as safetensors writes several in an order of chance.
         save_file(plain, part, {HEADER: json.dumps({"notes": dict(sorted((notes or {}).items())), "crc32": sums})})
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which no two share memory, as tied weights do: safetensors writes none such."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -22,7 +22,16 @@ TRAINING = frozenset(
         "scaler", "rng_state", "NativeMixedPrecision", "MixedPrecision",
     }
 )  # fmt: skip
-"""What checkpoints hold besides weights, at their top: how training stood, which no model is made of."""
+"""What checkpoints hold besides weights: how training stood, which no model is made of."""
+OUTER = frozenset(
+    {
+        "model", "unet", "net", "network", "diffusion_model", "base_model", "state_dict", "model_state_dict",
+        "unet_state_dict", "params", "weights", "checkpoint", "ema", "ema_model", "unet_ema", "ema_state_dict",
+    }
+)  # fmt: skip
+"""What weights of a U-Net are kept under, one in another: as a dict, or in their names."""
+DEPTH = 8
+"""Dicts around each other that are looked into for weights."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +63,26 @@ def read_weights(path: Path) -> WeightFile:
         tensors, metadata = _read_safetensors(path)
         return WeightFile(path, tensors, (), metadata)
     content = _unpickle(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        if beside := [
-            key for key, value in content.items() if key not in {"state_dict", *TRAINING} and _tensors(value)
-        ]:
-            raise ValueError(f"{path} holds tensors in {beside[0]!r} beside its state_dict: which are the weights?")
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    content = {key: value for key, value in content.items() if key not in TRAINING}
+    for _ in range(DEPTH):
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+        content = {key: value for key, value in content.items() if key not in TRAINING}
+        if (inner := _nested(content, path)) is None:
+            break
+        content = content[inner]
     groups = tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
     return WeightFile(path, dict(_flatten(content, path)), groups)
+
+
+def _nested(content: Mapping[Any, Any], path: Path) -> Any:
+    """The key of the one dict that all weights are in, unless it says which part of a model they are of."""
+    holders = [key for key, value in content.items() if _tensors(value)]
+    if isinstance(content.get("state_dict"), Mapping):
+        if beside := [key for key in holders if key != "state_dict"]:
+            raise ValueError(f"{path} holds tensors in {beside[0]!r} beside its state_dict: which are the weights?")
+        return "state_dict"
+    only = next(iter(content)) if len(content) == 1 else None
+    return only if only in OUTER - {"unet"} and isinstance(content[only], Mapping) else None
 
 
 def weight_names(path: Path) -> list[str]:

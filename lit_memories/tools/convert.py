@@ -1,32 +1,33 @@
 """Erased weights in the formats that methods' own code leaves behind, made into an `Erasure`."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import FLOATS, Erasure, Provenance, versions
-from lit_memories.ops.adapters import DOWN, UP, factor_shapes
+from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
 from lit_memories.storage.weights import WeightFile, read_weights
+from lit_memories.tools.checks import check_sound, check_whole, is_network, misfit, some
+from lit_memories.tools.lora import CONFIG_FILE, is_lora, read_lora
+from lit_memories.tools.names import compvis_names, unwrapped
 
 KNOWN = (
     "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
-    "SPM and kohya adapters (lora_unet_….lora_down.weight); a CLIPTextModel's folder or state dict; "
+    "LoRA of kohya, diffusers or peft, SPM's among them; a CLIPTextModel's folder or state dict; "
     "CompVis checkpoints (model.diffusion_model.…), and AC's deltas of their attention"
 )
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a CLIPTextModel's folder may hold, in the order of preference: what cannot run code comes first."""
+ENCODER_FILES = ("model.safetensors", "pytorch_model.bin")
+ADAPTER_FILES = (
+    "adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin"
+)  # fmt: skip
+FOLDER_FILES = (ENCODER_FILES[0], *ADAPTER_FILES[:2], ENCODER_FILES[1], *ADAPTER_FILES[2:])
+"""What a folder of a CLIPTextModel or an adapter may hold, by preference: what cannot run code comes first."""
 
-COMPVIS_UNET, COMPVIS_TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
-ADAPTER = re.compile(rf"lora_unet_(\w+)\.(?:({DOWN}|{UP})\.weight|(alpha))")
-WRAPPERS = re.compile(r"(?:(?:module|model|unet)\.)*")
+COMPVIS_TEXT = "cond_stage_model.transformer."
 
 
 def convert(
@@ -39,12 +40,13 @@ def convert(
     revision: str | None = None,
     subfolder: str | None = None,
     file: str | None = None,
+    alpha: float | None = None,
 ) -> None:
     """Make an erasure folder of erased weights in a method's own format; what is in the file says which it is.
 
     Args:
-        source: file of weights, or folder or hub id (``user/name`` or ``user/name@revision``) of a CLIPTextModel.
-            Pickles are read as plain tensors or refused.
+        source: file of weights, or folder or hub id (``user/name`` or ``user/name@revision``) of a CLIPTextModel or an
+            adapter. Pickles are read as plain tensors or refused.
         base: hub id or folder of the model that was erased.
         out: folder to write the erasure to.
         concept: name of what was erased; of an adapter its gate's prompts if not given.
@@ -52,8 +54,9 @@ def convert(
         gate: prompts near which an adapter acts, as a list, instead of those the file names; an empty list for
             an adapter that always acts. The file's own are joined by commas, which tears prompts with commas apart.
         revision: git revision of `base`, if that is a hub id.
-        subfolder: folder in `source` that is the CLIPTextModel's.
+        subfolder: folder in `source` that is the CLIPTextModel's or the adapter's.
         file: name of the file of weights in `source`.
+        alpha: of an adapter that does not say it; its strength is alpha / rank.
 
     Raises:
         FileNotFoundError: if there is no such file or base.
@@ -63,18 +66,24 @@ def convert(
     inside = "/".join(part for part in (subfolder, file) if part)
     folder, commit = fetch(str(source), lambda files: _wanted(str(source), files, inside))
     weights = _read(folder / inside)
+    adapts = is_lora(weights)
+    if not adapts and (gate is not None or alpha is not None):
+        raise ValueError(f"{source} is no adapter, so that nothing can be gated or scaled: leave out gate and alpha")
     diffusion = Diffusion(base, revision=revision)
-    state = {k: v for k, v in diffusion.state_dict().items() if k.startswith(("unet.", "text_encoder."))}
-    if any(key.startswith("lora_unet_") for key in weights.tensors):
-        form, tensors = "adapter", _adapter(weights, diffusion.unet)
-        gate = _gate(weights) if gate is None else gate
-    elif gate is not None:
-        raise ValueError(f"{source} is no adapter, so that nothing can be gated: leave out gate")
-    elif any(key.startswith(COMPVIS_UNET) for key in weights.tensors):
-        form, tensors = "compvis", _changed(weights, _compvis(weights, state, dict(diffusion.unet.config)), state)
+    settings: dict[str, object] = {
+        "source": (str(source).partition("@")[0] if commit else folder.resolve().name) + (inside and f"/{inside}"),
+        "source_revision": commit,
+    }
+    if adapts:
+        lora = read_lora(weights, {"unet": diffusion.unet, **diffusion.conditioning.encoders}, alpha)
+        form, tensors = "adapter", lora.factors
+        gate, settings["alpha"] = _gate(weights) if gate is None else gate, lora.alpha
+        if gate and (beside := [name for name in tensors if not name.startswith("unet.")]):
+            raise ValueError(
+                f"{weights.path} adapts the text encoder ({beside[0]}), which no gate reaches: --gate '[]'"
+            )
     else:
-        named = _named(weights, weights.tensors, state)
-        form, tensors = _form(weights, set(named), set(state)), _changed(weights, named, state)
+        form, tensors = _replaced(weights, _Names.of(diffusion))
     if not tensors:
         raise ValueError(f"{source} changes nothing: its tensors equal those of {base}, or its adapter is zero")
     provenance = Provenance(
@@ -83,21 +92,18 @@ def convert(
         base=diffusion.base,
         base_revision=diffusion.revision,
         base_fingerprint=diffusion.fingerprint,
-        settings={
-            "source": (str(source).partition("@")[0] if commit else folder.resolve().name) + (inside and f"/{inside}"),
-            "source_revision": commit,
-            "format": form,
-        },
+        settings=settings | {"format": form},
         steps=0,
         seed=None,
         versions=versions(),
         gate=gate or None,
+        base_rounded=diffusion.rounded_fingerprints(),
     )
     Erasure(tensors, provenance).save(out)
 
 
 def _wanted(source: str, files: Sequence[str], inside: str) -> list[str]:
-    """Of a folder's files the one that is meant, or a text encoder's weights."""
+    """Of a folder's files the one that is meant, or a text encoder's or an adapter's weights and configuration."""
     if "model_index.json" in files and not inside:
         raise ValueError(f"{source} is a whole pipeline, which needs no conversion: pass it as a model's base")
     prefix = f"{inside}/" if inside else ""
@@ -108,49 +114,95 @@ def _wanted(source: str, files: Sequence[str], inside: str) -> list[str]:
             f"{inside or 'it'} is no file of weights, nor a folder with {' or '.join(FOLDER_FILES)}; "
             f"files of weights are {', '.join(there[:8]) or 'not there'}: choose with subfolder or file"
         )
-    return wanted[:1]
+    beside = wanted[0].rpartition("/")[0]
+    config = f"{beside}/{CONFIG_FILE}" if beside else CONFIG_FILE
+    return [wanted[0], *([config] if config in files else [])]
 
 
 def _read(source: Path) -> WeightFile:
-    whole = source.is_dir()
-    path = next(file for name in FOLDER_FILES if (file := source / name).is_file()) if whole else source
-    return replace(read_weights(path), whole=whole)
+    path = next(file for name in FOLDER_FILES if (file := source / name).is_file()) if source.is_dir() else source
+    return replace(read_weights(path), whole=source.is_dir() and path.name in ENCODER_FILES)
 
 
-def _named(file: WeightFile, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the model's names.
+@dataclass(frozen=True)
+class _Names:
+    """What a base's tensors are called by others.
 
-    Prefixes of wrappers are cut off: a few known ones for the U-Net, whose short names (``conv_in``) a VAE has too; any
-    for the text encoder, which versions of transformers and methods' code wrap in many ways.
+    Args:
+        state: the base's tensors.
+        unet: its names by diffusers'.
+        compvis: its names by CompVis'.
+        text: of each text encoder its names, by those without what wraps them in versions of transformers.
     """
-    own = [name for name in state if name.startswith("text_encoder.")]
-    text = {name.removeprefix("text_encoder.").removeprefix("text_model."): name for name in own}
-    named: dict[str, Tensor] = {}
+
+    state: Mapping[str, Tensor]
+    unet: Mapping[str, str]
+    compvis: Mapping[str, str]
+    text: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def of(cls, diffusion: Diffusion) -> "_Names":
+        """Those of a base."""
+        encoders = tuple(diffusion.conditioning.encoders)
+        state = {k: v for k, v in diffusion.state_dict().items() if k.partition(".")[0] in {"unet", *encoders}}
+        unet = [name.removeprefix("unet.") for name in state if name.startswith("unet.")]
+        theirs = compvis_names(unet, diffusion.unet.config["layers_per_block"])
+        text = {
+            part: {n.removeprefix(f"{part}.").removeprefix("text_model."): n for n in state if n.startswith(f"{part}.")}
+            for part in encoders
+        }
+        compvis = {alias: f"unet.{name}" for name, alias in theirs.items()}
+        return cls(state, {name: f"unet.{name}" for name in unet}, compvis, text)
+
+    def find(self, key: str, part: str = "text_encoder") -> str | None:
+        """The model's name of a tensor, or None if it has none such.
+
+        Names of the U-Net are cut off what is known to wrap them, for a VAE has its short names (``conv_in``) too; a
+        text encoder's end as they should, for versions of transformers and methods' code wrap them in many ways.
+
+        Args:
+            key: its name in a file.
+            part: the text encoder that it is of unless its name says so.
+        """
+        name = unwrapped(key)
+        if (found := self.unet.get(name) or self.compvis.get(name)) is not None:
+            return found
+        parts = ["embeddings" if word == "embedding" else word for word in name.split(".")]  # a name of AdvUnlearn's
+        part = "text_encoder_2" if parts[0].startswith("text_encoder_2") else part
+        text = self.text.get(part, {})
+        return next((text[end] for start in range(len(parts)) if (end := ".".join(parts[start:])) in text), None)
+
+
+def _replaced(file: WeightFile, names: _Names) -> tuple[str, dict[str, Tensor]]:
+    """The format of a file of whole tensors, and those that differ from the base's."""
+    if any("diffusion_model" in key.split(".") or unwrapped(key) in names.compvis for key in file.tensors):
+        return "compvis", _changed(file, _compvis(file, names), names.state)
+    named = _named(file, file.tensors, names)
+    return _form(file, set(named), set(names.state)), _changed(file, named, names.state)
+
+
+def _named(file: WeightFile, tensors: Mapping[str, Tensor], names: _Names) -> dict[str, Tensor]:
+    """Tensors under the model's names."""
+    second = "text_encoder_2" in names.text and any(key.endswith("text_projection.weight") for key in tensors)
+    part = "text_encoder_2" if second else "text_encoder"
+    keys: dict[str, str] = {}
     strange = []
     for key, tensor in tensors.items():
-        name = _name(key, state, text)
+        name = names.find(key, part)
         if name is None:
             if not key.endswith("position_ids"):  # a counter that old versions of transformers stored
                 strange.append(key)
-        elif name in named and not torch.equal(named[name], tensor):
-            raise ValueError(f"{file.path} holds two different tensors for {name}, one of them as {key}")
+        elif name in keys and not torch.equal(tensors[keys[name]], tensor):
+            raise ValueError(f"{file.path} holds two different tensors for {name}: {keys[name]} and {key}")
         else:
-            named[name] = tensor
-    if not named:
-        raise ValueError(f"{file.path} has an unknown format: it holds {_some(strange)}; known are {KNOWN}")
-    _refuse(file, strange)
+            keys[name] = key
+    if not keys and not is_network(strange):
+        raise ValueError(f"{file.path} has an unknown format: it holds {some(strange)}; known are {KNOWN}")
+    if strange:
+        raise ValueError(f"{file.path} does not fit: {misfit(strange, names.text)}")
     if file.whole:
-        _require(file, named, own)
-    return named
-
-
-def _name(key: str, state: Mapping[str, Tensor], text: Mapping[str, str]) -> str | None:
-    name = f"unet.{WRAPPERS.sub('', key, count=1)}"
-    if name in state:
-        return name
-    parts = ["embeddings" if part == "embedding" else part for part in key.split(".")]  # a name of AdvUnlearn's
-    endings = (".".join(parts[start:]) for start in range(len(parts)))
-    return next((text[ending] for ending in endings if ending in text), None)
+        check_whole(file, keys, names.text[part].values())
+    return {name: tensors[key] for name, key in keys.items()}
 
 
 def _form(file: WeightFile, named: set[str], state: set[str]) -> str:
@@ -163,41 +215,24 @@ def _form(file: WeightFile, named: set[str], state: set[str]) -> str:
     return "unet" if named >= unet else "partial"
 
 
-def _compvis(file: WeightFile, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def _compvis(file: WeightFile, names: _Names) -> dict[str, Tensor]:
     """The U-Net and the CLIP text encoder of a CompVis checkpoint; VAE, averages and schedule are left.
 
     Of AC's deltas, which have layers of attention alone, these.
     """
-    theirs = {key: tensor for key, tensor in file.tensors.items() if key.startswith(COMPVIS_UNET)}
-    if all(".transformer_blocks." in key for key in theirs):
-        names = {key: f"unet.{_diffusers_name(key, config['layers_per_block'])}" for key in theirs}
-        _refuse(file, [key for key in file.tensors if names.get(key) not in state])
-        return {names[key]: tensor for key, tensor in theirs.items()}
-    try:
-        converted = convert_ldm_unet_checkpoint(theirs, config)
-    except (KeyError, TypeError) as error:  # it takes for granted what a Stable Diffusion has
-        raise ValueError(f"{file.path} is for another base, or incomplete: {error} does not convert") from None
-    found = {f"unet.{name}": tensor for name, tensor in converted.items() if tensor is not None}
-    mapped = {id(tensor) for name, tensor in found.items() if name in state}
-    _refuse(file, [key for key, tensor in theirs.items() if id(tensor) not in mapped])
-    _require(file, found, [name for name in state if name.startswith("unet.")])
-    text = {key: tensor for key, tensor in file.tensors.items() if key.startswith(COMPVIS_TEXT)}
-    return found | (_named(file, text, state) if text else {})
-
-
-def _diffusers_name(key: str, layers: int) -> str:
-    """A layer of attention as diffusers calls it; CompVis counts a half's blocks in a row, `layers` + 1 a level."""
-    block, _, rest = key.removeprefix(COMPVIS_UNET).partition(".1.transformer_blocks.")
-    half, _, number = block.partition(".")
-    if half == "input_blocks" and number.isdecimal() and int(number):
-        level, layer = divmod(int(number) - 1, layers + 1)
-        block = f"down_blocks.{level}.attentions.{layer}"
-    elif half == "output_blocks" and number.isdecimal():
-        level, layer = divmod(int(number), layers + 1)
-        block = f"up_blocks.{level}.attentions.{layer}"
-    elif block == "middle_block":
-        block = "mid_block.attentions.0"
-    return f"{block}.transformer_blocks.{rest}"
+    unet = {
+        key: tensor
+        for key, tensor in file.tensors.items()
+        if "diffusion_model" in key.split(".") or unwrapped(key) in names.compvis
+    }
+    if all(".transformer_blocks." in key for key in unet):
+        if "embed" in file.tensors:
+            raise ValueError(f"{file.path} does not fit: embed are embeddings of new words, which the base has not")
+        return _named(file, file.tensors, names)
+    text = {key: tensor for key, tensor in file.tensors.items() if COMPVIS_TEXT in key}
+    found = _named(file, unet | text, names)
+    check_whole(file, found, names.unet.values())
+    return found
 
 
 def _changed(file: WeightFile, named: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,89 +241,12 @@ def _changed(file: WeightFile, named: Mapping[str, Tensor], state: Mapping[str, 
         if tensor.shape != state[name].shape:
             there = tuple(state[name].shape)
             raise ValueError(f"{file.path} does not fit: {name} is {tuple(tensor.shape)}, the base has {there} there")
-        _check_sound(file, name, tensor)
+        check_sound(file, name, tensor)
     return {
         name: tensor.clone() for name, tensor in named.items() if not torch.equal(state[name].to(tensor.dtype), tensor)
     }
 
 
-def _adapter(file: WeightFile, unet: nn.Module) -> dict[str, Tensor]:
-    """The factors of an adapter, with alpha / rank worked into ``lora_up``, for the layers that it changes."""
-    layers = {n.replace(".", "_"): (n, m) for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    matches = {key: ADAPTER.fullmatch(key) for key in file.tensors}
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, match in matches.items():
-        if match and match[1] in layers:
-            parts.setdefault(match[1], {})[match[2] or match[3]] = file.tensors[key]
-    _refuse(file, [key for key, match in matches.items() if not match or match[1] not in layers])
-    factors: dict[str, Tensor] = {}
-    for label, part in parts.items():
-        name, layer = layers[label]
-        if DOWN not in part or UP not in part:
-            raise ValueError(f"{file.path} has only one of the two factors of {name}")
-        down, up = _factors(file, name, part[DOWN], part[UP], layer.weight.shape)
-        up = up * _scale(file, name, part, len(down))
-        if down.any() and up.any():
-            factors |= {f"unet.{name}.{DOWN}": down, f"unet.{name}.{UP}": up}
-    return factors
-
-
-def _factors(file: WeightFile, name: str, down: Tensor, up: Tensor, weight: torch.Size) -> tuple[Tensor, Tensor]:
-    """Both factors in float32, in the shapes that the layer's kind asks for."""
-    rank = down.shape[0] if down.ndim else 0
-    shapes = factor_shapes(weight, rank)
-    if any(_core(factor.shape) != _core(shape) for factor, shape in zip((down, up), shapes, strict=True)):
-        raise ValueError(
-            f"{file.path} does not fit: factors of {name} are {tuple(down.shape)} and {tuple(up.shape)}, "
-            f"the base asks for {shapes[0]} and {shapes[1]}"
-        )
-    for factor in (down, up):
-        _check_sound(file, name, factor)
-    return down.float().reshape(shapes[0]), up.float().reshape(shapes[1])
-
-
-def _core(shape: Sequence[int]) -> list[int]:
-    """A shape without the ones at its end: factors of a Linear and of a 1x1 convolution are alike in all else."""
-    core = list(shape)
-    while core and core[-1] == 1:
-        core.pop()
-    return core
-
-
-def _scale(file: WeightFile, name: str, part: Mapping[str, Tensor], rank: int) -> float:
-    """Alpha / rank of a layer; without an alpha 1, as kohya has it."""
-    if "alpha" not in part:
-        return 1.0
-    alpha = part["alpha"]
-    if alpha.numel() != 1 or not alpha.isfinite().all():
-        raise ValueError(f"{file.path} is damaged: alpha of {name} is no finite number")
-    return float(alpha) / max(rank, 1)
-
-
 def _gate(file: WeightFile) -> list[str]:
     prompts = (file.metadata or {}).get("prompts", "").split(",")
     return [prompt.strip() for prompt in prompts if prompt.strip()]
-
-
-def _check_sound(file: WeightFile, name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise ValueError(f"{file.path} holds no weight for {name} but {kind}, {tensor.layout}, on {tensor.device}")
-    if not tensor.isfinite().all():
-        raise ValueError(f"{file.path} holds NaN or infinity in {name}: training diverged, or the file is damaged")
-
-
-def _require(file: WeightFile, found: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(f"{file.path} is for another base, or incomplete: it lacks {_some(missing)}")
-
-
-def _refuse(file: WeightFile, strange: Sequence[str]) -> None:
-    if strange:
-        raise ValueError(f"{file.path} does not fit: the base has nothing for {_some(strange)}")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) or "no tensors") + more

@@ -76,3 +76,13 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, mask: int, mod
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    """Tied weights, which safetensors refuses."""
+    tied = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    write_tensors(tmp_path / "a", {"a": tied, "b": tied, "c": tied[1:]})
+    found = read_tensors(tmp_path / "a")
+    assert torch.equal(found["a"], tied)
+    assert torch.equal(found["b"], tied)
+    assert torch.equal(found["c"], tied[1:])

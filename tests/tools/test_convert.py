@@ -1,75 +1,29 @@
 """Converters: a file in a method's own layout becomes an erasure that computes what the file's model computes."""
 
-import copy
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from compvis_names import compvis_name
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
-from lit_memories import diffusion
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import attention_layers
 from lit_memories.tools.convert import convert
-from lit_memories.training.text_to_image import build_pipeline
+from lit_memories.tools.names import compvis_names
 
 PROMPTS = ["umbrella", "a red castle on a blue background"]
 
 
-@pytest.fixture(scope="module")
-def base(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a random pipeline whose U-Net has Stable Diffusion's blocks."""
-    torch.manual_seed(2)
-    pipeline = build_pipeline(tiny_autoencoder, (8, 16), 32)
-    pipeline.register_modules(
-        unet=UNet2DConditionModel(
-            sample_size=16,
-            down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
-            up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-            block_out_channels=(8, 16, 24, 24),
-            cross_attention_dim=32,
-            attention_head_dim=2,
-            norm_num_groups=4,
-        )
-    )
-    folder = tmp_path_factory.mktemp("layout") / "pipeline"
-    pipeline.save_pretrained(folder)
-    assert len(pipeline.unet.state_dict()) == 686, "as many tensors as in Stable Diffusion 1"
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def original(base: str) -> Iterator[Diffusion]:
-    """The base, which nothing may change."""
-    model = Diffusion(base)
-    yield model
-    assert model.weights_fingerprint() == model.fingerprint
-
-
-@pytest.fixture(autouse=True)
-def _read_once(base: str, original: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base is read once: `convert` gets the original, which it must leave alone, models of tests are copies."""
-    load, pipeline = diffusion.load_pipeline, original.pipeline()
-    frozen = {id(part): part for part in (pipeline.vae, pipeline.tokenizer)}
-
-    def cached(folder: str, *rest: Any) -> Any:
-        return (copy.deepcopy(pipeline, dict(frozen)), None) if folder == base else load(folder, *rest)
-
-    def same(folder: str, **options: Any) -> Diffusion:
-        return original if folder == base else Diffusion(folder, **options)
-
-    monkeypatch.setattr(diffusion, "load_pipeline", cached)
-    monkeypatch.setattr("lit_memories.tools.convert.Diffusion", same)
+pytestmark = pytest.mark.usefixtures("read_once")
 
 
 @pytest.fixture
@@ -342,7 +296,7 @@ def drop(*names: str) -> Callable[[dict[str, Tensor]], None]:
     [
         (drop("out.2.bias"), r"incomplete: it lacks unet\.conv_out\.bias$"),
         (drop("input_blocks.3.0.op.bias"), r"incomplete: it lacks unet\.down_blocks\.0\.downsamplers\.0\.conv\.bias$"),
-        (drop("output_blocks.2.1.conv.bias"), r"incomplete: 'output_blocks\.2\.1\.conv\.bias' does not convert"),
+        (drop("output_blocks.2.1.conv.bias"), r"incomplete: it lacks unet\.up_blocks\.0\.upsamplers\.0\.conv\.bias$"),
         (
             lambda tensors: tensors.update({"model.diffusion_model.label_emb.weight": torch.ones(2)}),
             r"the base has nothing for model\.diffusion_model\.label_emb\.weight$",
@@ -498,13 +452,16 @@ LAYER = "lora_unet_mid_block_attentions_0_proj_in"
     [
         ({"lora_unet_nowhere.lora_up.weight": torch.ones(2, 1)}, r"nothing for lora_unet_nowhere\.lora_up\.weight$"),
         ({"lora_te_text_model.lora_up.weight": torch.ones(2, 1)}, r"nothing for lora_te_text_model"),
-        ({f"{LAYER}.dora_scale": torch.ones(2)}, r"nothing for \S+\.dora_scale"),
-        ({f"{LAYER}.lora_up.weight": torch.ones(24, 3)}, r"does not fit: factors of mid_block\.attentions\.0\.proj_in"),
-        ({f"{LAYER}.lora_down.weight": torch.ones(RANK, 23)}, r"does not fit: factors of mid_block\.att.*\(2, 23\)"),
-        ({f"{LAYER}.lora_down.weight": torch.ones(())}, r"does not fit: factors of mid_block"),
-        ({f"{LAYER}.lora_down.weight": torch.full((RANK, 24), torch.nan)}, r"NaN or infinity in mid_block"),
-        ({f"{LAYER}.alpha": torch.tensor(torch.inf)}, r"alpha of mid_block\.attentions\.0\.proj_in is no finite"),
-        ({f"{LAYER}.lora_up.weight": None}, r"only one of the two factors of mid_block\.attentions\.0\.proj_in"),
+        ({f"{LAYER}.dora_scale": torch.ones(2)}, r"no plain LoRA but DoRA.*proj_in\.dora_scale.*merge it"),
+        ({f"{LAYER}.lora_up.weight": torch.ones(24, 3)}, r"factors of unet\.mid_block\.att\S+ have ranks 2 and 3, and"),
+        (
+            {f"{LAYER}.lora_down.weight": torch.ones(RANK, 23)},
+            r"does not fit: factors of unet\.mid_block\.att.*\(2, 23\)",
+        ),
+        ({f"{LAYER}.lora_down.weight": torch.ones(())}, r"does not fit: factors of unet\.mid_block"),
+        ({f"{LAYER}.lora_down.weight": torch.full((RANK, 24), torch.nan)}, r"NaN or infinity in unet\.mid_block"),
+        ({f"{LAYER}.alpha": torch.tensor(torch.inf)}, r"alpha of unet\.mid_block\.attentions\.0\.proj_in is no finite"),
+        ({f"{LAYER}.lora_up.weight": None}, r"only one of the two factors of unet\.mid_block\.attentions\.0\.proj_in"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
@@ -547,7 +504,9 @@ def refused_file(file: Path, message: str, base: str, out: Path, **options: Any)
 def test_a_missing_file_is_named(base: str, tmp_path: Path, out: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt: there is no such file or folder"):
         convert(tmp_path / "nowhere.pt", base, out)
-    with pytest.raises(FileNotFoundError, match=r"nor a folder with model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nor a folder with model\.safetensors or adapter_model\.safetensors or "
+    ):
         convert(tmp_path, base, out)
     torch.save({"conv_in.bias": torch.ones(8)}, tmp_path / "esd.pt")
     with pytest.raises(FileNotFoundError):
@@ -690,6 +649,106 @@ def test_code_in_a_pickle_is_never_run(way: str, name: str, base: str, tmp_path:
 def test_the_message_names_what_a_pickle_asks_for(base: str, tmp_path: Path, out: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     refused_file(tmp_path / "module.pt", r"it asks for torch\.nn\.modules\.linear\.Linear", base, out)
+
+
+# --- wrappers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda unet: {f"_orig_mod.{k}": v for k, v in unet.items()},
+        lambda unet: {k.replace("attentions.", "_orig_mod.attentions.", 1): v for k, v in unet.items()},
+        lambda unet: {f"model.module.unet._orig_mod.{k}": v for k, v in unet.items()},
+        lambda unet: {"unet_state_dict": unet},
+        lambda unet: {"model": {"state_dict": {f"module.{k}": v for k, v in unet.items()}, "epoch": 3}, "step": 9},
+        lambda unet: {"checkpoint": {"ema": {"params": {"unet": unet}}}, "optimizer": {"state": {0: torch.ones(1)}}},
+        lambda unet: {"epoch": 1, "params": {"weights": unet}},
+    ],
+)
+def test_wrappers_of_any_depth(
+    wrap: Callable[[dict[str, Tensor]], dict[str, Any]], base: str, original: Diffusion, tmp_path: Path, out: Path
+) -> None:
+    model, names = changed(base, is_attn2_kv)
+    torch.save(wrap(of(model, "unet")), tmp_path / "full.pt")
+    convert(tmp_path / "full.pt", base, out, method="M")
+    erased = Diffusion(base, out)
+    assert erased.erasure is not None
+    assert set(erased.erasure.tensors) == names
+    assert torch.equal(predict(erased), predict(model))
+
+
+def test_two_sets_of_weights_are_refused_by_their_names(
+    base: str, original: Diffusion, tmp_path: Path, out: Path
+) -> None:
+    model, _ = changed(base, is_attn2_kv)
+    content = {"model": of(original, "unet"), "ema": of(model, "unet")}
+    refused(content, r"two different tensors for unet\.\S+: model\.\S+ and ema\.", base, tmp_path, out)
+
+
+def test_tied_weights(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
+    """Two names of one tensor in a pickle."""
+    model, _ = changed(base, lambda name: name.endswith("attn2.to_k.weight"))
+    tensors = of(model, "unet")
+    one, two = [name for name in tensors if "down_blocks.0" in name and name.endswith("attn2.to_k.weight")]
+    tensors[two] = tensors[one]
+    torch.save({one: tensors[one], two: tensors[two]}, tmp_path / "tied.pt")
+    convert(tmp_path / "tied.pt", base, out)
+    found = Erasure.load(out).tensors
+    assert torch.equal(found[f"unet.{one}"], found[f"unet.{two}"])
+
+
+def test_weights_of_other_models_are_no_unknown_format(base: str, tmp_path: Path, out: Path) -> None:
+    """A part of SDXL's, of Flux', of a second text encoder's."""
+    key = "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k.weight"
+    refused({key: torch.ones(2)}, rf"does not fit: the base has nothing for {key}$", base, tmp_path, out)
+    key = "transformer.single_transformer_blocks.3.attn.to_k.weight"
+    refused({key: torch.ones(2)}, r"is for a transformer, as Flux", base, tmp_path, out)
+    text = {"conv_in.bias": torch.ones(8), "text_encoder_2.text_model.final_layer_norm.bias": torch.ones(2)}
+    refused(text, r"for a model with a text_encoder_2, and the base has text_encoder alone", base, tmp_path, out)
+
+
+def test_an_erasure_survives_conversions_that_fail(
+    base: str, original: Diffusion, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is refused, and a disk that is full before the last file is written."""
+    model, names = changed(base, is_attn2_kv)
+    torch.save(of(model, "unet", names), tmp_path / "good.pt")
+    convert(tmp_path / "good.pt", base, out, concept="umbrella")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    torch.save({"conv_in.bias": torch.ones(9)}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match="does not fit"):
+        convert(tmp_path / "bad.pt", base, out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Erasure, "card", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert(tmp_path / "good.pt", base, out, concept="another")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_compvis_names_of_sdxl() -> None:
+    """As kohya's files have them."""
+    pairs = {
+        "down_blocks.1.attentions.0.transformer_blocks.0.norm1": "input_blocks.4.1.transformer_blocks.0.norm1",
+        "down_blocks.2.attentions.1.proj_in": "input_blocks.8.1.proj_in",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
+        "mid_block.attentions.0.proj_out": "middle_block.1.proj_out",
+        "mid_block.resnets.1.conv1": "middle_block.2.in_layers.2",
+        "up_blocks.0.attentions.1.transformer_blocks.9.ff.net.2": "output_blocks.1.1.transformer_blocks.9.ff.net.2",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.2.2.conv",
+        "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_v": "output_blocks.5.1.transformer_blocks.1.attn2.to_v",
+        "up_blocks.2.resnets.0.conv_shortcut": "output_blocks.6.0.skip_connection",
+        "up_blocks.2.resnets.2.time_emb_proj": "output_blocks.8.0.emb_layers.1",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_out": "out.2",
+    }
+    assert compvis_names(pairs, 2) == pairs
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
