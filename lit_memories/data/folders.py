@@ -4,9 +4,11 @@ No library looks at such a folder, as it would follow what it finds there: addre
 """
 
 import io
+import lzma
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
-from lit_memories.data.shards import LARGEST, Row
+from lit_memories.data.shards import LARGEST, Row, rows_of_table
 from lit_memories.images import PICTURES
 from lit_memories.storage.files import parse_json
 
@@ -99,23 +100,28 @@ class Folder(Tree):
 
 
 class Zip(Tree):
-    """The files of a zip archive.
+    """The files of a zip archive, which stays open.
 
     Args:
-        file: the archive, which is opened for every read.
+        file: the archive.
     """
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        with zipfile.ZipFile(file) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        names = [entry.filename for entry in entries]
+        self.archive = zipfile.ZipFile(file)
+        names = [entry.filename for entry in self.archive.infolist() if not entry.is_dir()]
         super().__init__([name for name in names if not any(part.startswith((".", "__")) for part in name.split("/"))])
 
     def read(self, name: str, limit: int = LARGEST) -> bytes:
         """What a file holds, but for what is beyond a limit."""
-        with zipfile.ZipFile(self.file) as archive, archive.open(name) as file:
+        with self.archive.open(name) as file:
             return file.read(limit)
+
+    def picture(self, name: str) -> dict[str, Any]:
+        """A picture as a row has it; one that is damaged, or has a password, has no bytes."""
+        try:
+            return super().picture(name)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError):
+            return {"bytes": b"", "path": _printable(name)}
 
 
 @dataclass(frozen=True)
@@ -208,8 +214,10 @@ def _within(table: str, row: Mapping[str, Any]) -> str:
 def _table(tree: Tree, name: str) -> list[Row]:
     content, ending = tree.read(name), PurePosixPath(name).suffix
     try:
+        if len(content) == LARGEST:
+            raise ValueError(f"it is larger than {LARGEST // 2**20} MiB")
         if ending == ".parquet":
-            return pq.read_table(io.BytesIO(content)).to_pylist()
+            return list(rows_of_table(io.BytesIO(content), name, len(content)))
         text = content.decode("utf-8-sig")
         if ending == ".csv":
             options = pyarrow.csv.ParseOptions(newlines_in_values=True)

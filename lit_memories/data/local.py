@@ -11,6 +11,7 @@ import datasets
 from lit_memories.data.folders import METADATA, Folder, Pictures, Zip, chosen_split, pictures_of
 from lit_memories.data.shards import (
     Row,
+    bounded,
     columns_of_archives,
     columns_of_tables,
     kinds,
@@ -116,8 +117,8 @@ def columns_of_zips(files: Sequence[Path]) -> datasets.Features:
 def rows_of_zips(files: Sequence[str], columns: Collection[str]) -> Iterator[Row]:
     """Rows of zip archives of pictures, in order."""
     for file in files:
-        for row in pictures_of(Zip(Path(file)), "train").rows():
-            yield {name: row.get(name) for name in columns}
+        rows = ({name: row.get(name) for name in columns} for row in pictures_of(Zip(Path(file)), "train").rows())
+        yield from bounded(rows, Path(file).name, Path(file).stat().st_size)
 
 
 FEATURES = {".parquet": columns_of_tables, ".tar": columns_of_archives, ".zip": columns_of_zips}

@@ -125,6 +125,19 @@ def test_pictures_in_a_zip_archive(tmp_path: Path) -> None:
     assert read(tmp_path / "1.zip", streaming=True, limit=1) == ["number 1"]
 
 
+def test_a_damaged_picture_of_a_zip_archive_counts_as_unreadable(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.png", png(number))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(png(1)) + 20] ^= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    for limit, streaming in ((None, False), (3, True)):
+        source = ImageSource(str(tmp_path / "a.zip"), caption="of all", limit=limit, streaming=streaming)
+        rows = ImageRows("concept", source, (8, 8))
+        assert (len(rows.samples), rows.unreadable) == (2, ["1.png"])
+
+
 def parquet(file: Path, pictures: list[Any], captions: list[Any]) -> Path:
     pq.write_table(pa.table({"image": pictures, "caption": captions}), file)
     return file

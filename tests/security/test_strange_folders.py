@@ -5,6 +5,7 @@ import io
 import json
 import os
 import socket
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def host(tmp_path: Path) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *arguments: Quiet(*arguments, directory=str(folder))
     )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
@@ -155,15 +156,21 @@ def test_a_zip_archive_writes_nothing_and_reads_nothing_else(tmp_path: Path) -> 
     assert not (tmp_path.parent / "escaped.png").exists()
 
 
-def test_few_rows_of_a_table_cost_little_whatever_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture by the dictionary, a hundred thousand times: a small file, of which four rows are asked for."""
-    picture = {"bytes": os.urandom(20_000), "path": None}
-    file = tmp_path / "a.parquet"
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    pictures = pa.array([picture] * 1000, kind)
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.fixture
+def repeating(tmp_path: Path) -> Path:
+    """A picture by the dictionary, forty thousand times: a small file."""
+    pictures = pa.array([{"bytes": os.urandom(20_000), "path": None}] * 1000, PICTURE)
     column = pa.chunked_array([pictures] * 40)
+    file = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": column, "caption": ["x"] * len(column)}), file, compression="zstd")
-    assert file.stat().st_size < 200_000 < 20_000 * len(column)
+    assert file.stat().st_size < 200_000
+    return file
+
+
+def test_few_rows_of_a_table_cost_little_whatever_it_holds(repeating: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     batches = pq.ParquetFile.iter_batches
 
@@ -175,21 +182,87 @@ def test_few_rows_of_a_table_cost_little_whatever_it_holds(tmp_path: Path, monke
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     before = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file())
-    assert len(ImageSource(str(file), limit=4).load()) == 4
-    assert sum(given) <= shards.BATCH
+    assert len(ImageSource(str(repeating), limit=4).load()) == 4
+    assert sum(given) == 4
     assert sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) - before < 10**6
 
 
+@pytest.mark.parametrize("options", [{}, {"limit": 3000}, {"limit": 3000, "streaming": True}])
+def test_all_of_a_table_is_no_more_than_such_a_file_can_hold(
+    options: dict[str, Any], repeating: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "LARGEST", 2**20)
+    with pytest.raises(FileNotFoundError, match=r"a\.parquet unpacks to more than"):
+        ImageSource(str(repeating), **options).load()
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 1}, {"limit": 1, "streaming": True}])
 def test_a_table_that_would_unpack_to_far_more_than_pictures_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "LARGEST", 2**16)
     file = tmp_path / "a.parquet"
     picture = {"bytes": bytes(2**24), "path": None}
     pq.write_table(pa.table({"image": [picture], "caption": ["x"]}), file, compression="zstd")
-    for options in ({}, {"limit": 1}, {"limit": 1, "streaming": True}):
-        with pytest.raises(FileNotFoundError, match=r"a\.parquet would unpack to 0\.0 GiB"):
-            ImageSource(str(file), **options).load()
+    with pytest.raises(FileNotFoundError, match=r"a\.parquet would unpack to 1 values in 0\.016 GiB"):
+        ImageSource(str(file), **options).load()
+
+
+def test_of_a_list_no_more_is_unpacked_than_its_first_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand captions of a picture that are one, by the dictionary; whole they are a gigabyte."""
+    held: list[int] = []
+    weigh = shards._weight
+
+    def counted(value: Any) -> int:
+        held.append(weigh(value))
+        return held[-1]
+
+    monkeypatch.setattr(shards, "_weight", counted)
+    captions = pa.DictionaryArray.from_arrays(pa.array([0] * 10**5, pa.int32()), pa.array(["x" * 10_000]))
+    column = pa.ListArray.from_arrays(pa.array([0, 10**5], pa.int32()), captions)
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": pa.array([{"bytes": png(), "path": None}], PICTURE), "caption": column}), file)
+    assert file.stat().st_size < 20_000
+    assert list(ImageSource(str(file), limit=1).load()["caption"]) == ["x" * 10_000]
+    assert max(held) < 20_000
+
+
+def test_a_table_of_metadata_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LARGEST", 2**16)
+    (tmp_path / "0.png").write_bytes(png())
+    rows = {"file_name": ["0.png"] * 10_000, "caption": ["x" * 1000] * 10_000}
+    pq.write_table(pa.table(rows), tmp_path / "metadata.parquet")
+    with pytest.raises(FileNotFoundError, match=r"metadata\.parquet is damaged: .* unpacks to more than"):
+        ImageSource(str(tmp_path)).load()
+
+
+def test_holes_in_an_archive_are_no_files(tmp_path: Path) -> None:
+    """A header of 512 bytes that claims 200 MiB of nothing."""
+    hole = tarfile.TarInfo("1.png")
+    hole.type, hole.size = tarfile.GNUTYPE_SPARSE, 0
+    header = bytearray(hole.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"%011o\0" % (200 * 2**20)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
+    with (tmp_path / "a.tar").open("wb") as file:
+        for name, content in (("0.png", png()), ("0.txt", b"x")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.write(member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512))
+        file.write(bytes(header) + bytes(1024))
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert archive.getmember("1.png").size == 200 * 2**20, "the hole is one"
+    assert len(ImageSource(str(tmp_path / "a.tar"), caption="a picture").load()) == 1
+
+
+def test_a_sample_of_an_archive_is_no_larger_than_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "LARGEST", 1500)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("0.txt", "0.a.png", "0.b.png", "0.c.png"):
+            content = b"x" if name == "0.txt" else png() + bytes(900)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert set(next(shards._samples([tmp_path / "a.tar"]))) == {"__key__", "txt", "caption", "a.png", "image"}
 
 
 def test_passwords_in_addresses_are_said_nowhere() -> None:
