@@ -23,7 +23,9 @@ PICTURES = frozenset(
         ".jp2",
     }
 )
-"""Endings of the names of pictures, as far as they are read: none that another program would have to be run for."""
+"""Endings of the names of pictures, as far as they are read."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""What those files may be, whatever their names: for none is another program run, as for PostScript."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

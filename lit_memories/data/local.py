@@ -2,7 +2,7 @@
 
 import contextlib
 import glob
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,8 +26,8 @@ KINDS = {".parquet": "parquet tables", ".tar": "tar archives", ".zip": "zip arch
 IMAGE = datasets.Image(decode=False)
 
 
-class MissingColumnError(ValueError):
-    """A data set has not the columns that are asked for."""
+class ColumnError(ValueError):
+    """A data set has not the columns that are asked for, or they hold other things."""
 
 
 def find(path: str) -> list[Path]:
@@ -43,17 +43,18 @@ def find(path: str) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(str(spelled[-1])))]  # noqa: PTH207
 
 
-def open_local(found: list[Path], split: str, wanted: Collection[str], lazily: bool) -> Rows:
+def open_local(found: list[Path], split: str, wanted: Collection[str], image: str | None, lazily: bool) -> Rows:
     """Open what `find` has found.
 
     Args:
         found: one folder, or files of one kind.
         split: which split of a folder; files have one only.
         wanted: columns to read; all others are left alone.
+        image: which of them holds pictures; None if none does.
         lazily: read rows as they are asked for, instead of all into the cache first.
 
     Raises:
-        ValueError: if it is nothing of the kind; `MissingColumnError` if a column is missing.
+        ValueError: if it is nothing of the kind; `ColumnError` if a column is missing, or holds other things.
         OSError: if it cannot be read.
     """
     if len(found) == 1 and found[0].is_dir():
@@ -62,7 +63,7 @@ def open_local(found: list[Path], split: str, wanted: Collection[str], lazily: b
         kind = next((kind for kind, names in shards.items() if names), None)
         tables = any(name.rpartition("/")[2] in METADATA for name in folder.names)
         if tables or any(Path(name).suffix.lower() in PICTURES for name in folder.names):
-            return _as_rows(pictures_of(folder, split), wanted)
+            return _as_rows(pictures_of(folder, split), wanted, image)
         if kind is None:
             raise ValueError(f"it holds no pictures, nor {', '.join(KINDS.values())}")
         chosen = chosen_split(shards[kind], split, by_name=True)
@@ -73,6 +74,7 @@ def open_local(found: list[Path], split: str, wanted: Collection[str], lazily: b
     ending = endings.pop()
     features = FEATURES[ending](found)
     check_columns(features, wanted)
+    check_kinds(features, wanted, image)
     kept = datasets.Features({name: features[name] for name in features if name in wanted})
     rows = {".parquet": rows_of_tables, ".tar": rows_of_archives, ".zip": rows_of_zips}[ending]
     columns = kinds(kept) if ending == ".tar" else tuple(kept)
@@ -83,10 +85,46 @@ def check_columns(features: Collection[str], wanted: Collection[str]) -> None:
     """Refuse a data set that lacks a column.
 
     Raises:
-        MissingColumnError: naming the first that it lacks, and those that there are.
+        ColumnError: naming the first that it lacks, and those that there are.
     """
     if missing := sorted(set(wanted) - set(features)):
-        raise MissingColumnError(f"has no column {missing[0]!r}: it has {', '.join(map(str, features))}")
+        raise ColumnError(f"has no column {missing[0]!r}: it has {', '.join(map(str, features))}")
+
+
+def check_kinds(features: Mapping[str, Any], wanted: Collection[str], image: str | None) -> None:
+    """Refuse columns that hold other things than pictures, texts, numbers and labels, before a value is read.
+
+    Whoever made a table says of what kind its columns are. Of a kind of picture or sound, a value is a place, which
+    the library would look up when a caption is asked for: on this machine, or at an address.
+
+    Args:
+        features: kinds of the columns, as `datasets` has them.
+        wanted: columns that are read.
+        image: which of them holds pictures.
+
+    Raises:
+        ColumnError: naming the first such column.
+    """
+    for name in sorted(wanted):
+        kind = features[name]
+        if name == image:
+            if _of_lists(kind):
+                raise ColumnError(f"has lists of pictures in column {name!r}: a row needs one")
+            if not isinstance(kind, datasets.Image | datasets.Value | dict):
+                raise ColumnError(f"has no pictures in column {name!r}, but {type(kind).__name__}")
+        elif not isinstance(_of_lists(kind) or kind, datasets.Value | datasets.ClassLabel):
+            raise ColumnError(f"has neither texts, numbers nor labels in column {name!r}, but {_named(kind)}")
+
+
+def _of_lists(kind: Any) -> Any:
+    """What lists of a column hold; None if it holds no lists."""
+    if isinstance(kind, list):
+        return kind[0]
+    return kind.feature if isinstance(kind, datasets.List | datasets.LargeList) else None
+
+
+def _named(kind: Any) -> str:
+    return "rows of their own" if isinstance(kind, dict) else type(_of_lists(kind) or kind).__name__
 
 
 def _generated(rows: Any, features: datasets.Features, lazily: bool, arguments: dict[str, Any]) -> Rows:
@@ -97,7 +135,7 @@ def _generated(rows: Any, features: datasets.Features, lazily: bool, arguments: 
     return datasets.Dataset.from_generator(rows, features=features, gen_kwargs=arguments, fingerprint=fingerprint)
 
 
-def _as_rows(found: Pictures, wanted: Collection[str]) -> datasets.Dataset:
+def _as_rows(found: Pictures, wanted: Collection[str], image: str | None) -> datasets.Dataset:
     """Pictures that stay where they are."""
     check_columns(["image", *found.columns], wanted)
     known = [found.tree.picture(name) if name in found.tree.known else None for name in found.names]
@@ -105,6 +143,7 @@ def _as_rows(found: Pictures, wanted: Collection[str]) -> datasets.Dataset:
     for name, values in found.columns.items():
         if name in wanted:
             rows = rows.add_column(name, values)
+    check_kinds(rows.features, wanted, image)
     return rows
 
 

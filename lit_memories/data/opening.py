@@ -9,7 +9,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.cache.cache import Cache
 
-from lit_memories.data.local import MissingColumnError, Rows, check_columns, find, open_local
+from lit_memories.data.local import ColumnError, Rows, check_columns, check_kinds, find, open_local
 from lit_memories.storage.hub import redact
 
 FILES = {".parquet": "parquet", ".tar": "webdataset"}
@@ -40,6 +40,7 @@ def open_rows(
     revision: str | None,
     streaming: bool,
     wanted: Collection[str],
+    image: str | None = None,
     first: bool = False,
 ) -> Opened:
     """Open a data set.
@@ -47,24 +48,31 @@ def open_rows(
     Args:
         path: hub id; folder of images, of parquet or of tar files; or such files, with ``*`` for many; or an address of
             such files.
-        name: configuration of a hub id.
+        name: configuration of a hub id, or a folder in the one that is named.
         split: which split to read; files named by `path` have only one.
         revision: git revision of a hub id.
         streaming: read rows as they are asked for, instead of all into the cache first.
         wanted: the columns that are needed.
+        image: which of them holds pictures; None if none does.
         first: whether the first rows are wanted only, so that files of this machine need not be read to their ends.
 
     Raises:
         FileNotFoundError: if there is no such data set, split or configuration, or it cannot be reached or read.
-        ValueError: if a column is missing.
+        ValueError: if a column is missing or holds other things, or files of this machine are given a revision.
     """
+    found = find(path)
+    if found and revision is not None:
+        raise ValueError(f"{redact(path)} is on this machine, where nothing has a revision: leave out {revision!r}")
     try:
-        found = [] if revision is not None else find(path)
+        if found and name is not None:
+            if not (found[0] / name).is_dir():
+                raise FileNotFoundError(f"it has no folder {name!r}: leave the name out")
+            found = [found[0] / name]
         if found:
-            rows = open_local(found, split, wanted, streaming or first)
+            rows = open_local(found, split, wanted, image, streaming or first)
             return Opened(rows, by_path=found[0].is_dir() and isinstance(rows, datasets.Dataset))
         rows, commit, by_path = _open_elsewhere(path, name, split, revision, streaming)
-    except MissingColumnError as error:
+    except ColumnError as error:
         raise ValueError(f"{redact(path)} {error}") from None
     except Exception as error:  # the HTTP client's own errors are of another package in every version
         raise cannot_open(path, split, error) from error
@@ -72,9 +80,10 @@ def open_rows(
         raise ValueError(f"{redact(path)} does not say which columns it has before it is read: leave streaming off")
     try:
         check_columns(rows.column_names, wanted)
-    except MissingColumnError as error:
+        check_kinds(rows.features, wanted, image)
+    except ColumnError as error:
         raise ValueError(f"{redact(path)} {error}") from None
-    return Opened(rows, commit, by_path)
+    return Opened(rows.select_columns(list(wanted)), commit, by_path)
 
 
 def _open_elsewhere(

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from lit_memories.data import pictograms
 from lit_memories.data.local import Rows
 from lit_memories.data.opening import cannot_open, open_rows
-from lit_memories.images import to_rgb
+from lit_memories.images import FORMATS, to_rgb
 from lit_memories.storage.files import whole, whole_folder
 from lit_memories.storage.hub import redact
 
@@ -63,7 +63,7 @@ class ImageSource(Source):
         limit: keep only the first rows, in the data set's order or the shuffled one; None for all.
         revision: git revision of a hub id; ``refs/convert/parquet`` is the hub's own parquet copy, in which data sets
             can be read that are a script.
-        name: configuration of a hub id.
+        name: configuration of a hub id, or a folder in the one at `path`.
         shuffle_seed: shuffle the rows before `limit`; None leaves them in order. Of a stream the shards are shuffled,
             and then the rows within a window of 1000, so that at least as many are read.
         streaming: read only as far as `limit` asks for, instead of the whole set into the cache first.
@@ -116,10 +116,11 @@ class ImageSource(Source):
             self.revision,
             self.streaming,
             {self.image, *self._columns, *self.where},
+            self.image,
             first=self.limit is not None and self.shuffle_seed is None,
         )
         self._commit, in_files = found.commit, found.by_path
-        opened = self._undecoded(found.rows)
+        opened = found.rows.cast_column(self.image, datasets.Image(decode=False))
         labels = {name: _label(opened.features[name], value) for name, value in self.where.items()}
         if labels:
             names = list(labels)
@@ -136,12 +137,6 @@ class ImageSource(Source):
         rows = rows.select_columns([self.image])
         rows = rows if self.image == "image" else rows.rename_column(self.image, "image")
         return rows.add_column("caption", captions)
-
-    def _undecoded(self, opened: Rows) -> Rows:
-        """The rows with their pictures as they are."""
-        if isinstance(opened.features[self.image], datasets.List | datasets.LargeList | list):
-            raise ValueError(f"column {self.image!r} of {self.describe()} holds lists of pictures: a row needs one")
-        return opened.cast_column(self.image, datasets.Image(decode=False))
 
     def _first(self, opened: Rows, in_files: bool) -> datasets.Dataset:
         """The rows asked for, shuffled if asked for; those of a stream with the bytes of their images."""
@@ -223,7 +218,8 @@ def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize
     Raises:
         Exception: nearly any, SyntaxError and struct.error among them: Pillow's on damaged files.
     """
-    with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as opened:
+    source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
+    with Image.open(source, formats=FORMATS) as opened:
         if opened.width * opened.height > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MOST_PIXELS:,}")
         picture = to_rgb(ImageOps.exif_transpose(opened))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from lit_memories.images import to_rgb
+from lit_memories.images import FORMATS, to_rgb
 from lit_memories.records import IMAGES, SetName
 from lit_memories.report.figures import FAINT, WIDTH, blank, png, shorten, style
 from lit_memories.runs import Run
@@ -102,7 +102,7 @@ def _load(runs: Sequence[Run], name: SetName, index: int, kind: str) -> np.ndarr
 def read_picture(file: Path) -> np.ndarray | None:
     """A picture (h, w, 3), or None if it is not there or damaged."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             picture = to_rgb(image)
             picture.thumbnail((EDGE, EDGE))
             return np.asarray(picture)

@@ -153,6 +153,15 @@ def tar(file: Path, samples: Sequence[dict[str, bytes]]) -> Path:
     return file
 
 
+def test_a_folder_of_several_sets_is_read_by_name(tmp_path: Path) -> None:
+    for name in ("160px", "320px"):
+        (tmp_path / name).mkdir()
+        parquet(tmp_path / name / "train.parquet", [{"bytes": png(), "path": None}], [name])
+    assert read(tmp_path, name="320px") == ["320px"]
+    with pytest.raises(FileNotFoundError, match="it has no folder 'full'"):
+        read(tmp_path, name="full")
+
+
 @pytest.mark.parametrize("options", [{}, {"limit": 9}, {"limit": 9, "streaming": True}, {"shuffle_seed": 0}])
 def test_a_picture_that_is_not_there_counts_as_unreadable(options: dict[str, Any], tmp_path: Path) -> None:
     held = [{"bytes": png(i), "path": f"{i}.png"} for i in range(3)]
@@ -182,7 +191,7 @@ def test_of_an_archive_any_picture_is_the_image_and_any_text_the_caption(tmp_pat
 
 def test_a_column_of_lists_is_refused_in_one_line(tmp_path: Path) -> None:
     file = parquet(tmp_path / "a.parquet", [[{"bytes": png(), "path": None}]], ["a"])
-    with pytest.raises(ValueError, match=r"'image' of .* holds lists of pictures: a row needs one"):
+    with pytest.raises(ValueError, match=r"a\.parquet has lists of pictures in column 'image': a row needs one"):
         read(file)
 
 

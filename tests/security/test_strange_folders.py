@@ -16,12 +16,15 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from lit_memories.data import shards
 from lit_memories.data.presets import CocoCaptions
 from lit_memories.data.samples import ImageRows
 from lit_memories.data.sources import ImageSource
+from lit_memories.report import pictures as report_pictures
+
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def png(colour: str = "red") -> bytes:
@@ -92,6 +95,46 @@ def test_a_readme_says_nothing(
     assert calls == []
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("use", ["caption", "where"])
+@pytest.mark.parametrize("kind", ["Image", "Audio"])
+def test_a_table_does_not_say_that_its_captions_are_to_be_looked_up(
+    kind: str, use: str, streaming: bool, host: str, calls: list[Any], tmp_path: Path
+) -> None:
+    """What a column is, a table says itself: of a picture the library would open path and address."""
+    place = pa.array([{"bytes": None, "path": f"{host}/a.parquet"}], PICTURE)
+    features = {"image": {"_type": "Image"}, "caption": {"_type": kind}}
+    table = pa.table({"image": pa.array([{"bytes": png(), "path": None}], PICTURE), "caption": place})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "a.parquet")
+    options: dict[str, Any] = {"caption": "a picture", "where": {"caption": 1}} if use == "where" else {}
+    with pytest.raises(ValueError, match=f"has neither texts, numbers nor labels in column 'caption', but {kind}"):
+        ImageSource(str(tmp_path / "a.parquet"), limit=1, streaming=streaming, **options).load()
+    assert calls == []
+
+
+def test_a_revision_makes_no_repository_of_a_folder(host: str, calls: list[Any], tmp_path: Path) -> None:
+    """The library would take it for one, and read its README."""
+    rows_file(tmp_path / "set.parquet", "red")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- data_files: {host}/a.parquet\n---\n")
+    with pytest.raises(ValueError, match="is on this machine, where nothing has a revision: leave out 'main'"):
+        ImageSource(str(tmp_path), revision="main").load()
+    assert calls == []
+
+
+def test_no_program_is_run_to_see_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript under the name of a picture would be given to an interpreter."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "0.png").write_bytes(png())
+    (tmp_path / "1.png").write_bytes(script)
+    run: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **_: run.append(arguments))
+    rows = ImageRows("concept", ImageSource(str(tmp_path), caption="a picture"), (8, 8))
+    assert len(rows.unreadable) == 1
+    assert report_pictures.read_picture(tmp_path / "1.png") is None
+    assert run == []
+
+
 def test_scripts_and_tables_of_other_kinds_are_no_data_set(tmp_path: Path, calls: list[Any]) -> None:
     for name in ("set.py", "rows.json", "rows.csv", "state.json"):
         (tmp_path / name).write_text('{"image": "/etc/hostname", "caption": "x"}')
@@ -154,9 +197,6 @@ def test_a_zip_archive_writes_nothing_and_reads_nothing_else(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match=r"names '../secret\.png', which is not in its folder"):
         ImageSource(str(tmp_path / "a.zip")).load()
     assert not (tmp_path.parent / "escaped.png").exists()
-
-
-PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 @pytest.fixture
