@@ -97,7 +97,7 @@ class PictogramJudge(Judge):
             factor.
         """
         logits = self.classifier(image)
-        if not all(bool(found.isfinite().all()) for found in logits.values()):
+        if not bool(torch.cat([found.flatten() for found in logits.values()]).isfinite().all()):
             return {"shows_concept": math.nan}  # the largest of such is the first, whatever the picture
         seen = likeliest(logits)
         shown = all(seen[factor][0] == value for factor, value in concept.factors.items())

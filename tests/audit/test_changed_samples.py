@@ -84,7 +84,7 @@ def test_a_set_that_grows_is_the_run_made_at_once(
     assert everything(run) == everything(four)
     assert "unprompted" not in found, "what does not depend on the pictures is not drawn again"
     status = look(run)
-    assert status.complete
+    assert status.state == "complete"
     assert status.total == answers(run)
     assert read_stale(run), "what was found of the old prompts is kept"
 
@@ -132,13 +132,13 @@ def test_a_lower_number_of_seeds_leaves_a_run_that_is_complete(
     with pytest.warns(UserWarning, match="2 records are of samples"):
         main(arguments(run, "--data.known=1"))
     status = look(run)
-    assert (status.complete, status.total) == (True, answers(run))
+    assert (status.state, status.total) == ("complete", answers(run))
     assert len(read_run(run).of("known", "known")) == 1
 
 
 def test_a_conditioning_named_twice_is_one(arguments: Arguments, tmp_path: Path) -> None:
     main(arguments(tmp_path, "--data.conditionings=[empty,empty]", "--data.known=0", "--data.prompted=0"))
     status = look(tmp_path)
-    assert status.complete
+    assert status.state == "complete"
     assert status.total == answers(tmp_path) == 3 * 18
-    assert len(status.records) == 18
+    assert len(status.run.records) == 18

@@ -190,6 +190,7 @@ EXPLAINED = {
     "audit/image.py": "the same, and decoder inversions that are kept in files",
     "data/cache.py: <dictcomp>: copy": "into such a file",
     "classifier.py: <dictcomp>: number read": "what the judge sees, by picture",
+    "classifier.py: look: number read": "whether that is a number, by picture",
     "metrics/functional.py: psnr": "PSNR, by picture",
     "images.py: to_pil: copy": "pictures that are kept",
     "conditioning.py: encode_tokens: copy": "a prompt's tokens, once",

@@ -263,7 +263,8 @@ def test_an_audit_and_its_null_text_have_the_samples_own_strength(saved: Path, t
 
 def test_rounding_is_not_multiplied(tiny: Path, tmp_path: Path) -> None:
     def trained(weight: float, precision: str) -> None:
-        fit(made(Diffusion.from_pretrained(tiny), anchor_weight=weight), tmp_path, 1, precision=precision)
+        method = made(Diffusion.from_pretrained(tiny), anchor_weight=weight)
+        fit(method, tmp_path / str(weight), 1, precision=precision)
 
     with pytest.raises(ValueError, match="anchor_weight 1000 multiplies the rounding of bf16-mixed"):
         trained(1000.0, "bf16-mixed")

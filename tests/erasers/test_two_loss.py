@@ -335,7 +335,7 @@ def test_faithful_erasediff_has_one_adam_over_both_loops(
 
     def way(method: EraseDiff) -> Tensor:
         start = flat([parameter.detach().clone() for parameter in method.selected.values()])
-        fit(method, tmp_path, steps, sets())
+        fit(method, tmp_path / str(method.faithful), steps, sets())
         return flat([parameter.detach() for parameter in method.selected.values()]) - start
 
     expected = Script(make(faithful=faithful, inner_passes=passes)).run(steps)

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from lit_memories.classifier import PictogramClassifier, PictogramJudge, load_classifier
+from lit_memories.classifier import PictogramJudge, load_classifier
 from lit_memories.cli import main
 from lit_memories.concept import Concept
 from lit_memories.data import pictograms
@@ -296,7 +296,7 @@ def test_a_judge_compares_with_the_prompt(tiny_classifier: Path, monkeypatch: py
     judge = PictogramJudge(tiny_classifier)
     pictures = [draw("test", i)[0] for i in range(3)]
     answers = iter([{factor: [getattr(p, factor)] for factor in FACTORS} for p in pictures])
-    monkeypatch.setattr(PictogramClassifier, "predict", lambda self, images: next(answers))
+    monkeypatch.setattr("lit_memories.classifier.likeliest", lambda logits: next(answers))
     prompts = [pictures[0].caption, pictures[0].caption, "something else"]
     concept = Concept("this", "object", prompts[:1], factors={"object": pictures[0].object})
     verdicts = judge(torch.rand(3, 3, 64, 64), prompts, concept)
