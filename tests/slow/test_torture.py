@@ -172,7 +172,14 @@ def lines(run: Path) -> int:
 def until(condition: Callable[[], bool], group: int) -> None:
     """Wait for a moment of a process group, or for its end."""
     ends = time.monotonic() + 120
-    while not condition():
+
+    def holds() -> bool:
+        try:
+            return condition()
+        except FileNotFoundError:  # a folder went away while it was listed
+            return False
+
+    while not holds():
         assert time.monotonic() < ends, "the moment never came"
         try:
             if (Path("/proc") / str(group) / "stat").read_text().rpartition(") ")[2][0] == "Z":
@@ -387,3 +394,53 @@ def test_an_image_level_audit_loses_nothing_either(server: Server, image_audit: 
     equal(run, undisturbed)
     caches = [{file.name for file in Path(f"{folder}.cache").glob("*.safetensors")} for folder in (run, undisturbed)]
     assert caches[0] == caches[1]
+
+
+@pytest.fixture(scope="module")
+def eraser(calm: Path) -> Arguments:
+    """The command line of an erasure of two steps."""
+
+    def arguments(folder: Path, *more: str) -> list[str]:
+        return [
+            "fit", f"--config={ROOT / 'recipes/pictograms/erase/esd.yaml'}", f"--model.diffusion.base={calm}",
+            "--model.steps=2", "--model.num_inference_steps=2", "--trainer.callbacks=[]",
+            "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}", *more,
+        ]  # fmt: skip
+
+    return arguments
+
+
+def test_an_erasure_is_whole_or_not_there(server: Server, eraser: Arguments, tmp_path: Path) -> None:
+    """Killed while its files are written, at moments a little later each time; what is left is cleared."""
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    server.run(eraser(undisturbed))
+    files = ("README.md", "erasure.json", "erasure.safetensors")
+    for number in range(12):
+        group = server.start(eraser(run))
+        until(lambda: any(file.name in files for part in run.glob("run.*.part") for file in part.iterdir()), group)
+        time.sleep(0.002 * number)
+        server.kill(group)
+    server.run(eraser(run))
+    for name in files:
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert not [*run.rglob("*.part"), *run.rglob(".tmp*")]
+
+
+def test_files_that_cannot_grow_end_other_commands_in_one_line(
+    server: Server, eraser: Arguments, calm: Path, tmp_path: Path
+) -> None:
+    """The operating system fails to write more, to temporary folders too."""
+    server.run(eraser(tmp_path / "erasure"))
+    server.run(["draw", str(tmp_path / "drawn"), "--size=3"])  # from now on its rows are in the cache
+    commands = {
+        "fit": (eraser(tmp_path / "fit", "--model.train=full"), 20_000),
+        "export": (["export", str(calm), str(tmp_path / "erasure"), str(tmp_path / "export")], 20_000),
+        "draw": (["draw", str(tmp_path / "draw"), "--size=3"], 100),
+    }
+    for name, (command, limit) in commands.items():
+        server.start(command, LIMITED.format(limit=limit))
+        assert server.wait() == 1
+        (message,) = [line for line in server.log.read_text().splitlines() if line.startswith("SystemExit")]
+        assert f"cannot write {tmp_path / name}: " in message
+        assert "File too large" in message or "os error 27" in message
+        assert not [*(tmp_path / name).rglob("*.part"), *(tmp_path / name).glob("*.safetensors")]
