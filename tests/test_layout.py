@@ -207,8 +207,9 @@ WRITERS = {
 }
 """Files of this package that do so by themselves, and why they may."""
 OWN = {
-    "to_csv", "to_json", "record.to_json", "self.parser.dump", "super().save", "self.save", "self.info.save",
-    "replace(self.info, metrics=metrics, complete=complete).save", "Erasure(tensors, provenance).save",
+    "to_csv", "to_json", "record.to_json", "self.parser.dump", "super().dump", "super().save", "self.save",
+    "self.info.save", "replace(self.info, metrics=metrics, complete=complete).save",
+    "Erasure(tensors, provenance).save",
 }  # fmt: skip
 """Calls of this package's own functions, which give text, or are looked at where they stand."""
 

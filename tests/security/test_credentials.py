@@ -9,7 +9,7 @@ from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
 
 ROOT = Path(__file__).parents[2]
-ADDRESS = "https://somebody:open-sesame@host/images"
+ADDRESS = "https:/somebody:open-sesame@host/images"
 
 
 def test_an_address_with_a_password_is_read_and_not_written_down(
@@ -19,7 +19,7 @@ def test_an_address_with_a_password_is_read_and_not_written_down(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Here it is a folder's name, so that there is something to audit."""
+    """Here it is a folder's name, with one slash as paths have it, so that there is something to audit."""
     monkeypatch.chdir(tmp_path)
     umbrella = {"object": "umbrella"}
     save_images(pictograms.build("audits", 200, keep=umbrella, limit=1), Path(f"{ADDRESS}/concept"))
