@@ -5,14 +5,16 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import Erasure
-from lit_memories.storage.files import check_inside, check_writable, whole_folder
+from lit_memories.erasure import CARD_FILE, Erasure, Provenance, versions
+from lit_memories.storage.files import check_inside, check_writable, whole_folder, write
+from lit_memories.storage.hub import redact
+from lit_memories.tools.portable import make_portable
 
 
 def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
-    """Write a base model with an erasure applied as a full pipeline that plain diffusers loads, beside transformers 5.
+    """Write a base model with an erasure applied as a full pipeline that plain diffusers loads, with a card.
 
-    Transformers 4 does not know its names of the text encoder's weights, and leaves that at random with a warning.
+    Its files are in the form that transformers 4 reads as well as 5; the card names the versions that wrote them.
     An adapter is worked into the weights at full strength: a pipeline has no place for a prompt's gate.
 
     Args:
@@ -27,9 +29,38 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
     """
     check_inside(out, (".",))
     check_writable(out)
-    pipeline = Diffusion(base, erasure, revision, gated=False).pipeline()
+    model = Diffusion(base, revision=revision)
+    applied = Erasure.load(erasure)
+    applied.apply(model, gated=False)
+    pipeline = model.pipeline()
     with whole_folder(out) as part:
         pipeline.save_pretrained(part)
+        make_portable(part)
+        write(part / CARD_FILE, _card(applied.provenance, type(pipeline).__name__))
+
+
+def _card(origin: Provenance, kind: str) -> str:
+    """A model card: what it is, and what wrote it."""
+    wrote = "\n".join(f"| {package} | {version} |" for package, version in versions().items())
+    return redact(f"""---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [concept-erasure, text-to-image, lit-memories]
+---
+
+# {origin.method}: {origin.concept["name"]} erased from {origin.base}
+
+A whole pipeline, with the erasure worked into its weights. It opens with diffusers beside transformers 4 or 5:
+
+```python
+from diffusers import {kind}
+pipeline = {kind}.from_pretrained("path/to/this/folder")
+```
+
+| written with | version |
+|---|---|
+{wrote}
+""")
 
 
 def push(
