@@ -23,8 +23,10 @@ from lit_memories.images import PICTURES
 from lit_memories.storage.files import parse_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-LONGEST_TEXT = 2**16
-"""Bytes of a caption's file that are read."""
+TEXTS = (".txt", ".caption")
+"""Endings of captions beside their pictures."""
+LONGEST_TEXT = 2**20
+"""Bytes of such a file that are read."""
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -92,11 +94,12 @@ class Folder(Tree):
 
     def picture(self, name: str) -> dict[str, Any]:
         """A picture as a row has it: its path, or what it holds where its name is no text."""
+        path = str(self.root / name)
         try:
-            name.encode()
+            path.encode()
         except UnicodeEncodeError:
             return super().picture(name)
-        return {"bytes": None, "path": str(self.root / name)}
+        return {"bytes": None, "path": path}
 
 
 class Zip(Tree):
@@ -236,8 +239,9 @@ def _beside(tree: Tree, name: str) -> Row:
     """What stands beside a picture that no table names."""
     path = PurePosixPath(name)
     row: Row = {}
-    if (text := str(path.with_suffix(".txt"))) in tree.known:
-        row["caption"] = tree.read(text, LONGEST_TEXT).decode(errors="replace").strip()
+    texts = [text for text in (str(path.with_suffix(ending)) for ending in TEXTS) if text in tree.known]
+    if texts:
+        row["caption"] = tree.read(texts[0], LONGEST_TEXT).decode(errors="replace").strip()
     folders = [folder for folder in path.parts[:-1] if _split_of(f"{folder}/x", by_name=False) is None]
     if folders:
         row["label"] = _printable(folders[-1])

@@ -1,6 +1,5 @@
 """Data sets on this machine: a folder or zip archive of pictures, parquet tables, tar archives."""
 
-import contextlib
 import glob
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,16 +30,30 @@ class ColumnError(ValueError):
 
 
 def find(path: str) -> list[Path]:
-    """What a path names on this machine: itself if there is such a file or folder, else what it is a pattern of."""
+    """What a path names on this machine: itself if there is such a file or folder, else what it is a pattern of.
+
+    Folders that are there are taken at their word: of ``a[1]/*.tar`` the star alone is a pattern if there is an
+    ``a[1]``.
+    """
     if "://" in path:
         return []
-    spelled = [Path(path)]
-    with contextlib.suppress(RuntimeError):  # nobody's home
-        spelled.append(Path(path).expanduser())
-    for one in spelled:
-        if one.exists():
-            return [one]
-    return [Path(name) for name in sorted(glob.glob(str(spelled[-1])))]  # noqa: PTH207
+    place = at_home(path)
+    if place.exists():
+        return [place]
+    there = next((folder for folder in place.parents if folder.is_dir()), Path())
+    pattern = glob.escape(str(there)) + "/" + str(place.relative_to(there))
+    return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207
+
+
+def at_home(path: str) -> Path:
+    """A path as it stands if it begins with something that is there, a folder ``~x`` say; else with home for ``~``."""
+    given = Path(path)
+    if not path.startswith("~") or Path(given.parts[0]).exists():
+        return given
+    try:
+        return given.expanduser()
+    except RuntimeError:  # nobody's home
+        return given
 
 
 def open_local(found: list[Path], split: str, wanted: Collection[str], image: str | None, lazily: bool) -> Rows:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -91,7 +92,7 @@ def _open_elsewhere(
 ) -> tuple[Rows, str | None, bool]:
     """Open a data set of the hub, or files at an address."""
     options: dict[str, Any]
-    kind = FILES.get(Path(path).suffix)
+    kind = FILES.get(Path(urlsplit(path).path if "://" in path else path).suffix)
     if kind is not None:
         split, options = "train", {"path": kind, "data_files": path}
     elif "://" in path:

@@ -12,8 +12,9 @@ from typing import Any
 import datasets
 
 from lit_memories.data.folders import Folder
+from lit_memories.data.local import at_home
 from lit_memories.data.opening import PARQUET_COPY, open_rows
-from lit_memories.data.sources import ImageSource, Source
+from lit_memories.data.sources import LONGEST_CAPTION, ImageSource, Source
 from lit_memories.storage.files import parse_json
 
 SEED_LIMIT = 2**63
@@ -55,7 +56,7 @@ class CocoCaptions(Source):
             FileNotFoundError: if there are none.
             ValueError: if the captions are damaged, or an image has none.
         """
-        root = Path(self.root).expanduser()
+        root = at_home(self.root)
         folder = next((place for place in (root / self.split, root / "images" / self.split) if place.is_dir()), root)
         name = f"captions_{self.split}.json"
         file = next((place for place in (root / "annotations" / name, root / name) if place.is_file()), root / name)
@@ -144,12 +145,13 @@ class PromptList:
             FileNotFoundError: if it is not there.
             ValueError: if a column is missing or a row damaged; names file and row.
         """
-        if not Path(self.path).is_file():
+        file = at_home(self.path)
+        if not file.is_file():
             raise FileNotFoundError(f"{self.path} is not a file: give a CSV file with case_number, prompt and "
                                     "evaluation_seed")  # fmt: skip
-        with Path(self.path).open(encoding="utf-8-sig", newline="") as file:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
             try:
-                lines = list(csv.DictReader(file))
+                lines = list(csv.DictReader(opened))
             except (csv.Error, UnicodeDecodeError) as error:
                 raise ValueError(f"{self.path} is not a CSV file in UTF-8: {error}") from None
         return _prompt_rows(lines, self.path)
@@ -192,7 +194,8 @@ def _prompt_rows(lines: list[Any], where: str) -> list[PromptRow]:
     """Rows of a table as pictures to draw."""
     if not lines:
         raise ValueError(f"{where} holds no prompts")
-    columns = {kind: next((name for name in names if name in lines[0]), None) for kind, names in COLUMNS.items()}
+    there = {name.strip().lower(): name for name in lines[0] if isinstance(name, str)}
+    columns = {kind: next((there[name] for name in names if name in there), None) for kind, names in COLUMNS.items()}
     if columns["prompt"] is None:
         raise ValueError(f"{where} has no column 'prompt': it has {', '.join(map(str, lines[0]))}")
     rows: dict[int, PromptRow] = {}
@@ -219,6 +222,8 @@ def _prompt_row(line: Mapping[str, Any], row: int, columns: Mapping[str, str | N
     prompt, guidance = line[str(columns["prompt"])], line.get(str(columns["guidance_scale"]))
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("it has no prompt")
+    if len(prompt) > LONGEST_CAPTION:
+        raise ValueError(f"its prompt has more than {LONGEST_CAPTION} letters")
     if None in line:
         raise ValueError("it has more values than there are columns: a prompt with a comma needs quotation marks")
     scale = None if guidance in (None, "") else float(guidance)

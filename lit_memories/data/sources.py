@@ -24,6 +24,8 @@ SHUFFLE_WINDOW = 1000
 """Rows of a stream that are shuffled among one another."""
 MOST_PIXELS = 50_000_000
 """Of a picture that is read; a larger one would take a gigabyte and more while it is."""
+LONGEST_CAPTION = 2**16
+"""Letters of a caption."""
 Resize = Literal["crop", "squeeze"]
 """How pictures come to a model's size: the shorter side scaled and the middle taken, or the aspect ratio given up."""
 
@@ -52,8 +54,9 @@ class ImageSource(Source):
     one with class labels, their names. Of a folder or archive of pictures nothing but pictures and captions is read.
 
     Args:
-        path: hub id; folder of images with ``metadata.csv`` or ``metadata.jsonl``, or with a ``.txt`` beside each, of
-            parquet files, of tar shards (webdataset) or of zip archives of images; or such files, ``shards/*.parquet``.
+        path: hub id; folder of images with ``metadata.csv``, ``.jsonl`` or ``.parquet``, or with a ``.txt`` or
+            ``.caption`` beside each; folder of parquet files, of tar shards (webdataset) or of zip archives of images;
+            or such files, ``shards/*.parquet``.
         split: which split to read, of folders one called so; of a path that names files there is one only.
         image: name of the image column; of tar shards ``image`` is the picture whatever its ending.
         caption: name of the caption column, of tar shards ``caption`` for their texts; or a text with columns in it,
@@ -163,6 +166,10 @@ class ImageSource(Source):
         for number, values in enumerate(zip(*columns, strict=True)):
             if None in values or (plain and not isinstance(values[0], str)):
                 raise ValueError(f"row {number} of {self.describe()} has no caption: {values[0]!r} in {self.caption!r}")
+            if any(isinstance(value, str) and len(value) > LONGEST_CAPTION for value in values):
+                raise ValueError(
+                    f"row {number} of {self.describe()} has a caption of more than {LONGEST_CAPTION} letters"
+                )
             named = dict(zip(self._columns, values, strict=True))
             captions.append(values[0] if plain else self.caption.format(**named))
         return captions

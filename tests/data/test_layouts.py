@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from lit_memories.data.cache import cached
+from lit_memories.data.presets import CocoCaptions, PromptList
 from lit_memories.data.samples import ImageRows
 from lit_memories.data.sources import MOST_PIXELS, ImageSource, read_picture
 from lit_memories.storage.tensors import read_tensors, write_tensors
@@ -63,10 +64,35 @@ def test_a_path_is_taken_at_its_word(name: str, tmp_path: Path, monkeypatch: pyt
     assert read(f"{name}.parquet") == ["z"]
 
 
+def test_of_a_pattern_folders_that_are_there_are_taken_at_their_word(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]*"
+    folder.mkdir()
+    for number in range(2):
+        picture = [{"bytes": png(number), "path": None}]
+        parquet(folder / f"{number}.parquet", picture, [f"number {number}"])
+    assert read(f"{folder}/*.parquet") == ["number 0", "number 1"]
+    assert read(f"{folder}/[1].parquet") == ["number 1"]
+
+
 def test_home_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path / "pictures", ["0.png"])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read("~/pictures", caption="a red star") == ["a red star"]
+    (tmp_path / "a.csv").write_text("prompt\na lake\n")
+    assert [row.prompt for row in PromptList("~/a.csv").load()] == ["a lake"]
+    with pytest.raises(FileNotFoundError, match="~/coco holds no images"):
+        CocoCaptions("~/coco").load()
+
+
+def test_a_folder_called_like_a_home_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("~x").mkdir()
+    Path("~x/a.csv").write_text("prompt\na lake\n")
+    assert [row.prompt for row in PromptList("~x/a.csv").load()] == ["a lake"]
+    with pytest.raises(FileNotFoundError, match="~x holds no images"):
+        CocoCaptions("~x").load()
+    with pytest.raises(FileNotFoundError, match="~nobody holds no images"):
+        CocoCaptions("~nobody").load()
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
@@ -107,12 +133,20 @@ def test_captions_may_stand_beside_their_pictures_or_be_the_same_for_all(tmp_pat
         (folder / f"{name}.txt").write_text(f"number {number}\n")
     assert read(folder) == ["number 0", "number 1", "number 2"]
     assert read(folder, split="training", limit=2) == ["number 0", "number 1"]
+    (folder / "dog" / "2.txt").rename(folder / "dog" / "2.caption")
+    assert read(folder)[2] == "number 2"
+    (folder / "dog" / "2.caption").write_text("x" * 70_000)
+    with pytest.raises(ValueError, match=r"row 2 of .* has a caption of more than 65536 letters"):
+        read(folder)
 
 
 def test_a_name_that_is_no_text_is_a_picture_all_the_same(tmp_path: Path) -> None:
     folder_of(tmp_path, ["0.png"])
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/1-\xff.png")).write_bytes(png(1))
     assert read(tmp_path, caption="of both") == ["of both"] * 2
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder_of(place, ["2.png", "3.png"])
+    assert read(place, caption="of both") == ["of both"] * 2
 
 
 def test_pictures_in_a_zip_archive(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_a_list_is_read(tmp_path: Path) -> None:
         "1,a lake, by night,1,7.5,",
         "1",
         "0,a lake,1,7.5,",
+        f"1,{'x' * 70_000},1,7.5,",
     ],
 )
 def test_a_damaged_row_is_named(line: str, tmp_path: Path) -> None:
@@ -148,6 +149,9 @@ def test_a_file_that_is_no_list_is_named(tmp_path: Path) -> None:
         (",prompt,sd_seed,sd_guidance_scale", "3,a lake,1234.0,7", PromptRow(0, "a lake", 1234, 7.0)),
         ("case_number,adv_prompt,evaluation_seed", "4.0,a lake,5", PromptRow(4, "a lake", 5)),
         ("sensitive prompt", "a lake", PromptRow(0, "a lake", 0)),
+        ("Unnamed: 0,prompt,evaluation_seed,case_number", "21,a lake,5,7", PromptRow(7, "a lake", 5)),
+        ("image_id,source,prompt,evaluation_seed", "000000203564,coco-30k,a lake,5", PromptRow(0, "a lake", 5)),
+        (" Prompt, Seed", "a lake,5", PromptRow(0, "a lake", 5)),
         ("case_number,prompt,evaluation_seed,artist", "1,a lake,9,x", PromptRow(1, "a lake", 9)),
     ],
 )
