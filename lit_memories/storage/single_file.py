@@ -41,7 +41,7 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
         with bounded(folder, [path]):
             model = _empty(loader, folder)
         try:
-            found = _translate(name, tensors, model)
+            found = translate(name, tensors, model)
             result = model.load_state_dict(found, strict=False)
         except (KeyError, RuntimeError, ValueError) as error:  # names that the translation takes for granted; sizes
             reason = str(error).strip().splitlines()[-1].strip()
@@ -66,8 +66,17 @@ def _empty(loader: type[Any], folder: Path) -> Any:
         raise ValueError(f"no model can be made of {folder / 'config.json'}: {plain(error)}") from None
 
 
-def _translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """A model's tensors under its own names."""
+def translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """A model's tensors under its own names.
+
+    Args:
+        name: of the part that the model is.
+        tensors: of a checkpoint, by CompVis' or OpenCLIP's names.
+        model: of which only configuration and class count.
+
+    Raises:
+        KeyError: if names are missing that a Stable Diffusion has.
+    """
     if name == "unet":
         unet = {key: tensor for key, tensor in tensors.items() if key.startswith("model.diffusion_model.")}
         converted = convert_ldm_unet_checkpoint(unet, dict(model.config))

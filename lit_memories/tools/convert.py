@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
+from lit_memories.storage.single_file import OPEN_CLIP, translate
 from lit_memories.storage.weights import WeightFile, read_weights
 from lit_memories.tools.checks import check_sound, check_whole, is_network, misfit, some
 from lit_memories.tools.lora import CONFIG_FILE, is_lora, read_lora
@@ -27,7 +29,8 @@ ADAPTER_FILES = (
 FOLDER_FILES = (ENCODER_FILES[0], *ADAPTER_FILES[:2], ENCODER_FILES[1], *ADAPTER_FILES[2:])
 """What a folder of a CLIPTextModel or an adapter may hold, by preference: what cannot run code comes first."""
 
-COMPVIS_TEXT = "cond_stage_model.transformer."
+COMPVIS_TEXT = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+"""Where CompVis' checkpoints have CLIP's text encoder, of Stable Diffusion 1 and of XL."""
 
 
 def convert(
@@ -83,7 +86,7 @@ def convert(
                 f"{weights.path} adapts the text encoder ({beside[0]}), which no gate reaches: --gate '[]'"
             )
     else:
-        form, tensors = _replaced(weights, _Names.of(diffusion))
+        form, tensors = _replaced(weights, _Names.of(diffusion), diffusion.conditioning.encoders)
     if not tensors:
         raise ValueError(f"{source} changes nothing: its tensors equal those of {base}, or its adapter is zero")
     provenance = Provenance(
@@ -173,10 +176,10 @@ class _Names:
         return next((text[end] for start in range(len(parts)) if (end := ".".join(parts[start:])) in text), None)
 
 
-def _replaced(file: WeightFile, names: _Names) -> tuple[str, dict[str, Tensor]]:
+def _replaced(file: WeightFile, names: _Names, encoders: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     """The format of a file of whole tensors, and those that differ from the base's."""
     if any("diffusion_model" in key.split(".") or unwrapped(key) in names.compvis for key in file.tensors):
-        return "compvis", _changed(file, _compvis(file, names), names.state)
+        return "compvis", _changed(file, _compvis(file, names, encoders), names.state)
     named = _named(file, file.tensors, names)
     return _form(file, set(named), set(names.state)), _changed(file, named, names.state)
 
@@ -215,8 +218,8 @@ def _form(file: WeightFile, named: set[str], state: set[str]) -> str:
     return "unet" if named >= unet else "partial"
 
 
-def _compvis(file: WeightFile, names: _Names) -> dict[str, Tensor]:
-    """The U-Net and the CLIP text encoder of a CompVis checkpoint; VAE, averages and schedule are left.
+def _compvis(file: WeightFile, names: _Names, encoders: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The U-Net and the text encoders of a CompVis checkpoint; VAE, averages and schedule are left.
 
     Of AC's deltas, which have layers of attention alone, these.
     """
@@ -229,9 +232,23 @@ def _compvis(file: WeightFile, names: _Names) -> dict[str, Tensor]:
         if "embed" in file.tensors:
             raise ValueError(f"{file.path} does not fit: embed are embeddings of new words, which the base has not")
         return _named(file, file.tensors, names)
-    text = {key: tensor for key, tensor in file.tensors.items() if COMPVIS_TEXT in key}
+    text = {key: tensor for key, tensor in file.tensors.items() if any(prefix in key for prefix in COMPVIS_TEXT)}
     found = _named(file, unet | text, names)
     check_whole(file, found, names.unet.values())
+    for part, prefix in OPEN_CLIP.items():
+        if part in encoders and any(key.startswith(prefix) for key in file.tensors):
+            found |= _open_clip(file, part, encoders[part], names)
+    return found
+
+
+def _open_clip(file: WeightFile, part: str, encoder: Any, names: _Names) -> dict[str, Tensor]:
+    """A text encoder that is OpenCLIP's: Stable Diffusion 2's, and the second of XL."""
+    try:
+        translated = translate(part, file.tensors, encoder)
+    except (KeyError, RuntimeError, ValueError) as error:  # it takes for granted what a Stable Diffusion has
+        raise ValueError(f"{file.path} is for another base, or incomplete: {error} of {part}") from None
+    found = {name: tensor for key, tensor in translated.items() if (name := f"{part}.{key}") in names.state}
+    check_whole(file, found, names.text[part].values())
     return found
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
+from lit_memories.tools.convert import convert
 from lit_memories.training.text_to_image import build_pipeline
 
 pytestmark = pytest.mark.timeout(120)
@@ -172,3 +173,27 @@ def test_what_goes_with_a_file_and_what_not(folder: Path, tmp_path: Path) -> Non
         Diffusion(str(folder), config=str(folder))
     with pytest.raises(FileNotFoundError, match="it has no model_index"):
         Diffusion(str(tmp_path / "model.ckpt"), config=str(tmp_path))
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["CLIP", "OpenCLIP"])
+def test_what_was_changed_in_a_file_becomes_an_erasure(
+    second: bool, folder: Path, original: Diffusion, tmp_path: Path
+) -> None:
+    """A text encoder is not passed over, whoever's it is."""
+    tensors = checkpoint(original, second)
+    names = ("unet.conv_out.bias", "text_encoder.encoder.layers.0.self_attn.k_proj.bias")
+    tensors["model.diffusion_model.out.2.bias"] = tensors["model.diffusion_model.out.2.bias"] + 1
+    if second:
+        key, width = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias", 32
+        tensors[key] = tensors[key].clone()
+        tensors[key][width : 2 * width] += 1
+    else:
+        key = "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.k_proj.bias"
+        tensors[key] = tensors[key] + 1
+    save_file(tensors, tmp_path / "erased.safetensors")
+    convert(tmp_path / "erased.safetensors", str(folder), tmp_path / "out")
+    erased = Diffusion(str(folder), tmp_path / "out")
+    assert erased.erasure is not None
+    assert {name.replace("text_model.", "") for name in erased.erasure.tensors} == set(names)
+    for name, tensor in erased.erasure.tensors.items():
+        assert torch.equal(tensor, original.state_dict()[name] + 1)
