@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from lit_memories.data.cache import cached
 from lit_memories.data.presets import CocoCaptions, PromptList
 from lit_memories.data.samples import ImageRows
-from lit_memories.data.sources import MOST_PIXELS, ImageSource, read_picture
+from lit_memories.data.sources import MOST_PIXELS, ImageSource, PictogramSource, Source, read_picture
 from lit_memories.storage.tensors import read_tensors, write_tensors
 
 
@@ -298,3 +299,22 @@ def test_a_cache_is_read_where_it_cannot_be_written(tmp_path: Path, monkeypatch:
     assert cached(file, ["x"], lambda: {})["x"].tolist() == [1, 1]
     with pytest.warns(UserWarning, match=r"cannot keep what was made for it.*Read-only file system"):
         assert cached(tmp_path / "y", ["x"], lambda: {"x": torch.zeros(1)})["x"].tolist() == [0]
+
+
+@pytest.mark.parametrize("what", ["table", "archive", "pictograms"])
+def test_rows_are_unpacked_elsewhere_if_the_cache_cannot_be_written(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != cache and access(path, mode))
+    sources: dict[str, Source] = {
+        "table": ImageSource(str(parquet(tmp_path / "a.parquet", [{"bytes": png(), "path": None}], ["a"]))),
+        "archive": ImageSource(str(tar(tmp_path / "a.tar", [{"png": png(), "txt": b"a"}]))),
+        "pictograms": PictogramSource("layouts", 1),
+    }
+    with pytest.warns(UserWarning, match="cache cannot be written: rows are unpacked into a temporary folder"):
+        assert len(sources[what].load()) == 1
+    assert list(cache.iterdir()) == []
