@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.concept import Concept
 from lit_memories.data.cache import cached
-from lit_memories.data.sources import Source, read_picture
+from lit_memories.data.readable import readable
+from lit_memories.data.sources import Source
 from lit_memories.diffusion import Diffusion
 from lit_memories.identity import autoencoder_of, configuration_of, schedule_of
 from lit_memories.images import to_tensor
@@ -178,15 +179,10 @@ class ErasureData(LightningDataModule):
     def _encoded(self, diffusion: Diffusion, source: Source, name: str) -> Latents:
         rows, pictures, captions = source.load(), [], []
         digest = hashlib.sha256(json.dumps([autoencoder_of(diffusion), diffusion.image_size]).encode())
-        for row in rows:
-            try:
-                picture = read_picture(row["image"], diffusion.image_size)
-            except Exception as error:  # Pillow raises nearly anything on damaged files
-                warnings.warn(f"{name} set: an image of {source.describe()} cannot be read ({error})", stacklevel=2)
-                continue
+        for _, caption, picture in readable(rows, name, diffusion.image_size):
             digest.update(picture.tobytes())
             pictures.append(picture)
-            captions.append(row["caption"])
+            captions.append(caption)
         if not pictures:
             raise ValueError(f"the {name} set is empty: no image of {source.describe()} can be read")
 

@@ -116,7 +116,8 @@ class Zip(Tree):
 
     def read(self, name: str, limit: int = LARGEST) -> bytes:
         """What a file holds, but for what is beyond a limit."""
-        with self.archive.open(name) as file:
+        archive = self.archive
+        with archive.open(name) as file:
             return file.read(limit)
 
     def picture(self, name: str) -> dict[str, Any]:

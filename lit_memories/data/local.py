@@ -17,6 +17,7 @@ from lit_memories.data.shards import (
     rows_of_archives,
     rows_of_tables,
 )
+from lit_memories.data.unpacked import rows_cache
 from lit_memories.images import PICTURES
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
@@ -145,7 +146,9 @@ def _generated(rows: Any, features: datasets.Features, lazily: bool, arguments: 
         return datasets.IterableDataset.from_generator(rows, features=features, gen_kwargs=arguments)
     stamps = tuple((Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in arguments["files"])
     fingerprint = datasets.fingerprint.Hasher.hash([arguments, stamps])
-    return datasets.Dataset.from_generator(rows, features=features, gen_kwargs=arguments, fingerprint=fingerprint)
+    return datasets.Dataset.from_generator(
+        rows, features=features, cache_dir=rows_cache(), gen_kwargs=arguments, fingerprint=fingerprint
+    )
 
 
 def _as_rows(found: Pictures, wanted: Collection[str], image: str | None) -> datasets.Dataset:

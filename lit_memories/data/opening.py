@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.cache.cache import Cache
 
 from lit_memories.data.local import ColumnError, Rows, check_columns, check_kinds, find, open_local
+from lit_memories.data.unpacked import rows_cache
 from lit_memories.storage.hub import redact
 
 FILES = {".parquet": "parquet", ".tar": "webdataset"}
@@ -101,7 +102,7 @@ def _open_elsewhere(
         options = {"path": path, "data_dir": name, "revision": revision}
     else:
         options = {"path": path, "name": name, "revision": revision}
-    builder = datasets.load_dataset_builder(**options)
+    builder = datasets.load_dataset_builder(**options, cache_dir=rows_cache())
     commit = builder.hash if builder.repo_id else None
     if isinstance(builder, Cache) and revision not in (None, commit):  # what the library takes if the hub fails it
         raise FileNotFoundError(f"the hub does not give revision {revision!r}, and what is in the cache is {commit}")

@@ -19,6 +19,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from lit_memories.data.unpacked import rows_cache
+
 OBJECTS: dict[str, str] = {
     "umbrella": "☂",
     "anchor": "⚓",
@@ -277,7 +279,7 @@ def build(
     arguments["version"] = VERSION  # and no lists: `datasets` would take them for shards and run once for each entry
     if next(_rows(**arguments), None) is None:
         return datasets.Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
-    return datasets.Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=arguments)
+    return datasets.Dataset.from_generator(_rows, features=FEATURES, cache_dir=rows_cache(), gen_kwargs=arguments)
 
 
 def contact_sheet(seed: int = 0, cell: int = 72) -> Image.Image:

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lit_memories.concept import Concept
+from lit_memories.data.readable import readable
 from lit_memories.data.sources import Resize, Source, read_picture
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
@@ -86,25 +87,14 @@ class ImageRows:
         self.samples: list[Sample] = []
         self.unreadable: list[str] = []
         self.repeated = 0
-        plain = 0
         seen: set[str] = set()
-        for index, row in enumerate(self.rows):
-            try:
-                pixels = read_picture(row["image"], size, resize)
-            except Exception:  # Pillow raises nearly anything on damaged files, SyntaxError and struct.error among it
-                self.unreadable.append((row["image"] or {}).get("path") or f"row {index}")
-                continue
-            plain += all(low == high for low, high in cast("Any", pixels.getextrema()))
-            content = digest(pixels.tobytes() + row["caption"].encode())
+        for index, caption, picture in readable(self.rows, name, size, resize, self.unreadable):
+            content = digest(picture.tobytes() + caption.encode())
             if content in seen:
                 self.repeated += 1
                 continue
             seen.add(content)
-            self.samples.append(Sample(name, index, content, row["caption"], picture=digest(pixels.tobytes())))
-        if plain:
-            rank_zero_warn(
-                f"{plain} of {len(self.rows)} pictures of the {name} set are all one colour: are they the right ones?"
-            )
+            self.samples.append(Sample(name, index, content, caption, picture=digest(picture.tobytes())))
 
     def describe(self, used: int) -> dict[str, Any]:
         """What ``run.json`` says of the set, of which `used` rows are."""

@@ -211,13 +211,14 @@ class PictogramSource(Source):
         return rows.select_columns(["image", "caption"]).cast_column("image", datasets.Image(decode=False))
 
 
-def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize = "crop") -> Image.Image:
+def read_picture(image: Mapping[str, Any] | None, size: tuple[int, int], resize: Resize = "crop") -> Image.Image:
     """An undecoded image of a data set as an RGB picture of a model's size.
 
     It is turned as its EXIF data say, and comes to 8-bit RGB as `to_rgb` says. Resizing is bicubic.
 
     Args:
-        image: its ``bytes``, or its ``path``; at most `MOST_PIXELS`, which is seen before it is decoded.
+        image: its ``bytes``, or its ``path``; at most `MOST_PIXELS`, which is seen before it is decoded. None is of a
+            row that has no picture.
         size: (height, width).
         resize: what to do with pictures of another size: scale until they fill it and take the middle (``crop``), or
             scale each side by a factor of its own, as the audit's official code does (``squeeze``).
@@ -225,6 +226,8 @@ def read_picture(image: Mapping[str, Any], size: tuple[int, int], resize: Resize
     Raises:
         Exception: nearly any, SyntaxError and struct.error among them: Pillow's on damaged files.
     """
+    if image is None:
+        raise ValueError("the row has none")
     source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
     with Image.open(source, formats=FORMATS) as opened:
         if opened.width * opened.height > MOST_PIXELS:

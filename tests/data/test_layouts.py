@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from lit_memories.data.cache import cached
 from lit_memories.data.presets import CocoCaptions, PromptList
 from lit_memories.data.samples import ImageRows
-from lit_memories.data.sources import MOST_PIXELS, ImageSource, read_picture
+from lit_memories.data.sources import MOST_PIXELS, ImageSource, PictogramSource, Source, read_picture
 from lit_memories.storage.tensors import read_tensors, write_tensors
 
 
@@ -200,7 +202,11 @@ def test_a_folder_of_several_sets_is_read_by_name(tmp_path: Path) -> None:
 def test_a_picture_that_is_not_there_counts_as_unreadable(options: dict[str, Any], tmp_path: Path) -> None:
     held = [{"bytes": png(i), "path": f"{i}.png"} for i in range(3)]
     file = parquet(tmp_path / "a.parquet", [*held, None, {"bytes": b"none", "path": "x.png"}], [*"abcde"])
-    rows = ImageRows("concept", ImageSource(str(file), **options), (8, 8))
+    reason = (
+        r"2 of 5 pictures of the concept set cannot be read, such as (row \d \(the row has none|x.png \(it is no p)"
+    )
+    with pytest.warns(UserWarning, match=reason):
+        rows = ImageRows("concept", ImageSource(str(file), **options), (8, 8))
     assert sorted(sample.prompt for sample in rows.samples) == ["a", "b", "c"]
     assert len(rows.unreadable) == 2
     assert "x.png" in rows.unreadable
@@ -256,14 +262,34 @@ def test_pictures_that_are_all_one_colour_are_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_no_number_in_the_cache_is_made_again(bad: float, tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    write_tensors(file, {"x": torch.full((2,), bad)})
+    write_tensors(file, {"x": torch.full((2,), bad)}, {"name": "x"})
     assert cached(file, ["x"], lambda: {"x": torch.ones(2)})["x"].tolist() == [1, 1]
+    assert read_tensors(file)["x"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("how", ["exchanged", "another shape", "another type", "without checksums", "a bit"])
+def test_what_is_another_file_in_the_cache_is_made_again(how: str, tmp_path: Path) -> None:
+    file, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    for one, number in ((file, 1), (other, 2)):
+        cached(one, ["x"], lambda number=number: {"x": torch.full((2,), float(number))})  # type: ignore[misc]
+    if how == "exchanged":
+        other.replace(file)
+    elif how == "without checksums":
+        save_file({"x": torch.zeros(2)}, file)
+    elif how == "a bit":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    else:
+        write_tensors(file, {"x": torch.zeros(3) if how == "another shape" else torch.zeros(2).half()})
+    made = cached(file, ["x"], lambda: {"x": torch.ones(2)})["x"]
+    assert (made.tolist(), made.dtype) == ([1, 1], torch.float32)
     assert read_tensors(file)["x"].tolist() == [1, 1]
 
 
 def test_a_cache_is_read_where_it_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.safetensors"
-    write_tensors(file, {"x": torch.ones(2)})
+    cached(file, ["x"], lambda: {"x": torch.ones(2)})
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(30, "Read-only file system")
@@ -273,3 +299,22 @@ def test_a_cache_is_read_where_it_cannot_be_written(tmp_path: Path, monkeypatch:
     assert cached(file, ["x"], lambda: {})["x"].tolist() == [1, 1]
     with pytest.warns(UserWarning, match=r"cannot keep what was made for it.*Read-only file system"):
         assert cached(tmp_path / "y", ["x"], lambda: {"x": torch.zeros(1)})["x"].tolist() == [0]
+
+
+@pytest.mark.parametrize("what", ["table", "archive", "pictograms"])
+def test_rows_are_unpacked_elsewhere_if_the_cache_cannot_be_written(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != cache and access(path, mode))
+    sources: dict[str, Source] = {
+        "table": ImageSource(str(parquet(tmp_path / "a.parquet", [{"bytes": png(), "path": None}], ["a"]))),
+        "archive": ImageSource(str(tar(tmp_path / "a.tar", [{"png": png(), "txt": b"a"}]))),
+        "pictograms": PictogramSource("layouts", 1),
+    }
+    with pytest.warns(UserWarning, match="cache cannot be written: rows are unpacked into a temporary folder"):
+        assert len(sources[what].load()) == 1
+    assert list(cache.iterdir()) == []
