@@ -18,11 +18,12 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.intervals import mean_interval
 from lit_memories.metrics.null import Null
 from lit_memories.records import SetName
-from lit_memories.report.formats import decimal, printable
+from lit_memories.report.formats import decimal
 from lit_memories.statistics.criteria import scale
 from lit_memories.statistics.pairing import Comparison
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 from lit_memories.statistics.shifts import shifts
+from lit_memories.terminal import printable
 
 CONCEPT, REFERENCE, NULL, FAINT = "#d55e00", "#0072b2", "#4a4a4a", "#d9d9d9"
 ROLE_COLOURS = {"vanilla": "#4a4a4a", "erased": "#d55e00", "control": "#009e73", "random": "#999999"}

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.terminal import printable
 
 Value: TypeAlias = Estimate | str | int | float | None
 Row: TypeAlias = Any
@@ -126,11 +127,6 @@ def to_latex(table: Table) -> str:
     head, *body = [("{}" if row.startswith(("[", "*")) else "") + f"{row} \\\\" for row in rows]
     lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule", head, "\\midrule", *body, "\\bottomrule", "\\end{tabular}"]
     return "\n".join(lines) + "\n"
-
-
-def printable(text: str) -> str:
-    """Text on one line, in which control characters, which could command a terminal, stand as their escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
 
 
 def escape_latex(text: str) -> str:

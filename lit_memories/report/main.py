@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lit_memories.report import figures, page, pictures
-from lit_memories.report.formats import Table, printable, to_csv, to_latex, to_rich, to_rich_transposed
+from lit_memories.report.formats import Table, to_csv, to_latex, to_rich, to_rich_transposed
 from lit_memories.report.hygiene import precision_sentences
 from lit_memories.report.image_figures import memories_figure
 from lit_memories.report.results import ConceptLevel, results, to_json
@@ -20,6 +20,7 @@ from lit_memories.statistics.image_level import Memories, compare_memories, imag
 from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
 from lit_memories.statistics.summary import summarise
 from lit_memories.storage.files import check_inside, check_writable, write
+from lit_memories.terminal import printable
 
 FIGURES = ("forgetting", "profile", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (

@@ -14,10 +14,11 @@ from PIL import Image
 from synthetic_runs import Model, change_records, world, write
 
 from lit_memories.report import command, report, schema
-from lit_memories.report.formats import decimal, escape_latex, printable, to_csv, to_latex
+from lit_memories.report.formats import decimal, escape_latex, to_csv, to_latex
 from lit_memories.report.tables import tables
 from lit_memories.statistics.pairing import compare
 from lit_memories.statistics.summary import summarise
+from lit_memories.terminal import printable
 
 DOC = Path(__file__).parents[2] / "docs" / "results-schema.md"
 TABLES = "main", "paper", "hygiene", "placebos", "probe_known", "probe_samples", "probe_seed"
