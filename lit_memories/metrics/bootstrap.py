@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from lit_memories.metrics.checks import as_float64
 
 Statistic = Callable[..., Tensor]
-Counted: TypeAlias = tuple[Tensor, Tensor]
-"""Cases, in rising order of their first column, and how often each is drawn (draws, n)."""
-CountedStatistics = Callable[[Sequence[Counted]], dict[str, Tensor]]
 Method = Literal["bca", "percentile"]
 
 MAX_CHUNK = 250  # resamples evaluated at once
@@ -84,48 +81,8 @@ def bootstrap(
         return Estimate(float(value), math.nan, math.nan, level, count)
     generator = torch.Generator().manual_seed(seed)
     resampled = _evaluate(statistic, _resamples(cases, draws, generator))
-    left_out = (_evaluate(statistic, _leave_one_out(cases, which)) for which in range(len(cases)))
-    low, high = _interval(value, resampled, left_out, level, method)
+    low, high = _interval(statistic, cases, value, resampled, level, method)
     return Estimate(float(value), low, high, level, count)
-
-
-def bootstrap_together(
-    statistics: CountedStatistics,
-    samples: Sequence[Tensor],
-    draws: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """`bootstrap`, bias-corrected and accelerated, of several statistics on the same resamples of the same samples.
-
-    A resample is told by how often it has each case, which takes no sorting, and most statistics no more than a
-    product of matrices: of thousands of cases this is the way.
-
-    Args:
-        statistics: called with a pair for every sample, its cases (n,) or (n, columns) in rising order and how often
-            each is drawn (draws, n), float64; returns (draws,) of each statistic, by name.
-        samples: cases first, (n,) or (n, columns).
-        draws: number of resamples.
-        level: confidence of the intervals.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: as `bootstrap` does.
-    """
-    _check_options(draws, level, "bca")
-    cases = _as_cases(samples)
-    count = sum(len(sample) for sample in cases)
-    whole = [torch.ones(1, len(sample), dtype=torch.float64) for sample in cases]
-    values = _evaluate_all(statistics, cases, [whole])
-    if any(len(sample) == 1 for sample in cases):
-        return {name: Estimate(float(value[0]), math.nan, math.nan, level, count) for name, value in values.items()}
-    resampled = _evaluate_all(statistics, cases, _resampled_counts(cases, draws, torch.Generator().manual_seed(seed)))
-    left_out = [_evaluate_all(statistics, cases, _left_out_counts(cases, which)) for which in range(len(cases))]
-    found = {}
-    for name, value in values.items():
-        ends = _interval(value[0], resampled[name], (part[name] for part in left_out), level, "bca")
-        found[name] = Estimate(float(value[0]), *ends, level, count)
-    return found
 
 
 def wilson_interval(successes: float, total: int, level: float = 0.95) -> Estimate:
@@ -232,40 +189,14 @@ def _leave_one_out(samples: Sequence[Tensor], which: int) -> Iterator[list[Tenso
         yield block
 
 
-def _evaluate_all(
-    statistics: CountedStatistics, cases: Sequence[Tensor], blocks: Iterable[Sequence[Tensor]]
-) -> dict[str, Tensor]:
-    """Every statistic of every draw in every block of counts."""
-    found = [statistics(list(zip(cases, counts, strict=True))) for counts in blocks]
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
-
-
-def _resampled_counts(samples: Sequence[Tensor], draws: int, generator: torch.Generator) -> Iterator[list[Tensor]]:
-    for chunk in _chunks(draws, samples):
-        yield [_counts(torch.randint(len(s), (len(chunk), len(s)), generator=generator)) for s in samples]
-
-
-def _left_out_counts(samples: Sequence[Tensor], which: int) -> Iterator[list[Tensor]]:
-    for left_out in _chunks(len(samples[which]), samples):
-        counts = [torch.ones(len(left_out), len(sample), dtype=torch.float64) for sample in samples]
-        counts[which].scatter_(1, left_out[:, None], 0)
-        yield counts
-
-
-def _counts(drawn: Tensor) -> Tensor:
-    """How often each case is among those drawn (draws, n)."""
-    counts = torch.zeros(drawn.shape, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand(drawn.shape))
-
-
 def _interval(
-    value: Tensor, resampled: Tensor, left_out: Iterable[Tensor], level: float, method: str
+    statistic: Statistic, samples: Sequence[Tensor], value: Tensor, resampled: Tensor, level: float, method: str
 ) -> tuple[float, float]:
     if bool((resampled == resampled[0]).all()):
         return float(value), float(value)
     quantiles = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     if method == "bca":
-        quantiles = _bca_quantiles(quantiles, value, resampled, _acceleration(left_out))
+        quantiles = _bca_quantiles(quantiles, value, resampled, _acceleration(statistic, samples))
     if not bool(resampled.isfinite().all() and quantiles.isfinite().all()):
         return math.nan, math.nan
     low, high = torch.quantile(resampled, quantiles).tolist()
@@ -281,11 +212,12 @@ def _bca_quantiles(quantiles: Tensor, value: Tensor, resampled: Tensor, accelera
     return corrected
 
 
-def _acceleration(jackknives: Iterable[Tensor]) -> Tensor:
+def _acceleration(statistic: Statistic, samples: Sequence[Tensor]) -> Tensor:
     """Skewness of the statistic's influence, from the jackknife of each sample."""
     cubes, squares = torch.zeros(2, dtype=torch.float64)
-    for left_out in jackknives:
-        influence = (len(left_out) - 1) / len(left_out) * (left_out.mean() - left_out)
+    for which, sample in enumerate(samples):
+        left_out = _evaluate(statistic, _leave_one_out(samples, which))
+        influence = (len(sample) - 1) / len(sample) * (left_out.mean() - left_out)
         cubes = cubes + influence.pow(3).sum()
         squares = squares + influence.square().sum()
     return torch.where(squares == 0, 0.0, cubes / (6 * squares.pow(1.5)))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
 
@@ -15,7 +14,6 @@ from lit_memories.metrics.checks import as_float64, as_set
 from lit_memories.metrics.intervals import power as power_of
 
 CHUNK = 1000  # relabellings evaluated at once
-KEPT = 2 * 10**8  # numbers of two bytes in drawn orders that are kept for the next test
 BISECTIONS = 40
 TIE = 1e-9  # a relabelling's statistic within this of the data's is the same one, rounded
 
@@ -83,25 +81,11 @@ def _all_labels(total: int, size: int) -> Iterator[Tensor]:
 
 
 def _drawn_labels(total: int, size: int, draws: int, seed: int) -> Iterator[Tensor]:
-    if draws * total <= KEPT:
-        yield from (part[:, :size] for part in _orders(total, draws, seed).split(CHUNK))
-        return
-    yield from (part[:, :size] for part in _draw_orders(total, draws, seed))
-
-
-@lru_cache(maxsize=2)
-def _orders(total: int, draws: int, seed: int) -> Tensor:
-    """All orders that are drawn, in few bytes: a report puts dozens of numbers of the same images to the test."""
-    kind = torch.int16 if total < 2**15 else torch.int32
-    return torch.cat([part.to(kind) for part in _draw_orders(total, draws, seed)])
-
-
-def _draw_orders(total: int, draws: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, draws, CHUNK):
         rows = min(CHUNK, draws - start)
         # Float64: two equal keys, which would make an order likelier than the rest, are out of the question.
-        yield torch.rand(rows, total, generator=generator, dtype=torch.float64).argsort(1)
+        yield torch.rand(rows, total, generator=generator, dtype=torch.float64).argsort(1)[:, :size]
 
 
 def _welch(pooled: Tensor) -> Callable[[Tensor], Tensor]:
@@ -110,9 +94,9 @@ def _welch(pooled: Tensor) -> Callable[[Tensor], Tensor]:
     total, total_square, count = centred.sum(), centred.square().sum(), len(centred)
 
     def statistic(labelled: Tensor) -> Tensor:
-        values, n = centred[labelled.int()], labelled.shape[1]
-        one, square = values.sum(1), values.square().sum(1)
-        sums, squares = torch.stack([one, total - one]), torch.stack([square, total_square - square])
+        values, n = centred[labelled], labelled.shape[1]
+        sums = torch.stack([values.sum(1), total - values.sum(1)])
+        squares = torch.stack([values.square().sum(1), total_square - values.square().sum(1)])
         sizes = torch.tensor([[n], [count - n]], dtype=torch.float64)
         means = sums / sizes
         # A set of one has no spread of its own; rounding may leave less than none.

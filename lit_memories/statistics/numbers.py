@@ -75,8 +75,9 @@ def _set(comparison: Comparison, row: int, name: SetName, path: str, number: Num
     """A number of one set: of images, those that vanilla has it of too; of all else, the run's own."""
     vanilla, run = comparison.runs[comparison.vanilla], comparison.runs[row]
     pairs = [list(table) for table in comparison.shared([row, comparison.vanilla], name, path)]
-    there = bool(vanilla.holding(name, path))
-    records = pairs[0] if name in PAIRED and there else list(run.holding(name, path).values())
+    alone = [record for record in run.of(name, path.partition(".")[0]) if record.value(path) is not None]
+    there = any(record.value(path) is not None for record in vanilla.of(name, path.partition(".")[0]))
+    records = pairs[0] if name in PAIRED and there else alone
     if not records:
         return None
     values = _values(records, path, number)

@@ -219,7 +219,8 @@ def common(
     runs: Sequence[Run], name: SetName, path: str, conditioning: str | None = None
 ) -> tuple[tuple[Record, ...], ...]:
     """The records of a set that every run holds and counts a number for: a tuple for each run, image by image."""
-    tables = [run.holding(name, path, conditioning) for run in runs]
+    probe = path.partition(".")[0]
+    tables = [{r.key: r for r in run.of(name, probe, conditioning) if r.value(path) is not None} for run in runs]
     keys = [key for key in tables[0] if all(key in table for table in tables[1:])]
     return tuple(tuple(table[key] for key in keys) for table in tables)
 

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lit_memories.metrics.bootstrap import Counted, Estimate, bootstrap_together, wilson_interval
+from lit_memories.metrics import functional
+from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.intervals import mean_interval
 from lit_memories.metrics.null import Null
-from lit_memories.metrics.wasserstein import counted_distance
 from lit_memories.records import SETS, Record
 from lit_memories.runs import Run
 from lit_memories.statistics.asked import asked_of
@@ -108,35 +109,25 @@ def _paper(comparison: Comparison, row: int, null: Null, chance: Chance) -> Pape
     concept, reference = (_numbers(comparison.used(row, name, "seed.nll"), "seed.nll") for name in PAIRED)
     if not len(concept) or not len(reference):
         return None
-    w1 = [counted_distance(null, len(nll)) for nll in (concept, reference)]
+    boot = partial(bootstrap, draws=chance.draws, seed=chance.seed)
+    distance = partial(functional.relative_distance, null=null)
 
-    def measure(sets: Sequence[Counted]) -> dict[str, Tensor]:
-        (mean_e, sd_e), (mean_r, sd_r) = (_moments(*one) for one in sets)
-        far_e, far_r = (distance(*one) for distance, one in zip(w1, sets, strict=True))
-        squares = [(m - null.mean).square() + (sd - null.sd).square() for m, sd in ((mean_e, sd_e), (mean_r, sd_r))]
-        return {
-            "nll_sd_concept": sd_e,
-            "nll_sd_reference": sd_r,
-            "w1_concept": far_e,
-            "w1_reference": far_r,
-            "relative_distance": far_e / far_r,
-            "relative_distance_w2_squared": squares[0] / squares[1],
-        }
+    def spread(nll: Tensor) -> Estimate:
+        return boot(lambda x: x.std(-1, correction=0), [nll])
 
-    found = bootstrap_together(measure, [concept, reference], draws=chance.draws, seed=chance.seed)
-    z = {
-        f"z_{name}": mean_interval(null.z_score(nll)) for name, nll in (("concept", concept), ("reference", reference))
-    }
-    return PaperStatistics(**z, **found)
+    def to_null(nll: Tensor) -> Estimate:
+        return boot(lambda x: functional.earth_movers_distance(x, null), [nll])
 
-
-def _moments(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of sets that have each value a number of times (draws,)."""
-    centre = values.mean()
-    first, second = counts @ (values - centre), counts @ (values - centre).square()
-    total = counts.sum(1)
-    mean = first / total
-    return mean + centre, (second / total - mean.square()).clamp(min=0).sqrt()
+    return PaperStatistics(
+        z_concept=mean_interval(null.z_score(concept)),
+        z_reference=mean_interval(null.z_score(reference)),
+        nll_sd_concept=spread(concept),
+        nll_sd_reference=spread(reference),
+        w1_concept=to_null(concept),
+        w1_reference=to_null(reference),
+        relative_distance=boot(distance, [concept, reference]),
+        relative_distance_w2_squared=boot(partial(distance, form="w2_squared"), [concept, reference]),
+    )
 
 
 def _inverter(run: Run) -> InverterStatistics:

@@ -1,17 +1,14 @@
 """The bootstrap against scipy's, by simulation, and where there is nothing to resample."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor
 
-from lit_memories.metrics import Estimate, Null, bootstrap, earth_movers_distance, relative_distance, wilson_interval
-from lit_memories.metrics.bootstrap import Counted, bootstrap_together, sort_rows
-from lit_memories.metrics.wasserstein import counted_distance
+from lit_memories.metrics import Estimate, Null, bootstrap, earth_movers_distance, wilson_interval
+from lit_memories.metrics.bootstrap import sort_rows
 
 DRAWS = 20_000
 
@@ -243,28 +240,3 @@ def test_wilson_keeps_its_width_at_the_ends_where_the_bootstrap_loses_it():
 def test_wilson_refuses_impossible_counts(successes, total):
     with pytest.raises(ValueError, match=r"set is empty|must be in 0..3"):
         wilson_interval(successes, total)
-
-
-def test_counts_say_what_resamples_say() -> None:
-    """The same draws, told by how often each case is among them: the same intervals, but for rounding."""
-    null = Null(1024)
-    samples = [null.mean + 20 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (23, 40)]
-    samples[0][3] = samples[0][4]  # ties too
-    far = [counted_distance(null, len(sample)) for sample in samples]
-
-    def counted(sets: Sequence[Counted]) -> dict[str, Tensor]:
-        means = [(counts @ values) / counts.sum(1) for values, counts in sets]
-        distances = [distance(*one) for distance, one in zip(far, sets, strict=True)]
-        return {"mean": means[0] - means[1], "ratio": distances[0] / distances[1]}
-
-    found = bootstrap_together(counted, samples, 2000)
-    plain = {
-        "mean": bootstrap(lambda x, y: x.mean(-1) - y.mean(-1), samples, 2000),
-        "ratio": bootstrap(lambda x, y: relative_distance(x, y, null), samples, 2000),
-    }
-    for name, estimate in plain.items():
-        assert (found[name].value, found[name].low, found[name].high) == pytest.approx(
-            (estimate.value, estimate.low, estimate.high), rel=1e-9
-        )
-    alone = bootstrap_together(lambda sets: {"x": sets[0][0].sum() * sets[0][1].sum(1)}, [torch.ones(1)])
-    assert math.isnan(alone["x"].low)
