@@ -72,7 +72,7 @@ class Folder(Tree):
     def __init__(self, root: Path) -> None:
         self.root, names = root, []
         inside = [root.resolve()] + ([root.resolve().parents[1] / "blobs"] if root.parent.name == "snapshots" else [])
-        for place, folders, files in os.walk(root):
+        for place, folders, files in os.walk(root, onerror=_refuse):
             folders[:] = sorted(folder for folder in folders if not folder.startswith((".", "__")))
             for name in [*files, *folders]:
                 path = Path(place, name)
@@ -100,6 +100,11 @@ class Folder(Tree):
         except UnicodeEncodeError:
             return super().picture(name)
         return {"bytes": None, "path": path}
+
+
+def _refuse(error: OSError) -> None:
+    """Of a folder that cannot be listed, pictures would be missing without a word."""
+    raise error
 
 
 class Zip(Tree):
@@ -163,7 +168,14 @@ def pictures_of(tree: Tree, split: str) -> Pictures:
     """
     tables = [name for name in tree.names if PurePosixPath(name).name in METADATA]
     if tables:
-        found = [(_within(table, row), row) for table in tables for row in _table(tree, table)]
+        found: list[tuple[str, Row]] = []
+        listed: dict[str, str] = {}
+        for table in tables:
+            for row in _table(tree, table):
+                name = _within(table, row)
+                if listed.setdefault(name, table) != table:
+                    raise ValueError(f"{_printable(name)} stands in {listed[name]} and in {table}: keep one of them")
+                found.append((name, row))
     else:
         names = [name for name in tree.names if PurePosixPath(name).suffix.lower() in PICTURES]
         found = [(name, _beside(tree, name)) for name in names]

@@ -16,6 +16,7 @@ from lit_memories.data.local import at_home
 from lit_memories.data.opening import PARQUET_COPY, open_rows
 from lit_memories.data.sources import LONGEST_CAPTION, ImageSource, Source
 from lit_memories.storage.files import parse_json
+from lit_memories.storage.hub import redact
 
 SEED_LIMIT = 2**63
 
@@ -60,16 +61,19 @@ class CocoCaptions(Source):
         folder = next((place for place in (root / self.split, root / "images" / self.split) if place.is_dir()), root)
         name = f"captions_{self.split}.json"
         file = next((place for place in (root / "annotations" / name, root / name) if place.is_file()), root / name)
-        names = [image for image in Folder(folder).names if "/" not in image and image.endswith(".jpg")]
+        there = Folder(folder).names if folder.is_dir() else []
+        names = [image for image in there if "/" not in image and image.endswith(".jpg")]
         images = [folder / image for image in names[: self.limit]]
         if not images or not file.is_file():
+            place, lacking = redact(self.root), "no captions" if images else "no images"
             raise FileNotFoundError(
-                f"{self.root} holds {'no captions' if images else 'no images'} of COCO: unpack {self.split}.zip and "
-                f"annotations_trainval{self.split[-4:]}.zip of cocodataset.org into {self.root}"
+                f"{place} holds {lacking} of COCO: unpack {self.split}.zip and "
+                f"annotations_trainval{self.split[-4:]}.zip of cocodataset.org into {place}"
             )
         captions = _first_captions(file)
         if missing := [image.name for image in images if image.name not in captions]:
-            raise ValueError(f"{file} has no caption for {missing[0]}, nor for {len(missing) - 1} other images")
+            place = redact(str(file))
+            raise ValueError(f"{place} has no caption for {missing[0]}, nor for {len(missing) - 1} other images")
         self._names = [image.name for image in images]
         rows = {
             "image": [{"bytes": None, "path": str(image)} for image in images],
@@ -88,7 +92,8 @@ def _first_captions(file: Path) -> dict[str, str]:
         for annotation in content["annotations"]:
             captions.setdefault(names[annotation["image_id"]], str(annotation["caption"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not a file of COCO captions: {type(error).__name__} {error}") from None
+        place, reason = redact(str(file)), f"{type(error).__name__} {error}"
+        raise ValueError(f"{place} is not a file of COCO captions: {reason}") from None
     return captions
 
 
@@ -145,16 +150,16 @@ class PromptList:
             FileNotFoundError: if it is not there.
             ValueError: if a column is missing or a row damaged; names file and row.
         """
-        file = at_home(self.path)
+        file, place = at_home(self.path), redact(self.path)
         if not file.is_file():
-            raise FileNotFoundError(f"{self.path} is not a file: give a CSV file with case_number, prompt and "
+            raise FileNotFoundError(f"{place} is not a file: give a CSV file with case_number, prompt and "
                                     "evaluation_seed")  # fmt: skip
         with file.open(encoding="utf-8-sig", newline="") as opened:
             try:
                 lines = list(csv.DictReader(opened))
             except (csv.Error, UnicodeDecodeError) as error:
-                raise ValueError(f"{self.path} is not a CSV file in UTF-8: {error}") from None
-        return _prompt_rows(lines, self.path)
+                raise ValueError(f"{place} is not a CSV file in UTF-8: {error}") from None
+        return _prompt_rows(lines, place)
 
 
 @dataclass
@@ -178,7 +183,7 @@ class I2P:
         """
         columns = {"prompt", "sd_seed", "sd_guidance_scale"}
         rows = open_rows(self.path, None, "train", self.revision, streaming=False, wanted=columns).rows
-        return _prompt_rows([dict(row) for row in rows], self.path)
+        return _prompt_rows([dict(row) for row in rows], redact(self.path))
 
 
 COLUMNS = {

@@ -90,7 +90,9 @@ class ImageSource(Source):
         self._commit: str | None = None
         self._columns = _columns_of(self.caption)
         if self.streaming and self.limit is None:
-            raise ValueError(f"streaming {self.path} needs a limit: without one all of it would be held in memory")
+            raise ValueError(
+                f"streaming {redact(self.path)} needs a limit: without one all of it would be held in memory"
+            )
 
     def describe(self) -> str:
         """One line for reports."""

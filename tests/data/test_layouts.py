@@ -93,8 +93,8 @@ def test_a_folder_called_like_a_home_is_a_folder(tmp_path: Path, monkeypatch: py
     assert [row.prompt for row in PromptList("~x/a.csv").load()] == ["a lake"]
     with pytest.raises(FileNotFoundError, match="~x holds no images"):
         CocoCaptions("~x").load()
-    with pytest.raises(FileNotFoundError, match="~nobody holds no images"):
-        CocoCaptions("~nobody").load()
+    with pytest.raises(FileNotFoundError, match="~no-such-user holds no images"):
+        CocoCaptions("~no-such-user").load()
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
@@ -122,6 +122,31 @@ def test_tables_may_stand_above_the_splits_or_in_them(ending: str, place: str, t
     assert read(folder, split="validation") == ["valid/2, x"]
     with pytest.raises(FileNotFoundError, match=r"no split 'test' with pictures; it has: train, validation"):
         read(folder, split="test")
+
+
+def test_a_picture_in_two_tables_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, ["in/0.png"])
+    (folder / "metadata.jsonl").write_text(table({"file_name": "in/0.png", "caption": "x"}) * 2)
+    assert len(ImageSource(str(folder)).load()) == 2, "one table may have several captions"
+    (folder / "in" / "metadata.csv").write_text("file_name,caption\n0.png,x\n")
+    with pytest.raises(
+        FileNotFoundError, match=r"in/0\.png stands in in/metadata\.csv and in metadata\.jsonl: keep one"
+    ):
+        read(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path, ["0.png", "in/1.png"])
+    scandir = os.scandir
+
+    def refused(path: Any) -> Any:
+        if Path(path).name == "in":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(FileNotFoundError, match=r"Permission denied: .*in"):
+        read(tmp_path, caption="of both")
 
 
 def test_captions_may_stand_beside_their_pictures_or_be_the_same_for_all(tmp_path: Path) -> None:

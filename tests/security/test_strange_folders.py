@@ -8,7 +8,7 @@ import socket
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from lit_memories.data import shards
-from lit_memories.data.presets import CocoCaptions
+from lit_memories.data.presets import I2P, CocoCaptions, PromptList
 from lit_memories.data.samples import ImageRows
 from lit_memories.data.sources import ImageSource
 from lit_memories.report import pictures as report_pictures
@@ -305,9 +305,28 @@ def test_a_sample_of_an_archive_is_no_larger_than_a_picture(tmp_path: Path, monk
     assert set(next(shards._samples([tmp_path / "a.tar"]))) == {"__key__", "txt", "caption", "a.png", "image"}
 
 
-def test_passwords_in_addresses_are_said_nowhere() -> None:
-    source = ImageSource("https://me:hunter2@127.0.0.1:9/a.parquet?token=hunter3")
-    assert "hunter" not in source.describe()
-    with pytest.raises(FileNotFoundError, match="cannot open data set") as error:
-        source.load()
+ADDRESS = "https://me:hunter2@127.0.0.1:9/a.parquet?token=hunter3"
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda: ImageSource(ADDRESS).load(),
+        lambda: ImageSource(ADDRESS, streaming=True),
+        lambda: ImageSource(ADDRESS.replace(".parquet", "")).load(),
+        lambda: CocoCaptions(ADDRESS).load(),
+        lambda: PromptList(ADDRESS).load(),
+        lambda: I2P(ADDRESS).load(),
+    ],
+)
+def test_passwords_in_addresses_are_said_nowhere(opened: Callable[[], Any]) -> None:
+    assert "hunter" not in ImageSource(ADDRESS).describe()
+    with pytest.raises((FileNotFoundError, ValueError), match=r"\*\*\*@127\.0\.0\.1") as error:
+        opened()
     assert "hunter" not in str(error.value)
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_address_may_have_a_query(host: str, calls: list[Any]) -> None:
+    assert list(ImageSource(f"{host}/a.parquet?token=hunter3").load()["caption"]) == ["blue"]
+    assert calls
