@@ -124,8 +124,8 @@ def check_kinds(features: Mapping[str, Any], wanted: Collection[str], image: str
         if name == image:
             if _of_lists(kind):
                 raise ColumnError(f"has lists of pictures in column {name!r}: a row needs one")
-            if not isinstance(kind, datasets.Image | datasets.Value | dict):
-                raise ColumnError(f"has no pictures in column {name!r}, but {type(kind).__name__}")
+            if not _may_be_pictures(kind):
+                raise ColumnError(f"has no pictures in column {name!r}, but {_named(kind)}")
         elif not isinstance(_of_lists(kind) or kind, datasets.Value | datasets.ClassLabel):
             raise ColumnError(f"has neither texts, numbers nor labels in column {name!r}, but {_named(kind)}")
 
@@ -137,7 +137,16 @@ def _of_lists(kind: Any) -> Any:
     return kind.feature if isinstance(kind, datasets.List | datasets.LargeList) else None
 
 
+def _may_be_pictures(kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return kind.keys() == {"bytes", "path"}
+    plain = isinstance(kind, datasets.Value) and kind.dtype.removeprefix("large_") in {"binary", "string"}
+    return plain or isinstance(kind, datasets.Image)
+
+
 def _named(kind: Any) -> str:
+    if isinstance(kind, datasets.Value):
+        return kind.dtype
     return "rows of their own" if isinstance(kind, dict) else type(_of_lists(kind) or kind).__name__
 
 

@@ -254,6 +254,21 @@ def test_of_an_archive_any_picture_is_the_image_and_any_text_the_caption(tmp_pat
     assert (len(rows.samples), len(rows.unreadable)) == (1, 2)
 
 
+@pytest.mark.parametrize("options", [{}, {"limit": 1, "streaming": True}])
+@pytest.mark.parametrize(("value", "kind"), [(1, "int64"), ({"a": 1}, "rows of their own")])
+def test_a_column_without_pictures_is_refused_in_one_line(
+    value: Any, kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    file = parquet(tmp_path / "a.parquet", [value], ["a"])
+    with pytest.raises(ValueError, match=f"has no pictures in column 'image', but {kind}"):
+        read(file, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 1, "streaming": True}])
+def test_pictures_may_be_plain_bytes(options: dict[str, Any], tmp_path: Path) -> None:
+    assert read(parquet(tmp_path / "a.parquet", [png()], ["a"]), **options) == ["a"]
+
+
 def test_a_column_of_lists_is_refused_in_one_line(tmp_path: Path) -> None:
     file = parquet(tmp_path / "a.parquet", [[{"bytes": png(), "path": None}]], ["a"])
     with pytest.raises(ValueError, match=r"a\.parquet has lists of pictures in column 'image': a row needs one"):
