@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.inference import resolvable
 from lit_memories.metrics.intervals import mean_interval, paired_rate_interval, ratio_interval
+from lit_memories.statistics.chance import Chance
 from lit_memories.statistics.placebos import placebos
 
 Law = Callable[[tuple[int, int], Generator], Tensor]
@@ -102,7 +103,7 @@ def alarms(law: Law, n: int, draws: int, generator: Generator) -> float:
     """Share of reference sets in which placebos raise an alarm though nothing is there."""
     colours, things = ("red", "green", "blue"), ("gear", "star", "clover", "heart")
     prompts = [f"a {colours[i % 3]} {things[i % 4]} on {'black' if i % 2 else 'white'}" for i in range(n)]
-    found = [placebos(law((1, n), generator)[0], prompts, "umbrella", 500, seed) for seed in range(draws)]
+    found = [placebos(law((1, n), generator)[0], prompts, "umbrella", Chance(500, seed)) for seed in range(draws)]
     return sum(one is not None and one.alarm for one in found) / draws
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.metrics import Null, relative_distance
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
-from lit_memories.metrics.inference import auc, holm, permutation_test
+from lit_memories.metrics.inference import auc, holm
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
+from lit_memories.metrics.permutation import permutation_test
 from lit_memories.records import RUN_FILE, SetName
 from lit_memories.report.verdict import judge
 from lit_memories.runs import Run, read_run

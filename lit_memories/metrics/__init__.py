@@ -20,18 +20,20 @@ from lit_memories.metrics.functional import (
     images_to_resolve,
     paired_shift,
     permutation_test,
+    permutation_tests,
     psnr,
     relative_distance,
     resolvable,
     typicality,
 )
-from lit_memories.metrics.inference import PermutationTest, rates_differ
+from lit_memories.metrics.inference import rates_differ
 from lit_memories.metrics.intervals import (
     mean_interval,
     paired_rate_interval,
     rate_difference_interval,
     ratio_interval,
 )
+from lit_memories.metrics.permutation import PermutationTest
 from lit_memories.metrics.rate import ConceptRate, MeanPSNR
 from lit_memories.metrics.seed import SeedNLL, Typicality
 
@@ -64,6 +66,7 @@ __all__ = [
     "paired_rate_interval",
     "paired_shift",
     "permutation_test",
+    "permutation_tests",
     "psnr",
     "rate_difference_interval",
     "rates_differ",

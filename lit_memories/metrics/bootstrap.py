@@ -1,10 +1,10 @@
 """Confidence intervals: the bootstrap for any statistic of sets, Wilson's interval for rates."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from lit_memories.metrics.checks import as_float64
 
 Statistic = Callable[..., Tensor]
-Counted: TypeAlias = tuple[Tensor, Tensor]
-"""Cases, in rising order of their first column, and how often each is drawn (draws, n)."""
-CountedStatistics = Callable[[Sequence[Counted]], dict[str, Tensor]]
 Method = Literal["bca", "percentile"]
 
 MAX_CHUNK = 250  # resamples evaluated at once
@@ -78,54 +75,54 @@ def bootstrap(
     """
     _check_options(draws, level, method)
     cases = _as_cases(samples)
-    value = _evaluate(statistic, [[sample[None] for sample in cases]])[0]
-    count = sum(len(sample) for sample in cases)
-    if any(len(sample) == 1 for sample in cases):
-        return Estimate(float(value), math.nan, math.nan, level, count)
-    generator = torch.Generator().manual_seed(seed)
-    resampled = _evaluate(statistic, _resamples(cases, draws, generator))
-    left_out = (_evaluate(statistic, _leave_one_out(cases, which)) for which in range(len(cases)))
-    low, high = _interval(value, resampled, left_out, level, method)
-    return Estimate(float(value), low, high, level, count)
+
+    def evaluate(*drawn: Tensor) -> Tensor:
+        result = statistic(*(sample[rows] for sample, rows in zip(cases, drawn, strict=True)))
+        if result.shape != drawn[0].shape[:1]:
+            raise ValueError(f"the statistic must keep the draws, {len(drawn[0])}: it returned {tuple(result.shape)}")
+        return result[:, None]
+
+    elements = sum(sample.numel() for sample in cases)
+    return _estimates(evaluate, [len(sample) for sample in cases], elements, draws, level, seed, method)[0]
 
 
-def bootstrap_together(
-    statistics: CountedStatistics,
-    samples: Sequence[Tensor],
-    draws: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """`bootstrap`, bias-corrected and accelerated, of several statistics on the same resamples of the same samples.
+def bootstrap_counts(
+    statistics: Statistic, sizes: Sequence[int], draws: int = 10_000, level: float = 0.95, seed: int = 0
+) -> list[Estimate]:
+    """BCa intervals of several statistics that are told how often each case was drawn, and not the cases.
 
-    A resample is told by how often it has each case, which takes no sorting, and most statistics no more than a
-    product of matrices: of thousands of cases this is the way.
+    The resamples are those of `bootstrap`, for samples that are sorted, and so is all else.
 
     Args:
-        statistics: called with a pair for every sample, its cases (n,) or (n, columns) in rising order and how often
-            each is drawn (draws, n), float64; returns (draws,) of each statistic, by name.
-        samples: cases first, (n,) or (n, columns).
+        statistics: called with how often each case of each sample was drawn, (draws, n) each in float64; returns
+            (draws, statistics).
+        sizes: cases of each sample.
         draws: number of resamples.
         level: confidence of the intervals.
         seed: of the resampling.
 
     Raises:
-        ValueError: as `bootstrap` does.
+        ValueError: if there is no sample, one is empty, or an option is out of range.
+
+    Example:
+        >>> x = torch.arange(10.0, dtype=torch.float64)
+        >>> estimates = bootstrap_counts(lambda counts: (counts @ x / 10)[:, None], [10], draws=2000)
+        >>> estimates == [bootstrap(lambda x: x.mean(-1), [x], draws=2000)]
+        True
     """
     _check_options(draws, level, "bca")
-    cases = _as_cases(samples)
-    count = sum(len(sample) for sample in cases)
-    whole = [torch.ones(1, len(sample), dtype=torch.float64) for sample in cases]
-    values = _evaluate_all(statistics, cases, [whole])
-    if any(len(sample) == 1 for sample in cases):
-        return {name: Estimate(float(value[0]), math.nan, math.nan, level, count) for name, value in values.items()}
-    resampled = _evaluate_all(statistics, cases, _resampled_counts(cases, draws, torch.Generator().manual_seed(seed)))
-    left_out = [_evaluate_all(statistics, cases, _left_out_counts(cases, which)) for which in range(len(cases))]
-    found = {}
-    for name, value in values.items():
-        ends = _interval(value[0], resampled[name], (part[name] for part in left_out), level, "bca")
-        found[name] = Estimate(float(value[0]), *ends, level, count)
-    return found
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"the bootstrap needs one sample or more, and cases in each, got sizes {list(sizes)}")
+
+    def evaluate(*drawn: Tensor) -> Tensor:
+        return statistics(*(_counts(rows, size) for rows, size in zip(drawn, sizes, strict=True)))
+
+    return _estimates(evaluate, sizes, sum(sizes), draws, level, seed, "bca")
+
+
+def _counts(rows: Tensor, size: int) -> Tensor:
+    counts = torch.zeros(len(rows), size, dtype=torch.float64)
+    return counts.scatter_add_(1, rows, torch.ones((), dtype=torch.float64).expand(rows.shape))
 
 
 def wilson_interval(successes: float, total: int, level: float = 0.95) -> Estimate:
@@ -200,72 +197,44 @@ def _as_cases(samples: Sequence[Tensor]) -> list[Tensor]:
     return [sort_rows(sample) for sample in cases]
 
 
-def _evaluate(statistic: Statistic, blocks: Iterable[Sequence[Tensor]]) -> Tensor:
-    """The statistic of every draw in every block."""
-    results = []
-    for block in blocks:
-        result = statistic(*block)
-        if result.shape != block[0].shape[:1]:
-            raise ValueError(f"the statistic must keep the draws, {len(block[0])}: it returned {tuple(result.shape)}")
-        results.append(result)
-    return torch.cat(results)
+def _estimates(
+    evaluate: Statistic, sizes: Sequence[int], elements: int, draws: int, level: float, seed: int, method: str
+) -> list[Estimate]:
+    """Estimates of statistics of drawn rows; `evaluate` takes (draws, n) of each sample, returns (draws, statistics).
+
+    `elements` is how many numbers one draw has, so that chunks of draws bound memory whatever the number of cases.
+    """
+    chunk = min(MAX_CHUNK, max(1, MAX_ELEMENTS // elements))
+    value = evaluate(*(torch.arange(size)[None] for size in sizes))[0]
+    if min(sizes) == 1:
+        return [Estimate(one, math.nan, math.nan, level, sum(sizes)) for one in value.tolist()]
+    generator = torch.Generator().manual_seed(seed)
+    resampled = torch.cat([evaluate(*rows) for rows in _resamples(sizes, draws, chunk, generator)])
+    quantiles = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64).expand(len(value), 2)
+    if method == "bca":
+        quantiles = _bca_quantiles(quantiles, value, resampled, _acceleration(evaluate, sizes, chunk))
+    ends = [_ends(*found) for found in zip(value, resampled.T, quantiles, strict=True)]
+    return [Estimate(float(one), *interval, level, sum(sizes)) for one, interval in zip(value, ends, strict=True)]
 
 
-def _chunks(count: int, samples: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Indices 0..count in chunks that bound memory whatever the number of cases."""
-    elements = sum(sample.numel() for sample in samples)
-    size = min(MAX_CHUNK, max(1, MAX_ELEMENTS // elements))
-    return (torch.arange(start, min(start + size, count)) for start in range(0, count, size))
+def _resamples(sizes: Sequence[int], draws: int, chunk: int, generator: torch.Generator) -> Iterator[list[Tensor]]:
+    for start in range(0, draws, chunk):
+        rows = min(chunk, draws - start)
+        yield [torch.randint(size, (rows, size), generator=generator) for size in sizes]
 
 
-def _resamples(samples: Sequence[Tensor], draws: int, generator: torch.Generator) -> Iterator[list[Tensor]]:
-    for chunk in _chunks(draws, samples):
-        yield [s[torch.randint(len(s), (len(chunk), len(s)), generator=generator)] for s in samples]
-
-
-def _leave_one_out(samples: Sequence[Tensor], which: int) -> Iterator[list[Tensor]]:
-    """All samples, with each case of one of them left out in turn."""
-    others = torch.arange(len(samples[which]) - 1)
-    for left_out in _chunks(len(samples[which]), samples):
-        block = [sample.expand(len(left_out), *sample.shape) for sample in samples]
-        block[which] = samples[which][others + (others >= left_out[:, None])]
+def _leave_one_out(sizes: Sequence[int], which: int, chunk: int) -> Iterator[list[Tensor]]:
+    """The rows of all samples, with each case of one of them left out in turn."""
+    others = torch.arange(sizes[which] - 1)
+    for left_out in torch.arange(sizes[which]).split(chunk):
+        block = [torch.arange(size).expand(len(left_out), size) for size in sizes]
+        block[which] = others + (others >= left_out[:, None])
         yield block
 
 
-def _evaluate_all(
-    statistics: CountedStatistics, cases: Sequence[Tensor], blocks: Iterable[Sequence[Tensor]]
-) -> dict[str, Tensor]:
-    """Every statistic of every draw in every block of counts."""
-    found = [statistics(list(zip(cases, counts, strict=True))) for counts in blocks]
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
-
-
-def _resampled_counts(samples: Sequence[Tensor], draws: int, generator: torch.Generator) -> Iterator[list[Tensor]]:
-    for chunk in _chunks(draws, samples):
-        yield [_counts(torch.randint(len(s), (len(chunk), len(s)), generator=generator)) for s in samples]
-
-
-def _left_out_counts(samples: Sequence[Tensor], which: int) -> Iterator[list[Tensor]]:
-    for left_out in _chunks(len(samples[which]), samples):
-        counts = [torch.ones(len(left_out), len(sample), dtype=torch.float64) for sample in samples]
-        counts[which].scatter_(1, left_out[:, None], 0)
-        yield counts
-
-
-def _counts(drawn: Tensor) -> Tensor:
-    """How often each case is among those drawn (draws, n)."""
-    counts = torch.zeros(drawn.shape, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand(drawn.shape))
-
-
-def _interval(
-    value: Tensor, resampled: Tensor, left_out: Iterable[Tensor], level: float, method: str
-) -> tuple[float, float]:
+def _ends(value: Tensor, resampled: Tensor, quantiles: Tensor) -> tuple[float, float]:
     if bool((resampled == resampled[0]).all()):
         return float(value), float(value)
-    quantiles = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    if method == "bca":
-        quantiles = _bca_quantiles(quantiles, value, resampled, _acceleration(left_out))
     if not bool(resampled.isfinite().all() and quantiles.isfinite().all()):
         return math.nan, math.nan
     low, high = torch.quantile(resampled, quantiles).tolist()
@@ -273,19 +242,20 @@ def _interval(
 
 
 def _bca_quantiles(quantiles: Tensor, value: Tensor, resampled: Tensor, acceleration: Tensor) -> Tensor:
-    below = ((resampled < value).double() + (resampled <= value).double()).mean() / 2
+    below = ((resampled < value).double() + (resampled <= value).double()).mean(0) / 2
     limit = 0.5 / len(resampled)  # a bias beyond all draws counts as half a draw; infinity would lose the interval
-    bias = torch.special.ndtri(below.clamp(limit, 1 - limit))
+    bias = torch.special.ndtri(below.clamp(limit, 1 - limit))[:, None]
     z = bias + torch.special.ndtri(quantiles)
-    corrected: Tensor = torch.special.ndtr(bias + z / (1 - acceleration * z))
+    corrected: Tensor = torch.special.ndtr(bias + z / (1 - acceleration[:, None] * z))
     return corrected
 
 
-def _acceleration(jackknives: Iterable[Tensor]) -> Tensor:
-    """Skewness of the statistic's influence, from the jackknife of each sample."""
+def _acceleration(evaluate: Statistic, sizes: Sequence[int], chunk: int) -> Tensor:
+    """Skewness of each statistic's influence, from the jackknife of each sample."""
     cubes, squares = torch.zeros(2, dtype=torch.float64)
-    for left_out in jackknives:
-        influence = (len(left_out) - 1) / len(left_out) * (left_out.mean() - left_out)
-        cubes = cubes + influence.pow(3).sum()
-        squares = squares + influence.square().sum()
+    for which, size in enumerate(sizes):
+        left_out = torch.cat([evaluate(*rows) for rows in _leave_one_out(sizes, which, chunk)])
+        influence = (size - 1) / size * (left_out.mean(0) - left_out)
+        cubes = cubes + influence.pow(3).sum(0)
+        squares = squares + influence.square().sum(0)
     return torch.where(squares == 0, 0.0, cubes / (6 * squares.pow(1.5)))

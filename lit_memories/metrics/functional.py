@@ -9,8 +9,9 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from lit_memories.metrics.checks import as_float64, as_pair, as_set
-from lit_memories.metrics.inference import auc, holm, images_to_resolve, permutation_test, resolvable
+from lit_memories.metrics.inference import auc, holm, images_to_resolve, resolvable
 from lit_memories.metrics.null import Null, gaussian_nll
+from lit_memories.metrics.permutation import permutation_test, permutation_tests
 from lit_memories.metrics.typicality import (
     TESTS,
     SeedTest,
@@ -49,6 +50,7 @@ __all__ = [
     "norm_test",
     "paired_shift",
     "permutation_test",
+    "permutation_tests",
     "psnr",
     "relative_distance",
     "resolvable",

@@ -1,127 +1,17 @@
 """Tests between sets: is a difference real, which of many are, what could be seen at all, and how well sets part."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import combinations
+from collections.abc import Callable
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-from lit_memories.metrics.bootstrap import Estimate, sort_rows
+from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.checks import as_float64, as_set
 from lit_memories.metrics.intervals import power as power_of
 
-CHUNK = 1000  # relabellings evaluated at once
-KEPT = 2 * 10**8  # numbers of two bytes in drawn orders that are kept for the next test
 BISECTIONS = 40
-TIE = 1e-9  # a relabelling's statistic within this of the data's is the same one, rounded
-
-
-@dataclass(frozen=True)
-class PermutationTest:
-    """Result of `permutation_test`.
-
-    Args:
-        difference: of the means, in the sets' unit.
-        p_value: two-sided, in (0, 1].
-        exact: whether every relabelling was tried; else some were drawn.
-        relabellings: how many were tried.
-    """
-
-    difference: float
-    p_value: float
-    exact: bool
-    relabellings: int
-
-
-def permutation_test(concept: Tensor, reference: Tensor, draws: int = 10_000, seed: int = 0) -> PermutationTest:
-    r"""Whether two sets differ in their mean: forgetting, given the paired shifts of E and of R (`paired_shift`).
-
-    If the labels mean nothing, the data are as likely as any relabelling of them. What is compared between relabellings
-    is not the difference of means but Welch's statistic, the difference over
-    :math:`\sqrt{s_E^2 / n_E + s_R^2 / n_R}`: the test stays exact where the sets have one law, and keeps its level in
-    large samples where they share a mean only (Janssen 1997), as sets of unequal spread and size do. With drawn
-    relabellings the data count as one of them, so that the level is kept exactly (Phipson and Smyth 2010) and
-    p is at least 1 / (draws + 1). All are tried where they are no more than `draws`.
-
-    Args:
-        concept: one number a sample (n,).
-        reference: one number a sample (m,).
-        draws: relabellings to draw; what this leaves open about p is :math:`\sqrt{p (1 - p) / draws}`, at the default
-            0.002 for a p of 0.05.
-        seed: of the drawing.
-
-    Raises:
-        ValueError: if a set is empty, not finite or not (n,), or draws is not positive.
-
-    Example:
-        >>> permutation_test(torch.tensor([80.0, 70.0, 75.0, 71.0]), torch.tensor([1.0, 3.0, -2.0, 0.0]))
-        PermutationTest(difference=73.5, p_value=0.02857142857142857, exact=True, relabellings=70)
-    """
-    if draws < 1:
-        raise ValueError(f"draws must be positive, got {draws}")
-    sets = [as_set(values, name).cpu() for values, name in ((concept, "concept set"), (reference, "reference set"))]
-    if any(values.ndim != 1 for values in sets):
-        raise ValueError(f"sets must be (n,), got {tuple(concept.shape)} and {tuple(reference.shape)}")
-    first, second = (sort_rows(values) for values in sets)
-    pooled = torch.cat([first, second])
-    count = math.comb(len(pooled), len(first))
-    exact = count <= draws
-    labels = _all_labels(len(pooled), len(first)) if exact else _drawn_labels(len(pooled), len(first), draws, seed)
-    welch = _welch(pooled)
-    observed = welch(torch.arange(len(first))[None]).abs()
-    extreme = sum(int((welch(chosen).abs() >= observed * (1 - TIE)).sum()) for chosen in labels)
-    p_value = extreme / count if exact else (extreme + 1) / (draws + 1)
-    return PermutationTest(float(first.mean() - second.mean()), p_value, exact, count if exact else draws)
-
-
-def _all_labels(total: int, size: int) -> Iterator[Tensor]:
-    yield from torch.tensor(list(combinations(range(total), size))).split(CHUNK)
-
-
-def _drawn_labels(total: int, size: int, draws: int, seed: int) -> Iterator[Tensor]:
-    if draws * total <= KEPT:
-        yield from (part[:, :size] for part in _orders(total, draws, seed).split(CHUNK))
-        return
-    yield from (part[:, :size] for part in _draw_orders(total, draws, seed))
-
-
-@lru_cache(maxsize=2)
-def _orders(total: int, draws: int, seed: int) -> Tensor:
-    """All orders that are drawn, in few bytes: a report puts dozens of numbers of the same images to the test."""
-    kind = torch.int16 if total < 2**15 else torch.int32
-    return torch.cat([part.to(kind) for part in _draw_orders(total, draws, seed)])
-
-
-def _draw_orders(total: int, draws: int, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, draws, CHUNK):
-        rows = min(CHUNK, draws - start)
-        # Float64: two equal keys, which would make an order likelier than the rest, are out of the question.
-        yield torch.rand(rows, total, generator=generator, dtype=torch.float64).argsort(1)
-
-
-def _welch(pooled: Tensor) -> Callable[[Tensor], Tensor]:
-    """Welch's statistic as a function of which of the values are labelled (draws, n)."""
-    centred = pooled - pooled.mean()
-    total, total_square, count = centred.sum(), centred.square().sum(), len(centred)
-
-    def statistic(labelled: Tensor) -> Tensor:
-        values, n = centred[labelled.int()], labelled.shape[1]
-        one, square = values.sum(1), values.square().sum(1)
-        sums, squares = torch.stack([one, total - one]), torch.stack([square, total_square - square])
-        sizes = torch.tensor([[n], [count - n]], dtype=torch.float64)
-        means = sums / sizes
-        # A set of one has no spread of its own; rounding may leave less than none.
-        spread = (squares - sums * means).clamp(min=0) / (sizes - 1).clamp(min=1)
-        difference, error = means[0] - means[1], (spread / sizes).sum(0).sqrt()
-        small = TIE * total_square.sqrt()
-        return torch.where(difference.abs() <= small, 0.0, difference / torch.maximum(error, small))
-
-    return statistic
 
 
 def holm(p_values: Tensor) -> Tensor:

@@ -64,42 +64,6 @@ def _w1_to_null(nll: Tensor, null: Null) -> Tensor:
     return ((values - null.mean) * lever + below + above - 2 * inner).sum(-1)
 
 
-def counted_distance(null: Null, count: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """`earth_movers_distance` from the null of a set that has each of some values a number of times, many at once.
-
-    Args:
-        null: the exact law.
-        count: how many values there are, with repeats.
-
-    Returns:
-        A function of values that rise (n,) and of counts (draws, n) that add up to `count` or less, which gives W1
-        (draws,).
-    """
-    tables: dict[int, Tensor] = {}
-
-    def edge_means(total: int) -> Tensor:
-        """Partial means at each share of the null that a number of values takes, zero at both ends of the law."""
-        if total not in tables:
-            cuts = torch.arange(1, total, dtype=torch.float64) / total
-            tables[total] = pad(null.partial_mean(null.quantile(cuts)), (1, 1))
-        return tables[total]
-
-    def distances(values: Tensor, counts: Tensor) -> Tensor:
-        total = int(counts[0].sum())
-        means, places = edge_means(total), counts.cumsum(1).round().long()
-        upper = places / total
-        lower = pad(upper[:, :-1], (1, 0))
-        above = means[places]
-        below = pad(above[:, :-1], (1, 0))
-        meet, at = null.cdf(values), null.partial_mean(values)
-        inner = torch.where(meet <= lower, below, torch.where(meet >= upper, above, at))
-        lever = 2 * torch.minimum(torch.maximum(meet, lower), upper) - lower - upper
-        return ((values - null.mean) * lever + below + above - 2 * inner).sum(1)
-
-    edge_means(count)
-    return distances
-
-
 def gaussian_w2_squared(a: Tensor, b: Null | Tensor) -> Tensor:
     r"""Squared 2-Wasserstein distance between Gaussians fitted to two sets, in squared nats; the official code's "EMD".
 

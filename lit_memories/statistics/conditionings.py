@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from lit_memories.metrics.bootstrap import Estimate
-from lit_memories.metrics.inference import holm, permutation_test
+from lit_memories.metrics.inference import holm
+from lit_memories.statistics.chance import Chance
 from lit_memories.statistics.convergence import INVERTING, converged_share
 from lit_memories.statistics.pairing import Comparison
-from lit_memories.statistics.shifts import shifts
+from lit_memories.statistics.shifts import Shifts, shifts
 
 OWN = "own"
 """Label of what every audit does: each image under its own prompt, at the audit's guidance."""
@@ -36,9 +37,7 @@ class Conditioned:
     converged: Estimate | None
 
 
-def conditioned(
-    comparison: Comparison, row: int, path: str, sign: int, draws: int, seed: int
-) -> tuple[Conditioned, ...]:
+def conditioned(comparison: Comparison, row: int, path: str, sign: int, chance: Chance) -> tuple[Conditioned, ...]:
     """Forgetting of a run under every conditioning that it and vanilla have, the own prompt first.
 
     Args:
@@ -46,14 +45,11 @@ def conditioned(
         row: of the run.
         path: of the number.
         sign: 1 if it grows as a model forgets, else -1.
-        draws: permutations of the test.
-        seed: of the permutations.
+        chance: of the tests.
     """
     entries, probe = [], path.partition(".")[0]
-    for label in labels(comparison, row, probe):
+    for label, moved in conditioned_shifts(comparison, row, path, sign).items():
         conditioning = None if label == OWN else label
-        if (moved := shifts(comparison, row, path, sign, conditioning)) is None:
-            continue
         records = [r for r in comparison.runs[row].records if r.conditioning == conditioning]
         entries.append(
             Conditioned(
@@ -61,12 +57,21 @@ def conditioned(
                 images=len(moved.concept),
                 forgetting=moved.forgetting,
                 fraction=moved.fraction,
-                p=permutation_test(moved.concept, moved.reference, draws, seed).p_value,
+                p=chance.p_value(moved.concept, moved.reference),
                 converged=converged_share(records) if probe in INVERTING else None,
             )
         )
     corrected = holm(torch.tensor([entry.p for entry in entries])).tolist()
     return tuple(replace(entry, p=p) for entry, p in zip(entries, corrected, strict=True))
+
+
+def conditioned_shifts(comparison: Comparison, row: int, path: str, sign: int) -> dict[str, Shifts]:
+    """How a number moved under each conditioning that a run and vanilla have images in common of, the own one first."""
+    found = {
+        label: shifts(comparison, row, path, sign, None if label == OWN else label)
+        for label in labels(comparison, row, path.partition(".")[0])
+    }
+    return {label: moved for label, moved in found.items() if moved is not None}
 
 
 def labels(comparison: Comparison, row: int, probe: str) -> list[str]:

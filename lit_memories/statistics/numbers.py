@@ -1,7 +1,6 @@
 """The statistics that any number gets, by how its probe says it is compared."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,9 +10,10 @@ from lit_memories.metrics.inference import images_to_resolve, resolvable
 from lit_memories.metrics.intervals import mean_interval, paired_rate_interval
 from lit_memories.numbers import Asked, Number
 from lit_memories.records import Record, SetName
-from lit_memories.statistics.conditionings import conditioned
+from lit_memories.statistics.chance import Chance
+from lit_memories.statistics.conditionings import conditioned, conditioned_shifts
 from lit_memories.statistics.pairing import PAIRED, Comparison
-from lit_memories.statistics.placebos import placebos
+from lit_memories.statistics.placebos import placebos, sides
 from lit_memories.statistics.quantities import NumberStatistics, Resolution, SetStatistics
 from lit_memories.statistics.shifts import Shifts, shifts
 
@@ -23,17 +23,22 @@ ATYPICAL = 0.05
 """A test calls a sample atypical if its p-value is below this."""
 
 
-@dataclass(frozen=True)
-class Chance:
-    """How bootstraps and tests draw.
+def tested(comparison: Comparison, row: int, asked: Asked, number: Number) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs of sets that `number_statistics` puts to permutation tests.
 
     Args:
-        draws: resamples and relabellings.
-        seed: of them.
+        comparison: runs that may be compared.
+        row: of the run.
+        asked: the probe.
+        number: one of its numbers.
     """
-
-    draws: int
-    seed: int
+    path = asked.path(number)
+    if number.compare != "forgetting":
+        return
+    for moved in conditioned_shifts(comparison, row, path, number.sign).values():
+        yield moved.concept, moved.reference
+    if (own := shifts(comparison, row, path, number.sign)) is not None:
+        yield from sides(own.reference, *_prompts(comparison, row, path)).values()
 
 
 def number_statistics(
@@ -57,26 +62,30 @@ def number_statistics(
     moved = shifts(comparison, row, path, number.sign) if number.compare == "forgetting" else None
     if moved is None:
         return NumberStatistics(number, sets)
-    prompts = [record.prompt for record in comparison.used(row, "reference", path)]
-    concept = comparison.runs[row].info.concept
     return NumberStatistics(
         number=number,
         sets=sets,
         forgetting=moved.forgetting,
         fraction=moved.fraction,
         damage=moved.damage,
-        conditionings=conditioned(comparison, row, path, number.sign, chance.draws, chance.seed),
-        placebos=placebos(moved.reference, prompts, concept, chance.draws, chance.seed),
+        conditionings=conditioned(comparison, row, path, number.sign, chance),
+        placebos=placebos(moved.reference, *_prompts(comparison, row, path), chance),
         resolution=_resolution(comparison, moved, path, number.sign),
     )
 
 
+def _prompts(comparison: Comparison, row: int, path: str) -> tuple[list[str], str]:
+    """Of the reference images that a number rests on, and the concept's name."""
+    used = comparison.used(row, "reference", path)
+    return [record.prompt for record in used], comparison.runs[row].info.concept
+
+
 def _set(comparison: Comparison, row: int, name: SetName, path: str, number: Number) -> SetStatistics | None:
     """A number of one set: of images, those that vanilla has it of too; of all else, the run's own."""
-    vanilla, run = comparison.runs[comparison.vanilla], comparison.runs[row]
     pairs = [list(table) for table in comparison.shared([row, comparison.vanilla], name, path)]
-    there = bool(vanilla.holding(name, path))
-    records = pairs[0] if name in PAIRED and there else list(run.holding(name, path).values())
+    vanilla, run = comparison.runs[comparison.vanilla], comparison.runs[row]
+    images = name in PAIRED and vanilla.holding(name, path)
+    records = pairs[0] if images else list(run.holding(name, path).values())
     if not records:
         return None
     values = _values(records, path, number)

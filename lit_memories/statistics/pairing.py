@@ -3,8 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lit_memories.records import AGAIN, Record, SetName
 from lit_memories.runs import Role, Run, RunInfo, read_run
@@ -64,7 +68,30 @@ class Comparison:
         self, rows: Sequence[int], name: SetName, path: str, conditioning: str | None = None
     ) -> tuple[tuple[Record, ...], ...]:
         """The records of a set that the runs of some rows all hold and count a number for: a tuple each, by image."""
-        return common([self.runs[row] for row in rows], name, path, conditioning)
+        wanted = tuple(rows), name, path, conditioning
+        if wanted not in self._shared:
+            tables = [self.runs[row].holding(name, path, conditioning) for row in rows]
+            keys = [key for key in tables[0] if all(key in table for table in tables[1:])]
+            self._shared[wanted] = tuple(tuple(table[key] for key in keys) for table in tables)
+        return self._shared[wanted]
+
+    def table(self, rows: Sequence[int], name: SetName, path: str, conditioning: str | None = None) -> Tensor:
+        """A number of the images that the runs of some rows all hold and count it for (images, runs), float64."""
+        wanted = tuple(rows), name, path, conditioning
+        if wanted not in self._tables:
+            found = [[record.number(path) for record in records] for records in self.shared(*wanted)]
+            self._tables[wanted] = torch.tensor(found, dtype=torch.float64).view(len(rows), -1).T
+        return self._tables[wanted]
+
+    @cached_property
+    def _shared(self) -> dict[Any, tuple[tuple[Record, ...], ...]]:
+        """What was paired before."""
+        return {}
+
+    @cached_property
+    def _tables(self) -> dict[Any, Tensor]:
+        """What was looked up before."""
+        return {}
 
     def used(self, row: int, name: SetName, path: str, conditioning: str | None = None) -> tuple[Record, ...]:
         """A run's own records of those that it and vanilla count a number for: the ones its statistics rest on."""
@@ -213,15 +240,6 @@ def _lacking(runs: Sequence[Run], path: str) -> str:
         f"is left and not how much. Audit the same folders again to add it, what is there is kept: {AUDIT_COMMAND} "
         f"--trainer.default_root_dir {names[0].folder}"
     )
-
-
-def common(
-    runs: Sequence[Run], name: SetName, path: str, conditioning: str | None = None
-) -> tuple[tuple[Record, ...], ...]:
-    """The records of a set that every run holds and counts a number for: a tuple for each run, image by image."""
-    tables = [run.holding(name, path, conditioning) for run in runs]
-    keys = [key for key in tables[0] if all(key in table for table in tables[1:])]
-    return tuple(tuple(table[key] for key in keys) for table in tables)
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:

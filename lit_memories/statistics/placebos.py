@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
-from lit_memories.metrics.inference import holm, permutation_test
+from lit_memories.metrics.inference import holm
 from lit_memories.metrics.intervals import mean_interval
+from lit_memories.statistics.chance import Chance
 
 LEVEL = 0.05
 """At which tests and intervals are said to raise false alarms."""
@@ -64,33 +65,43 @@ class Placebos:
         return self.distinguishable > 0
 
 
-def placebos(shift: Tensor, prompts: Sequence[str], concept: str, draws: int, seed: int) -> Placebos | None:
+def placebos(shift: Tensor, prompts: Sequence[str], concept: str, chance: Chance) -> Placebos | None:
     """Put placebos to the test.
 
     Args:
         shift: a number less vanilla's of the reference images (n,).
         prompts: of the same images.
         concept: name of the concept; its own words are no placebos.
-        draws: relabellings of a test.
-        seed: of these, and of the halves.
+        chance: of the tests and of the halves.
 
     Returns:
         None where nothing moved, as in vanilla, or there are too few images.
     """
-    if len(shift) < 2 * FEWEST or not bool(shift.any()):
+    if not _testable(shift):
         return None
+    chance.prepare(sides(shift, prompts, concept).values())
     found = []
-    for word, has in words(prompts, concept).items():
-        inside, outside = shift[has], shift[~has]
-        p = permutation_test(inside, outside, draws, seed).p_value
+    for word, (inside, outside) in sides(shift, prompts, concept).items():
+        p = chance.p_value(inside, outside)
         found.append(Placebo(word, len(inside), mean_interval(inside, outside), p, p))
     corrected = holm(torch.tensor([placebo.p for placebo in found], dtype=torch.float64)).tolist()
     return Placebos(
         splits=SPLITS,
-        split_intervals=_halves(shift, seed),
+        split_intervals=_halves(shift, chance.seed),
         words=tuple(replace(placebo, p_corrected=p) for placebo, p in zip(found, corrected, strict=True)),
         distinguishable=sum(p < LEVEL for p in corrected),
     )
+
+
+def sides(shift: Tensor, prompts: Sequence[str], concept: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """The shifts of the images whose prompts have a word, and of the others, by word; none where nothing is tested."""
+    if not _testable(shift):
+        return {}
+    return {word: (shift[has], shift[~has]) for word, has in words(prompts, concept).items()}
+
+
+def _testable(shift: Tensor) -> bool:
+    return len(shift) >= 2 * FEWEST and bool(shift.any())
 
 
 def words(prompts: Sequence[str], concept: str) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ control holds as well. No other run of a report has a say in its numbers.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
@@ -77,9 +76,8 @@ def shifts(
 
 def _values(comparison: Comparison, rows: list[int], name: SetName, path: str, conditioning: str | None) -> Tensor:
     """A number of the images that some runs hold (images, runs)."""
-    tables = comparison.shared(rows, name, path, conditioning)
-    if not tables[0] and name == "reference" and conditioning is not None:
+    found = comparison.table(rows, name, path, conditioning)
+    if not len(found) and name == "reference" and conditioning is not None:
         # Where a conditioning changes nothing for reference images they have no records of it: it is their own.
-        tables = comparison.shared(rows, name, path)
-    values = [[record.number(path) for record in records] for records in zip(*tables, strict=True)]
-    return torch.tensor(values, dtype=torch.float64).view(-1, len(rows))
+        return comparison.table(rows, name, path)
+    return found

@@ -1,27 +1,27 @@
 """Records to numbers. The mathematics is that of `lit_memories.metrics`; here is only what goes into it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lit_memories.metrics.bootstrap import Counted, Estimate, bootstrap_together, wilson_interval
+from lit_memories.metrics.bootstrap import Estimate, bootstrap_counts, wilson_interval
 from lit_memories.metrics.intervals import mean_interval
 from lit_memories.metrics.null import Null
-from lit_memories.metrics.wasserstein import counted_distance
+from lit_memories.metrics.resampled import ResampledNLL
+from lit_memories.metrics.wasserstein import DistanceForm
 from lit_memories.records import SETS, Record
 from lit_memories.runs import Run
 from lit_memories.statistics.asked import asked_of
+from lit_memories.statistics.chance import Chance
 from lit_memories.statistics.convergence import converged_share, inversion_of, unmeasured
-from lit_memories.statistics.numbers import Chance, number_statistics
+from lit_memories.statistics.numbers import number_statistics, tested
 from lit_memories.statistics.pairing import PAIRED, Comparison, unreadable
 from lit_memories.statistics.profiles import profile
 from lit_memories.statistics.quantities import InverterStatistics, PaperStatistics, RunStatistics, Summary
-
-Statistic: TypeAlias = Callable[..., Tensor]
-Bootstrap: TypeAlias = Callable[[Statistic, Sequence[Tensor]], Estimate]
 
 
 def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Summary:
@@ -36,9 +36,17 @@ def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Sum
     null = Null(info.dimension)
     control = comparison.control
     settings = {name: asked.settings for name, asked in info.asked.items()}
+    chance = Chance(draws, seed)
+    chance.prepare(
+        pair
+        for row, run in enumerate(comparison.runs)
+        for probe in asked_of(run.info).values()
+        for number in probe.numbers
+        for pair in tested(comparison, row, probe, number)
+    )
     return Summary(
         concept_name=info.concept,
-        runs=tuple(_run(comparison, row, null, Chance(draws, seed)) for row in range(len(comparison.runs))),
+        runs=tuple(_run(comparison, row, null, chance) for row in range(len(comparison.runs))),
         headline=comparison.headline,
         control=None if control is None else comparison.runs[control].info.name,
         dimension=info.dimension,
@@ -108,35 +116,27 @@ def _paper(comparison: Comparison, row: int, null: Null, chance: Chance) -> Pape
     concept, reference = (_numbers(comparison.used(row, name, "seed.nll"), "seed.nll") for name in PAIRED)
     if not len(concept) or not len(reference):
         return None
-    w1 = [counted_distance(null, len(nll)) for nll in (concept, reference)]
+    boot = partial(bootstrap_counts, draws=chance.draws, seed=chance.seed)
+    e, r = (ResampledNLL(nll, null) for nll in (concept, reference))
 
-    def measure(sets: Sequence[Counted]) -> dict[str, Tensor]:
-        (mean_e, sd_e), (mean_r, sd_r) = (_moments(*one) for one in sets)
-        far_e, far_r = (distance(*one) for distance, one in zip(w1, sets, strict=True))
-        squares = [(m - null.mean).square() + (sd - null.sd).square() for m, sd in ((mean_e, sd_e), (mean_r, sd_r))]
-        return {
-            "nll_sd_concept": sd_e,
-            "nll_sd_reference": sd_r,
-            "w1_concept": far_e,
-            "w1_reference": far_r,
-            "relative_distance": far_e / far_r,
-            "relative_distance_w2_squared": squares[0] / squares[1],
-        }
+    def alone(nll: ResampledNLL) -> list[Estimate]:
+        return boot(lambda counts: torch.stack([nll.sd(counts), nll.distance(counts)], 1), [nll.count])
 
-    found = bootstrap_together(measure, [concept, reference], draws=chance.draws, seed=chance.seed)
-    z = {
-        f"z_{name}": mean_interval(null.z_score(nll)) for name, nll in (("concept", concept), ("reference", reference))
-    }
-    return PaperStatistics(**z, **found)
+    def relative(drawn: Tensor, others: Tensor) -> Tensor:
+        return torch.stack([e.distance(drawn, form) / r.distance(others, form) for form in get_args(DistanceForm)], 1)
 
-
-def _moments(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of sets that have each value a number of times (draws,)."""
-    centre = values.mean()
-    first, second = counts @ (values - centre), counts @ (values - centre).square()
-    total = counts.sum(1)
-    mean = first / total
-    return mean + centre, (second / total - mean.square()).clamp(min=0).sqrt()
+    (sd_concept, w1_concept), (sd_reference, w1_reference) = alone(e), alone(r)
+    by_form = dict(zip(get_args(DistanceForm), boot(relative, [e.count, r.count]), strict=True))
+    return PaperStatistics(
+        z_concept=mean_interval(null.z_score(concept)),
+        z_reference=mean_interval(null.z_score(reference)),
+        nll_sd_concept=sd_concept,
+        nll_sd_reference=sd_reference,
+        w1_concept=w1_concept,
+        w1_reference=w1_reference,
+        relative_distance=by_form["w1"],
+        relative_distance_w2_squared=by_form["w2_squared"],
+    )
 
 
 def _inverter(run: Run) -> InverterStatistics:

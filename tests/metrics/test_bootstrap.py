@@ -1,7 +1,6 @@
 """The bootstrap against scipy's, by simulation, and where there is nothing to resample."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +8,17 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from lit_memories.metrics import Estimate, Null, bootstrap, earth_movers_distance, relative_distance, wilson_interval
-from lit_memories.metrics.bootstrap import Counted, bootstrap_together, sort_rows
-from lit_memories.metrics.wasserstein import counted_distance
+from lit_memories.metrics import (
+    Estimate,
+    Null,
+    bootstrap,
+    earth_movers_distance,
+    gaussian_w2_squared,
+    relative_distance,
+    wilson_interval,
+)
+from lit_memories.metrics.bootstrap import bootstrap_counts, sort_rows
+from lit_memories.metrics.resampled import ResampledNLL
 
 DRAWS = 20_000
 
@@ -248,23 +255,47 @@ def test_wilson_refuses_impossible_counts(successes, total):
 def test_counts_say_what_resamples_say() -> None:
     """The same draws, told by how often each case is among them: the same intervals, but for rounding."""
     null = Null(1024)
-    samples = [null.mean + 20 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (23, 40)]
+    samples = [null.mean + 20 * torch.randn(n, generator=torch.Generator().manual_seed(n)).double() for n in (23, 40)]
     samples[0][3] = samples[0][4]  # ties too
-    far = [counted_distance(null, len(sample)) for sample in samples]
+    e, r = (ResampledNLL(sample, null) for sample in samples)
 
-    def counted(sets: Sequence[Counted]) -> dict[str, Tensor]:
-        means = [(counts @ values) / counts.sum(1) for values, counts in sets]
-        distances = [distance(*one) for distance, one in zip(far, sets, strict=True)]
-        return {"mean": means[0] - means[1], "ratio": distances[0] / distances[1]}
+    def alone(counts: Tensor) -> Tensor:
+        return torch.stack([e.sd(counts), e.distance(counts), e.distance(counts, "w2_squared")], 1)
 
-    found = bootstrap_together(counted, samples, 2000)
-    plain = {
-        "mean": bootstrap(lambda x, y: x.mean(-1) - y.mean(-1), samples, 2000),
-        "ratio": bootstrap(lambda x, y: relative_distance(x, y, null), samples, 2000),
-    }
-    for name, estimate in plain.items():
-        assert (found[name].value, found[name].low, found[name].high) == pytest.approx(
-            (estimate.value, estimate.low, estimate.high), rel=1e-9
-        )
-    alone = bootstrap_together(lambda sets: {"x": sets[0][0].sum() * sets[0][1].sum(1)}, [torch.ones(1)])
-    assert math.isnan(alone["x"].low)
+    def relative(counts: Tensor, others: Tensor) -> Tensor:
+        return (e.distance(counts) / r.distance(others))[:, None]
+
+    found = [*bootstrap_counts(alone, [23], 2000), *bootstrap_counts(relative, [23, 40], 2000)]
+    plain = [
+        bootstrap(lambda x: x.std(-1, correction=0), samples[:1], 2000),
+        bootstrap(lambda x: earth_movers_distance(x, null), samples[:1], 2000),
+        bootstrap(lambda x: gaussian_w2_squared(x, null), samples[:1], 2000),
+        bootstrap(lambda x, y: relative_distance(x, y, null), samples, 2000),
+    ]
+    for one, other in zip(found, plain, strict=True):
+        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-12)
+        assert (one.level, one.count) == (other.level, other.count)
+
+
+@pytest.mark.parametrize("shift", [-300.0, -40.0, 0.0, 5.0, 200.0])
+def test_the_distance_of_counts_is_that_of_the_set_they_make(shift: float) -> None:
+    """Far below and above the null, where nothing crosses, and within it, where distribution functions do."""
+    null, generator = Null(256), torch.Generator().manual_seed(0)
+    values = (null.quantiles(60) + shift).round(decimals=0)  # many are equal
+    found = ResampledNLL(values[torch.randperm(60, generator=generator)], null)
+    counts = torch.stack([torch.randint(60, (60,), generator=generator).bincount(minlength=60) for _ in range(40)])
+    sets = torch.stack([values.repeat_interleave(row) for row in counts])
+    torch.testing.assert_close(
+        found.distance(counts.double()), earth_movers_distance(sets, null), rtol=1e-11, atol=1e-9
+    )
+    assert found.distance(torch.ones(1, 60).double()).item() == pytest.approx(
+        float(earth_movers_distance(values, null))
+    )
+
+
+def test_counts_of_one_case_or_none() -> None:
+    alone = bootstrap_counts(lambda counts: counts, [1])
+    assert (alone[0].value, alone[0].count) == (1, 1)
+    assert math.isnan(alone[0].low)
+    with pytest.raises(ValueError, match=r"cases in each, got sizes \[3, 0\]"):
+        bootstrap_counts(lambda counts, _: counts, [3, 0])

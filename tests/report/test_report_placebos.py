@@ -8,6 +8,7 @@ from synthetic_runs import change_records, world
 from torch import Tensor
 
 from lit_memories.report.hygiene import placebo_sentences
+from lit_memories.statistics.chance import Chance
 from lit_memories.statistics.pairing import compare
 from lit_memories.statistics.placebos import placebos, words
 from lit_memories.statistics.summary import summarise
@@ -28,7 +29,7 @@ def test_placebo_words_divide_the_prompts() -> None:
 
 
 def test_where_nothing_was_planted_alarms_keep_their_rate() -> None:
-    found = placebos(noise(), PROMPTS, "star", 10_000, 0)
+    found = placebos(noise(), PROMPTS, "star", Chance(10_000, 0))
     assert found is not None
     assert found.splits == 200
     assert 0 <= found.split_intervals <= 0.1
@@ -40,7 +41,7 @@ def test_where_nothing_was_planted_alarms_keep_their_rate() -> None:
 
 def test_a_planted_word_is_found() -> None:
     shift = noise() + 30 * torch.tensor(["blue" in prompt for prompt in PROMPTS])
-    found = placebos(shift, PROMPTS, "star", 1000, 0)
+    found = placebos(shift, PROMPTS, "star", Chance(1000, 0))
     assert found is not None
     assert found.alarm
     blue = next(entry for entry in found.words if entry.word == "blue")
@@ -53,9 +54,9 @@ def test_a_planted_word_is_found() -> None:
 
 
 def test_placebos_need_movement_and_images() -> None:
-    assert placebos(torch.zeros(42).double(), PROMPTS, "star", 1000, 0) is None
-    assert placebos(noise()[:9], PROMPTS[:9], "star", 1000, 0) is None
-    alone = placebos(noise(), ["the same"] * 42, "star", 1000, 0)
+    assert placebos(torch.zeros(42).double(), PROMPTS, "star", Chance(1000, 0)) is None
+    assert placebos(noise()[:9], PROMPTS[:9], "star", Chance(1000, 0)) is None
+    alone = placebos(noise(), ["the same"] * 42, "star", Chance(1000, 0))
     assert alone is not None
     assert (alone.splits, alone.words, alone.alarm) == (200, (), False)
 
