@@ -83,8 +83,9 @@ def _prompts(comparison: Comparison, row: int, path: str) -> tuple[list[str], st
 def _set(comparison: Comparison, row: int, name: SetName, path: str, number: Number) -> SetStatistics | None:
     """A number of one set: of images, those that vanilla has it of too; of all else, the run's own."""
     pairs = [list(table) for table in comparison.shared([row, comparison.vanilla], name, path)]
-    there = name in PAIRED and comparison.counted(comparison.vanilla, name, path)
-    records = pairs[0] if there else comparison.counted(row, name, path)
+    vanilla, run = comparison.runs[comparison.vanilla], comparison.runs[row]
+    images = name in PAIRED and vanilla.holding(name, path)
+    records = pairs[0] if images else list(run.holding(name, path).values())
     if not records:
         return None
     values = _values(records, path, number)

@@ -70,16 +70,10 @@ class Comparison:
         """The records of a set that the runs of some rows all hold and count a number for: a tuple each, by image."""
         wanted = tuple(rows), name, path, conditioning
         if wanted not in self._shared:
-            tables = [{record.key: record for record in self.counted(row, name, path, conditioning)} for row in rows]
+            tables = [self.runs[row].holding(name, path, conditioning) for row in rows]
             keys = [key for key in tables[0] if all(key in table for table in tables[1:])]
             self._shared[wanted] = tuple(tuple(table[key] for key in keys) for table in tables)
         return self._shared[wanted]
-
-    def counted(self, row: int, name: SetName, path: str, conditioning: str | None = None) -> list[Record]:
-        """The records of a set for which a run counts a number, whether or not vanilla does."""
-        probe, _, number = path.partition(".")
-        records = self._sets[row].get((name, conditioning), ())
-        return [r for r in records if r.counts(probe) and r.probes[probe].get(number) is not None]
 
     def table(self, rows: Sequence[int], name: SetName, path: str, conditioning: str | None = None) -> Tensor:
         """A number of the images that the runs of some rows all hold and count it for (images, runs), float64."""
@@ -88,15 +82,6 @@ class Comparison:
             found = [[record.number(path) for record in records] for records in self.shared(*wanted)]
             self._tables[wanted] = torch.tensor(found, dtype=torch.float64).view(len(rows), -1).T
         return self._tables[wanted]
-
-    @cached_property
-    def _sets(self) -> list[dict[tuple[SetName, str | None], list[Record]]]:
-        """The records of each run, by set and conditioning."""
-        found: list[dict[tuple[SetName, str | None], list[Record]]] = [{} for _ in self.runs]
-        for sets, run in zip(found, self.runs, strict=True):
-            for record in run.records:
-                sets.setdefault((record.set, record.conditioning), []).append(record)
-        return found
 
     @cached_property
     def _shared(self) -> dict[Any, tuple[tuple[Record, ...], ...]]:

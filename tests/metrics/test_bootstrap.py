@@ -7,8 +7,17 @@ import pytest
 import scipy.stats
 import torch
 
-from lit_memories.metrics import Estimate, Null, bootstrap, earth_movers_distance, wilson_interval
-from lit_memories.metrics.bootstrap import sort_rows
+from lit_memories.metrics import (
+    Estimate,
+    Null,
+    bootstrap,
+    earth_movers_distance,
+    gaussian_w2_squared,
+    relative_distance,
+    wilson_interval,
+)
+from lit_memories.metrics.bootstrap import bootstrap_counts, sort_rows
+from lit_memories.metrics.resampled import ResampledNLL
 
 DRAWS = 20_000
 
@@ -240,3 +249,52 @@ def test_wilson_keeps_its_width_at_the_ends_where_the_bootstrap_loses_it():
 def test_wilson_refuses_impossible_counts(successes, total):
     with pytest.raises(ValueError, match=r"set is empty|must be in 0..3"):
         wilson_interval(successes, total)
+
+
+def test_counts_say_what_resamples_say() -> None:
+    """The same draws, told by how often each case is among them: the same intervals, but for rounding."""
+    null = Null(1024)
+    samples = [null.mean + 20 * torch.randn(n, generator=torch.Generator().manual_seed(n)).double() for n in (23, 40)]
+    samples[0][3] = samples[0][4]  # ties too
+    e, r = (ResampledNLL(sample, null) for sample in samples)
+
+    def alone(counts: Tensor) -> Tensor:
+        return torch.stack([e.sd(counts), e.distance(counts), e.distance(counts, "w2_squared")], 1)
+
+    def relative(counts: Tensor, others: Tensor) -> Tensor:
+        return (e.distance(counts) / r.distance(others))[:, None]
+
+    found = [*bootstrap_counts(alone, [23], 2000), *bootstrap_counts(relative, [23, 40], 2000)]
+    plain = [
+        bootstrap(lambda x: x.std(-1, correction=0), samples[:1], 2000),
+        bootstrap(lambda x: earth_movers_distance(x, null), samples[:1], 2000),
+        bootstrap(lambda x: gaussian_w2_squared(x, null), samples[:1], 2000),
+        bootstrap(lambda x, y: relative_distance(x, y, null), samples, 2000),
+    ]
+    for one, other in zip(found, plain, strict=True):
+        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-12)
+        assert (one.level, one.count) == (other.level, other.count)
+
+
+@pytest.mark.parametrize("shift", [-300.0, -40.0, 0.0, 5.0, 200.0])
+def test_the_distance_of_counts_is_that_of_the_set_they_make(shift: float) -> None:
+    """Far below and above the null, where nothing crosses, and within it, where distribution functions do."""
+    null, generator = Null(256), torch.Generator().manual_seed(0)
+    values = (null.quantiles(60) + shift).round(decimals=0)  # many are equal
+    found = ResampledNLL(values[torch.randperm(60, generator=generator)], null)
+    counts = torch.stack([torch.randint(60, (60,), generator=generator).bincount(minlength=60) for _ in range(40)])
+    sets = torch.stack([values.repeat_interleave(row) for row in counts])
+    torch.testing.assert_close(
+        found.distance(counts.double()), earth_movers_distance(sets, null), rtol=1e-11, atol=1e-9
+    )
+    assert found.distance(torch.ones(1, 60).double()).item() == pytest.approx(
+        float(earth_movers_distance(values, null))
+    )
+
+
+def test_counts_of_one_case_or_none() -> None:
+    alone = bootstrap_counts(lambda counts: counts, [1])
+    assert (alone[0].value, alone[0].count) == (1, 1)
+    assert math.isnan(alone[0].low)
+    with pytest.raises(ValueError, match=r"cases in each, got sizes \[3, 0\]"):
+        bootstrap_counts(lambda counts, _: counts, [3, 0])

@@ -8,7 +8,17 @@ import pytest
 import scipy.stats
 import torch
 
-from lit_memories.metrics import auc, holm, images_to_resolve, mean_interval, permutation_test, rates_differ, resolvable
+from lit_memories.metrics import (
+    auc,
+    holm,
+    images_to_resolve,
+    mean_interval,
+    permutation,
+    permutation_test,
+    permutation_tests,
+    rates_differ,
+    resolvable,
+)
 
 
 def normal(seed, *shape, mean=0.0, sd=1.0):
@@ -99,6 +109,31 @@ def test_swapping_the_sets_turns_the_sign_only():
     one, other = permutation_test(x, y), permutation_test(y, x)
     assert one.p_value == other.p_value
     assert one.difference == pytest.approx(-other.difference)
+
+
+def one_by_one(x, y, draws, seed):
+    """A test as its definition says, in plain numbers: relabelled values are those with the smallest random keys."""
+    x, y = x.sort().values.numpy(), y.sort().values.numpy()
+    pooled, observed = np.concatenate([x, y]), welch(x, y)
+    keys = torch.rand(draws, len(pooled), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    orders = keys.argsort(1).numpy()
+    extreme = sum(welch(pooled[order[: len(x)]], pooled[order[len(x) :]]) >= observed * (1 - 1e-9) for order in orders)
+    return (extreme + 1) / (draws + 1)
+
+
+@pytest.mark.parametrize("room", [2**21, 100])
+def test_many_tests_at_once_are_each_what_it_is_alone(monkeypatch, room):
+    """Of equal sizes, of equal sums of sizes, enumerated, swapped, without any spread, in chunks of any size."""
+    monkeypatch.setattr(permutation, "MAX_ELEMENTS", room)
+    sizes = [(20, 15), (20, 15), (15, 20), (12, 23), (4, 5), (30, 31)]
+    pairs = [(normal((1, k), n, mean=0.5), normal((2, k), m, sd=3)) for k, (n, m) in enumerate(sizes)]
+    found = permutation_tests([*pairs, (torch.zeros(20), torch.zeros(15))], draws=200, seed=3)
+    assert [test.exact for test in found] == [False] * 4 + [True] + [False] * 2
+    assert found[:-1] == [permutation_test(*pair, draws=200, seed=3) for pair in pairs]
+    assert found[-1].p_value == 1
+    for pair, test in zip(pairs, found[:-1], strict=True):
+        assert test.exact or test.p_value == one_by_one(*pair, 200, 3)
+    assert permutation_tests([]) == []
 
 
 def rejections(n, m, sd_x, sd_y, shift=0.0, repeats=400):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from synthetic_runs import Model, change_records, load_records, save_lines, world, write
 
+from lit_memories.metrics import permutation
 from lit_memories.statistics.pairing import compare
 from lit_memories.statistics.summary import summarise
 
@@ -49,6 +50,15 @@ def test_pairing_narrows_the_interval(runs):
     unpaired = [np.diff([rng.choice(v, len(v)).mean() for v in values])[0] for _ in range(400)]
     shift = run.change("seed.nll", "concept")
     assert shift.high - shift.low < 0.8 * np.ptp(np.quantile(unpaired, [0.025, 0.975]))
+
+
+def test_all_tests_of_as_many_images_share_what_is_drawn(runs, monkeypatch, summary):
+    """However many runs and numbers: relabellings take the time of a report, and are drawn once."""
+    drawn, draw = [], permutation._draw
+    monkeypatch.setattr(permutation, "_draw", lambda groups, *chance: drawn.append(groups) or draw(groups, *chance))
+    assert summarise(compare(runs), draws=400) == summary
+    assert [len(groups[0].columns) for groups in drawn] == [24 + 24]
+    assert sum(len(group.extreme) for group in drawn[0]) == len(runs)
 
 
 def test_missing_control_leaves_no_fraction(runs):
