@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,11 +199,28 @@ class Run:
     records: tuple[Record, ...]
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
     seeds: frozenset[str] = frozenset()
+    _found: dict[tuple[str, ...], dict[str, Record]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def of(self, name: SetName, probe: str, conditioning: str | None = None) -> list[Record]:
         """The records of one set, under one conditioning, for which a probe's answer may be counted."""
-        wanted = (name, conditioning)
-        return [r for r in self.records if (r.set, r.conditioning) == wanted and r.counts(probe)]
+        return [r for r in self._of_set.get((name, conditioning), ()) if r.counts(probe)]
+
+    def holding(self, name: SetName, path: str, conditioning: str | None = None) -> dict[str, Record]:
+        """Those of these records that have a number, by key; statistics ask for the same ones again and again."""
+        wanted = (name, path, *([] if conditioning is None else [conditioning]))
+        if wanted not in self._found:
+            records = self.of(name, path.partition(".")[0], conditioning)
+            self._found[wanted] = {record.key: record for record in records if record.value(path) is not None}
+        return self._found[wanted]
+
+    @cached_property
+    def _of_set(self) -> dict[tuple[str, str | None], list[Record]]:
+        sets: dict[tuple[str, str | None], list[Record]] = {}
+        for record in self.records:
+            sets.setdefault((record.set, record.conditioning), []).append(record)
+        return sets
 
     @property
     def conditionings(self) -> list[str]:

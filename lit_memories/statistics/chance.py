@@ -38,5 +38,5 @@ class Chance:
 def _key(*sets: Tensor) -> bytes:
     found = blake2b(str([len(values) for values in sets]).encode())
     for values in sets:
-        found.update(values.contiguous().numpy())
+        found.update(values.contiguous().numpy().tobytes())
     return found.digest()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from torch import Tensor
 
 from lit_memories.metrics import (
     Estimate,
