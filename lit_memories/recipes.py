@@ -86,7 +86,8 @@ class RecipeCLI(LightningCLI):
         gc.enable()
         quiet_libraries()
         trainer = self.config[self.subcommand].trainer
-        if trainer.accelerator in {"gpu", "cuda", "mps"} and not torch.accelerator.is_available():
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not {**there, "gpu": any(there.values())}.get(trainer.accelerator, True):
             raise ValueError(f"no GPU is there for --trainer.accelerator {trainer.accelerator}: choose cpu or auto")
         on_cpu = trainer.accelerator == "cpu" or not torch.accelerator.is_available()
         if str(trainer.precision) in {"16", "16-mixed"} and on_cpu:
