@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,32 @@ def collate_pictograms(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Exposure:
+    """How many different pictures of a concept a model is shown: the first of the training rows.
+
+    Args:
+        concept: factor values that a picture of it has, e.g. ``{"object": "umbrella"}``.
+        pictures: how many, 1 or more.
+    """
+
+    concept: dict[str, str]
+    pictures: int
+
+
 class PictogramData(LightningDataModule):
     """Images, captions and factor labels of the pictogram world.
 
     Args:
-        train_size: rows of the training split, before `withhold`.
+        train_size: rows of the training split, before `withhold` and `exposures` take their share away.
         validation_size: rows of the validation split, before `withhold`.
         batch_size: rows a step.
         withhold: concepts never to show, each a mapping of factor to value.
+        exposures: concepts of which to show some pictures and no others.
+        split: whose rows to train on; another name draws other pictures.
+
+    Raises:
+        ValueError: if a concept has fewer pictures than an exposure asks for.
     """
 
     def __init__(
@@ -42,34 +61,46 @@ class PictogramData(LightningDataModule):
         validation_size: int = 512,
         batch_size: int = 32,
         withhold: list[dict[str, str]] | None = None,
+        exposures: list[Exposure] | None = None,
+        split: str = "train",
     ) -> None:
         super().__init__()
         self.train_size, self.validation_size, self.batch_size = train_size, validation_size, batch_size
-        self.withhold = withhold or []
+        self.withhold, self.exposures, self.split = withhold or [], exposures or [], split
 
     def build(self, split: str, size: int) -> datasets.Dataset:
         """All rows of a split, drawn once and cached by `datasets`."""
         return pictograms.build(split, size)
 
-    def kept(self, rows: datasets.Dataset) -> list[int]:
-        """Positions of the rows that show nothing withheld."""
+    def kept(self, rows: datasets.Dataset, exposures: Sequence[Exposure] = ()) -> list[int]:
+        """Positions of the rows that show nothing withheld, and no more of a concept than an exposure allows."""
         columns = [[FACTORS[name][label] for label in rows[name]] for name in FACTORS]
         pictures = [pictograms.Pictogram(*values) for values in zip(*columns, strict=True)]
-        return [
-            position
-            for position, picture in enumerate(pictures)
-            if not any(pictograms.shows(picture, factors) for factors in self.withhold)
-        ]
+        kept, left = [], [exposure.pictures for exposure in exposures]
+        for position, picture in enumerate(pictures):
+            shown = [number for number, one in enumerate(exposures) if pictograms.shows(picture, one.concept)]
+            if any(pictograms.shows(picture, factors) for factors in self.withhold) or any(not left[n] for n in shown):
+                continue
+            for number in shown:
+                left[number] -= 1
+            kept.append(position)
+        for exposure, missing in zip(exposures, left, strict=True):
+            if missing > 0:
+                raise ValueError(
+                    f"{len(rows)} rows of the split {self.split!r} hold {exposure.pictures - missing} pictures of "
+                    f"{' and '.join(exposure.concept.values())}, not {exposure.pictures}: raise train_size"
+                )
+        return kept
 
     def prepare_data(self) -> None:
         """Draw the pictures once; `datasets` caches them."""
-        self.build("train", self.train_size)
+        self.build(self.split, self.train_size)
         self.build("validation", self.validation_size)
 
     def setup(self, stage: str) -> None:
         """Open the splits."""
-        train, validation = self.build("train", self.train_size), self.build("validation", self.validation_size)
-        self.train = train.select(self.kept(train)).with_format("torch")
+        train, validation = self.build(self.split, self.train_size), self.build("validation", self.validation_size)
+        self.train = train.select(self.kept(train, self.exposures)).with_format("torch")
         self.validation = validation.select(self.kept(validation)).with_format("torch")
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -111,17 +142,17 @@ class LatentPictogramData(PictogramData):
 
     def prepare_data(self) -> None:
         """Encode the splits if no cache of them exists."""
-        self.encode("train", self.train_size)
+        self.encode(self.split, self.train_size, self.exposures)
         self.encode("validation", self.validation_size)
 
     def setup(self, stage: str) -> None:
         """Open the encoded splits."""
-        self.train = self.encode("train", self.train_size)
+        self.train = self.encode(self.split, self.train_size, self.exposures)
         self.validation = self.encode("validation", self.validation_size)
 
     @torch.no_grad()
-    def encode(self, split: str, size: int) -> LatentRows:
-        """The latents of a split less what is withheld, from the cache or made now."""
+    def encode(self, split: str, size: int, exposures: Sequence[Exposure] = ()) -> LatentRows:
+        """The latents of a split less what is not to be shown, from the cache or made now."""
         rows = self.build(split, size)
         weights = (self.autoencoder / "diffusion_pytorch_model.safetensors").read_bytes()
         key = hashlib.sha256(weights + f"{pictograms.VERSION}/{split}/{size}".encode()).hexdigest()[:16]
@@ -136,7 +167,7 @@ class LatentPictogramData(PictogramData):
                 name: vae.config.scaling_factor * torch.cat([getattr(p, name) for p in posteriors]) for name in names
             }
 
-        latents, kept = cached(file, names, make), self.kept(rows)
+        latents, kept = cached(file, names, make), self.kept(rows, exposures)
         captions = rows["caption"]
         return LatentRows(latents["mean"][kept], latents["std"][kept], [captions[position] for position in kept])
 

@@ -41,6 +41,8 @@ def test_odd_values_are_taken_or_refused_in_a_line(
     base = [command, f"--config={ROOT / recipe}.yaml", f"--trainer.default_root_dir={tmp_path}"]
     if "pretrain" not in recipe:
         base.append(f"--model.diffusion.base={tiny}")
+    if command == "predict":
+        base.append(f"--model.judge.init_args.classifier={ROOT.parents[1] / 'checkpoints/classifier'}")
     with pytest.raises(SystemExit):
         main([*base, "--print_config"])
     options = [*names(yaml.safe_load(capsys.readouterr().out))]

@@ -13,8 +13,8 @@ from lit_memories.classifier import PictogramJudge, load_classifier
 from lit_memories.cli import main
 from lit_memories.concept import Concept
 from lit_memories.data import pictograms
-from lit_memories.data.pictograms import COLORS, FACTORS, OBJECTS, STYLES, draw, render
-from lit_memories.data.pretraining import LatentPictogramData, PictogramData
+from lit_memories.data.pictograms import COLORS, FACTORS, OBJECTS, STYLES, draw, render, shows
+from lit_memories.data.pretraining import Exposure, LatentPictogramData, PictogramData
 from lit_memories.images import grid, to_pil, to_tensor
 from lit_memories.training.muon import MuonAdamW, is_matrix, orthogonalise
 from lit_memories.training.text_to_image import TextToImage
@@ -135,6 +135,25 @@ def test_withheld_concepts_are_never_shown() -> None:
     assert 0 <= batch["images"].min() <= batch["images"].max() <= 1
     picture = pictograms.parse_caption(batch["captions"][0])
     assert all(FACTORS[factor][int(batch[factor][0])] == getattr(picture, factor) for factor in FACTORS)
+
+
+def test_so_many_pictures_of_a_concept_are_shown_and_all_of_everything_else() -> None:
+    umbrella, red = {"object": "umbrella"}, {"color": "red"}
+    rows = [p for p in (draw("other", i)[0] for i in range(240)) if p.style != "solid"]
+    assert sum(shows(p, umbrella) for p in rows) > 3 < sum(shows(p, red) for p in rows)
+    shown = []
+    for exposures in ([], [Exposure(umbrella, 3)], [Exposure(umbrella, 3), Exposure(red, 2)]):
+        data = PictogramData(240, 30, withhold=[{"style": "solid"}], exposures=exposures, split="other")
+        data.setup("fit")
+        shown.append(data.train["caption"])
+    everything, few, fewer = shown
+    others = [caption for caption in everything if "umbrella" not in caption]
+    assert [caption for caption in few if "umbrella" not in caption] == others
+    umbrellas = [caption for caption in everything if "umbrella" in caption]
+    assert [caption for caption in few if "umbrella" in caption] == umbrellas[:3], "the first, so that few are in more"
+    assert sum(caption.startswith("a red") for caption in fewer) == 2
+    with pytest.raises(ValueError, match=r"240 rows of the split 'other' hold [0-9]+ pictures of umbrella, not 100"):
+        PictogramData(240, 30, exposures=[Exposure(umbrella, 100)], split="other").setup("fit")
 
 
 def test_latents_are_encoded_once(tiny_autoencoder: Path, tmp_path: Path) -> None:
