@@ -4,7 +4,7 @@ Writes docs/results/report.{md,json}.
 
     python benchmarks/report.py
 
-Runs are made up, with a seed: records as audits write them, with every number of the default probes. Seconds are those
+Runs are made up, with a seed: records like those of the default probes, with most of their numbers. Seconds are those
 of the processor, of one thread, so that what else runs on the machine changes little.
 """
 
@@ -28,6 +28,7 @@ from lit_memories.records import RECORDS_FILE, Place, Record, SetName
 from lit_memories.report import report
 from lit_memories.runs import RunInfo, read_records
 from lit_memories.seeds import seed_files
+from lit_memories.statistics.pairing import PAIRED
 
 ROLES = {"vanilla": ("vanilla", 0.0), "erased": ("erased", 40.0), "control": ("control", 320.0)}
 ASKED = ("denoising", "samples", "seed", "typicality", "known")
@@ -75,8 +76,7 @@ def make(folder: Path, name: str, size: int) -> Path:
     role, shift = ROLES[name]
     rng = np.random.default_rng([size, len(name)])
     lines = []
-    asked = dict.fromkeys(ASKED, "0" * 20)
-    for which in ("concept", "reference"):
+    for which in PAIRED:
         base = np.random.default_rng([7, len(which)]).normal(1400, 25, size)
         moved = base + (shift if which == "concept" else 2.0) + rng.normal(0, 10, size)
         for i in range(size):
@@ -92,14 +92,14 @@ def make(folder: Path, name: str, size: int) -> Path:
                 "typicality": {"p_value": float(rng.uniform())},
             }  # fmt: skip
             prompt = f"a {OBJECTS[i % 8]} on a {OBJECTS[i // 8 % 8]} background"
-            lines.append(_record(f"{which}{i}", which, i, prompt, numbers, name, asked))
+            lines.append(_record(f"{which}{i}", which, i, prompt, numbers, name))
     for i in range(24):
         sample = {"samples": {"shows_concept": float(i % 2), "correct": {"object": bool(i % 3)}}}
-        lines.append(_record(f"p{i}", "prompted", i, "a castle", sample, name, asked))
-        lines.append(_record(f"r{i}", "retained", i, "a flag", sample, name, asked))
+        lines.append(_record(f"p{i}", "prompted", i, "a castle", sample, name))
+        lines.append(_record(f"r{i}", "retained", i, "a flag", sample, name))
         known = {"nll": 1450.0, "residual": 1e-4, "evaluations": 60, "converged": True, "seed_error": 0.01}
         numbers = {"known": known | {"nll_bias": 0.5}}
-        lines.append(_record(f"{name}-k{i}", "known", i, "a castle", numbers, name, asked))
+        lines.append(_record(f"{name}-k{i}", "known", i, "a castle", numbers, name))
     place = folder / name
     place.mkdir(parents=True)
     own = {"seed": INVERTER, "typicality": INVERTER, "known": INVERTER, "samples": {"guidance_scale": 3.0}}
@@ -113,12 +113,8 @@ def make(folder: Path, name: str, size: int) -> Path:
     return place
 
 
-def _record(
-    key: str, which: str, index: int, prompt: str, numbers: dict[str, Any], model: str, asked: dict[str, str]
-) -> str:
-    which_set: SetName = which  # type: ignore[assignment]
-    del asked
-    return Record(key, which_set, index, prompt, numbers, model=model).to_json()
+def _record(key: str, which: SetName, index: int, prompt: str, numbers: dict[str, Any], model: str) -> str:
+    return Record(key, which, index, prompt, numbers, model=model).to_json()
 
 
 def _report(folder: Path, size: int) -> dict[str, Any]:
@@ -165,7 +161,7 @@ def _page(found: dict[str, Any]) -> str:
     return f"""# What reports and large runs cost
 
 `python benchmarks/report.py`: seconds of the processor, one thread, on {found["cpus"]} cores. Runs are made up, with a
-seed; records are as audits write them, and hold every number of the default probes.
+seed; their records are like those of the default probes, and hold most of their numbers.
 
 **A report of three runs**: reading, statistics with 10 000 resamples, figures, page.
 

@@ -179,7 +179,7 @@ def test_text_is_read_and_written_in_a_stated_encoding(file: Path) -> None:
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         receiver = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
-        if name not in {"open", "read_text", "write_text"} or receiver in {"Image", "os", "tarfile", "archive"}:
+        if name not in {"open", "read_text", "write_text"} or receiver in {"Image", "os", "tarfile", "self.archive"}:
             continue
         modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
         if name == "open" and any(isinstance(mode, str) and "b" in mode for mode in modes):

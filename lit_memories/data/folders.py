@@ -9,6 +9,7 @@ import os
 import stat
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +36,7 @@ SPLITS = {
 """How folders of a split are called."""
 
 
-class Tree:
+class Tree(ABC):
     """Files by name, as a folder or an archive has them.
 
     Args:
@@ -50,9 +51,9 @@ class Tree:
         """The names, to look one up."""
         return frozenset(self.names)
 
+    @abstractmethod
     def read(self, name: str, limit: int = LARGEST) -> bytes:
         """What a file holds, but for what is beyond a limit."""
-        raise NotImplementedError
 
     def picture(self, name: str) -> dict[str, Any]:
         """A picture as a row has it, undecoded."""
@@ -121,8 +122,7 @@ class Zip(Tree):
 
     def read(self, name: str, limit: int = LARGEST) -> bytes:
         """What a file holds, but for what is beyond a limit."""
-        archive = self.archive
-        with archive.open(name) as file:
+        with self.archive.open(name) as file:
             return file.read(limit)
 
     def picture(self, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Data sets on this machine: a folder or zip archive of pictures, parquet tables, tar archives."""
 
 import glob
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -86,11 +86,11 @@ def open_local(found: list[Path], split: str, wanted: Collection[str], image: st
     if len(endings) != 1 or not endings <= KINDS.keys() or not all(file.is_file() for file in found):
         raise ValueError(f"it is neither a folder of pictures nor one of: {', '.join(KINDS.values())}")
     ending = endings.pop()
-    features = FEATURES[ending](found)
+    columns_of, rows = READERS[ending]
+    features = columns_of(found)
     check_columns(features, wanted)
     check_kinds(features, wanted, image)
     kept = datasets.Features({name: features[name] for name in features if name in wanted})
-    rows = {".parquet": rows_of_tables, ".tar": rows_of_archives, ".zip": rows_of_zips}[ending]
     columns = kinds(kept) if ending == ".tar" else tuple(kept)
     return _generated(rows, kept, lazily, {"files": [str(file) for file in found], "columns": columns})
 
@@ -185,4 +185,9 @@ def rows_of_zips(files: Sequence[str], columns: Collection[str]) -> Iterator[Row
         yield from bounded(rows, Path(file).name, Path(file).stat().st_size)
 
 
-FEATURES = {".parquet": columns_of_tables, ".tar": columns_of_archives, ".zip": columns_of_zips}
+READERS: dict[str, tuple[Callable[[Sequence[Path]], datasets.Features], Callable[..., Iterator[Row]]]] = {
+    ".parquet": (columns_of_tables, rows_of_tables),
+    ".tar": (columns_of_archives, rows_of_archives),
+    ".zip": (columns_of_zips, rows_of_zips),
+}
+"""What says which columns files have, and what gives their rows, by the end of their names."""

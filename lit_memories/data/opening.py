@@ -74,17 +74,14 @@ def open_rows(
             rows = open_local(found, split, wanted, image, streaming or first)
             return Opened(rows, by_path=found[0].is_dir() and isinstance(rows, datasets.Dataset))
         rows, commit, by_path = _open_elsewhere(path, name, split, revision, streaming)
-    except ColumnError as error:
-        raise ValueError(f"{redact(path)} {error}") from None
-    except Exception as error:  # the HTTP client's own errors are of another package in every version
-        raise cannot_open(path, split, error) from error
-    if rows.column_names is None:
-        raise ValueError(f"{redact(path)} does not say which columns it has before it is read: leave streaming off")
-    try:
+        if rows.column_names is None:
+            raise ColumnError("does not say which columns it has before it is read: leave streaming off")
         check_columns(rows.column_names, wanted)
         check_kinds(rows.features, wanted, image)
     except ColumnError as error:
         raise ValueError(f"{redact(path)} {error}") from None
+    except Exception as error:  # the HTTP client's own errors are of another package in every version
+        raise cannot_open(path, split, error) from error
     return Opened(rows.select_columns(list(wanted)), commit, by_path)
 
 

@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from killed import Killed, killed_at
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lit_memories.storage import files, unfinished
 from lit_memories.storage.files import WriteError, check_writable, keep, whole, whole_folder, write
 from lit_memories.storage.unfinished import HOUR, clear
-
-
-class Killed(BaseException):
-    """What ends a process at some moment."""
 
 
 @pytest.fixture
@@ -123,31 +120,18 @@ def test_a_folder_that_is_replaced_is_never_a_mixture(tmp_path: Path, monkeypatc
     """Killed at any operation on the disk, it holds files of one kind alone, and whole it is at the end."""
 
     model = "unet/weights", "a", "index"
-    left, seen = 0, set()
-
-    def dying(function: Callable[..., object]) -> Callable[..., object]:
-        def operation(*arguments: object, **options: object) -> object:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-            return function(*arguments, **options)
-
-        return operation
+    seen = set()
 
     for number in range(1, 40):
         folder = tmp_path / str(number)
         fill(folder, "old", *model)
         (folder / "other").write_text("other")
-        with monkeypatch.context() as patch:
-            for name in ("replace", "unlink", "mkdir", "chmod"):
-                patch.setattr(Path, name, dying(getattr(Path, name)))
-            left = number
-            try:
+        try:
+            with killed_at(number, monkeypatch):
                 fill(folder, "new", *model)
-                break
-            except Killed:
-                pass
+            break
+        except Killed:
+            pass
         found = {name: (folder / name).read_text() for name in model if (folder / name).is_file()}
         assert len(set(found.values())) <= 1, f"{found} after operation {number}"
         seen.add(len(found))

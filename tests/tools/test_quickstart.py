@@ -1,21 +1,17 @@
 """The quickstart's way through its folder: taken up after a kill, and never with another concept's erasure."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import Killed, killed_at
 
 import lit_memories.report
 from lit_memories.erasure import Erasure, Provenance
 from lit_memories.runs import RunInfo
 from lit_memories.tools import quickstart as module
 from lit_memories.tools.quickstart import SMALL, quickstart
-
-
-class Killed(BaseException):
-    """What ends a process at some moment."""
 
 
 @pytest.fixture
@@ -51,29 +47,16 @@ def test_what_is_there_is_not_made_again(called: list[str], tmp_path: Path) -> N
 
 def test_it_goes_on_wherever_it_was_killed(called: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between any two files of the erasure: it is either there, whole, or made again."""
-    left, seen = 0, set()
-
-    def dying(function: Callable[..., object]) -> Callable[..., object]:
-        def operation(*arguments: object, **options: object) -> object:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Killed
-            return function(*arguments, **options)
-
-        return operation
+    seen = set()
 
     for number in range(1, 60):
         out = tmp_path / str(number)
-        with monkeypatch.context() as patch:
-            for name in ("replace", "unlink", "mkdir", "chmod"):
-                patch.setattr(Path, name, dying(getattr(Path, name)))
-            left = number
-            try:
+        try:
+            with killed_at(number, monkeypatch):
                 quickstart(out)
-                break
-            except Killed:
-                seen.add(frozenset(file.name for file in (out / "erasure").glob("*") if file.is_file()))
+            break
+        except Killed:
+            seen.add(frozenset(file.name for file in (out / "erasure").glob("*") if file.is_file()))
         called.clear()
         quickstart(out)
         assert called in (WHOLE, WHOLE[1:])
