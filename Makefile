@@ -7,7 +7,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint benchmark-erasure benchmark-validity docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,10 @@ lint: .venv/tested ## ruff and mypy
 
 benchmark-erasure: .venv/installed ## train and audit all methods on both concepts, resumable (docs/results/erasure.md)
 	$(BIN)/python benchmarks/erasure.py
+
+benchmark-worlds: .venv/installed ## train and audit models that saw exactly so many pictures, resumable, hours (docs/results/worlds.md)
+	$(BIN)/python benchmarks/worlds.py
+	$(BIN)/python benchmarks/worlds_scale.py
 
 benchmark-validity: .venv/installed ## try every number of an audit on models of known truth, resumable (docs/results/validity.md)
 	$(BIN)/python benchmarks/validity.py

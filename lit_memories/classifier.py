@@ -93,19 +93,21 @@ class PictogramJudge(Judge):
             concept: its ``factors`` are what must be seen.
 
         Returns:
-            ``shows_concept`` (0 or 1; NaN if the classifier's logits are not finite) and ``correct``, a verdict a
-            factor.
+            ``shows_concept`` (0 or 1; NaN if the classifier's logits are not finite), ``probability`` (of all the
+            concept's factors together, which the classifier sees independently) and ``correct``, a verdict a factor.
         """
         logits = self.classifier(image)
         if not bool(torch.cat([found.flatten() for found in logits.values()]).isfinite().all()):
             return {"shows_concept": math.nan}  # the largest of such is the first, whatever the picture
         seen = likeliest(logits)
         shown = all(seen[factor][0] == value for factor, value in concept.factors.items())
-        return {"shows_concept": float(shown), "correct": _compare(seen, prompt)}
+        wanted = [(logits[factor][0], FACTORS[factor].index(value)) for factor, value in concept.factors.items()]
+        probability = math.prod(float(found.softmax(0)[label]) for found, label in wanted)
+        return {"shows_concept": float(shown), "probability": probability, "correct": _compare(seen, prompt)}
 
     def identity(self, concept: Concept) -> str:
         """The weights, and which factors are the concept."""
-        return f"PictogramJudge {fingerprint(self)} factors={concept.factors}"
+        return f"PictogramJudge {fingerprint(self)} factors={concept.factors} probability"
 
 
 def _compare(seen: Mapping[str, list[str]], prompt: str) -> dict[str, bool] | None:

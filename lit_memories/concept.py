@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["object", "style", "nudity", "image"]
+Kind = Literal["object", "style", "color", "nudity", "image"]
 
 
 @dataclass(frozen=True)

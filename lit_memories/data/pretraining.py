@@ -50,9 +50,10 @@ class PictogramData(LightningDataModule):
         withhold: concepts never to show, each a mapping of factor to value.
         exposures: concepts of which to show some pictures and no others.
         split: whose rows to train on; another name draws other pictures.
+        limit: train on the first rows only that are left, so that models are shown equally many; None for all.
 
     Raises:
-        ValueError: if a concept has fewer pictures than an exposure asks for.
+        ValueError: if fewer rows are left than `limit`, or these hold fewer pictures than an exposure asks for.
     """
 
     def __init__(
@@ -63,27 +64,35 @@ class PictogramData(LightningDataModule):
         withhold: list[dict[str, str]] | None = None,
         exposures: list[Exposure] | None = None,
         split: str = "train",
+        limit: int | None = None,
     ) -> None:
         super().__init__()
         self.train_size, self.validation_size, self.batch_size = train_size, validation_size, batch_size
-        self.withhold, self.exposures, self.split = withhold or [], exposures or [], split
+        self.withhold, self.exposures, self.split, self.limit = withhold or [], exposures or [], split, limit
 
     def build(self, split: str, size: int) -> datasets.Dataset:
         """All rows of a split, drawn once and cached by `datasets`."""
         return pictograms.build(split, size)
 
-    def kept(self, rows: datasets.Dataset, exposures: Sequence[Exposure] = ()) -> list[int]:
-        """Positions of the rows that show nothing withheld, and no more of a concept than an exposure allows."""
+    def kept(self, rows: datasets.Dataset, exposures: Sequence[Exposure] = (), limit: int | None = None) -> list[int]:
+        """Positions of the first rows that show nothing withheld, and no more of a concept than an exposure allows."""
         columns = [[FACTORS[name][label] for label in rows[name]] for name in FACTORS]
         pictures = [pictograms.Pictogram(*values) for values in zip(*columns, strict=True)]
-        kept, left = [], [exposure.pictures for exposure in exposures]
+        kept: list[int] = []
+        left = [exposure.pictures for exposure in exposures]
         for position, picture in enumerate(pictures):
+            if len(kept) == limit:
+                break
             shown = [number for number, one in enumerate(exposures) if pictograms.shows(picture, one.concept)]
             if any(pictograms.shows(picture, factors) for factors in self.withhold) or any(not left[n] for n in shown):
                 continue
             for number in shown:
                 left[number] -= 1
             kept.append(position)
+        if limit is not None and len(kept) < limit:
+            raise ValueError(
+                f"{len(rows)} rows of the split {self.split!r} leave {len(kept)} to show, not {limit}: raise train_size"
+            )
         for exposure, missing in zip(exposures, left, strict=True):
             if missing > 0:
                 raise ValueError(
@@ -100,7 +109,7 @@ class PictogramData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the splits."""
         train, validation = self.build(self.split, self.train_size), self.build("validation", self.validation_size)
-        self.train = train.select(self.kept(train, self.exposures)).with_format("torch")
+        self.train = train.select(self.kept(train, self.exposures, self.limit)).with_format("torch")
         self.validation = validation.select(self.kept(validation)).with_format("torch")
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -142,16 +151,16 @@ class LatentPictogramData(PictogramData):
 
     def prepare_data(self) -> None:
         """Encode the splits if no cache of them exists."""
-        self.encode(self.split, self.train_size, self.exposures)
+        self.encode(self.split, self.train_size, self.exposures, self.limit)
         self.encode("validation", self.validation_size)
 
     def setup(self, stage: str) -> None:
         """Open the encoded splits."""
-        self.train = self.encode(self.split, self.train_size, self.exposures)
+        self.train = self.encode(self.split, self.train_size, self.exposures, self.limit)
         self.validation = self.encode("validation", self.validation_size)
 
     @torch.no_grad()
-    def encode(self, split: str, size: int, exposures: Sequence[Exposure] = ()) -> LatentRows:
+    def encode(self, split: str, size: int, exposures: Sequence[Exposure] = (), limit: int | None = None) -> LatentRows:
         """The latents of a split less what is not to be shown, from the cache or made now."""
         rows = self.build(split, size)
         weights = (self.autoencoder / "diffusion_pytorch_model.safetensors").read_bytes()
@@ -167,7 +176,7 @@ class LatentPictogramData(PictogramData):
                 name: vae.config.scaling_factor * torch.cat([getattr(p, name) for p in posteriors]) for name in names
             }
 
-        latents, kept = cached(file, names, make), self.kept(rows, exposures)
+        latents, kept = cached(file, names, make), self.kept(rows, exposures, limit)
         captions = rows["caption"]
         return LatentRows(latents["mean"][kept], latents["std"][kept], [captions[position] for position in kept])
 

@@ -20,8 +20,8 @@ Row: TypeAlias = Any
 DASH = "–"
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "²": "$^2$", "<": r"\textless{}",
-    ">": r"\textgreater{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "²": "$^2$", "∞": r"$\infty$",
+    "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 
 
@@ -135,9 +135,11 @@ def escape_latex(text: str) -> str:
 
 
 def decimal(value: float, digits: int) -> str:
-    """A number with a true minus sign, no minus before a zero, and a dash for what is not finite."""
-    if not math.isfinite(value):
+    """A number with a true minus sign, no minus before a zero, and a dash for what is not known."""
+    if math.isnan(value):
         return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lit_memories.report import figures, page, pictures
+from lit_memories.report.exposure import exposure_figure
 from lit_memories.report.formats import Table, to_csv, to_latex, to_rich, to_rich_transposed
 from lit_memories.report.hygiene import precision_sentences
 from lit_memories.report.image_figures import memories_figure
@@ -16,13 +17,14 @@ from lit_memories.report.results import ConceptLevel, results, to_json
 from lit_memories.report.tables import cost_line, memory_tables, tables
 from lit_memories.report.verdict import judge, limits
 from lit_memories.runs import Run, read_run
+from lit_memories.statistics.exposure import SHIPPED, Scale, expose, read_scale
 from lit_memories.statistics.image_level import Memories, compare_memories, image_notes, is_image_level
 from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
 from lit_memories.statistics.summary import summarise
 from lit_memories.storage.files import check_inside, check_writable, write
 from lit_memories.terminal import printable
 
-FIGURES = ("forgetting", "profile", "nll", "shifts", "rebuilt", "prompted")
+FIGURES = ("forgetting", "exposure", "profile", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (
     "Forgetting is how much more the concept's pictures surprise a model than vanilla, beyond other pictures, in nats. "
     "Of control: 0 = as vanilla, 1 = as if it had never seen the concept, and it reads degree in between. "
@@ -39,7 +41,13 @@ HOW_TO_READ_MEMORIES = (
 )
 
 
-def report(runs: list[Path], out: Path = Path("runs/report"), draws: int = 10_000, seed: int = 0) -> None:
+def report(
+    runs: list[Path],
+    out: Path = Path("runs/report"),
+    draws: int = 10_000,
+    seed: int = 0,
+    scale: Path = SHIPPED,
+) -> None:
     """Compare audit runs: what did each model forget, and at what price?
 
     Writes ``report.html`` (one self-contained page), ``results.json``, ``tables/*.csv``, ``tables/*.tex`` and
@@ -52,16 +60,19 @@ def report(runs: list[Path], out: Path = Path("runs/report"), draws: int = 10_00
         out: folder to write, made if it is missing; files of an earlier report in it are replaced.
         draws: resamples of the bootstrap behind each interval.
         seed: of the resampling.
+        scale: file of a scale that turns numbers into pictures seen; the pictogram world's if none is given. Where it
+            does not hold for these runs, the report says so.
 
     Raises:
-        FileNotFoundError: if a folder is no run.
+        FileNotFoundError: if a folder is no run, or there is no such scale.
         ValueError: if the runs cannot be compared, or nothing can be written to `out`.
     """
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
     if not runs:
         raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
-    level, memories = _read([read_run(folder) for folder in runs], out, draws, seed)
+    measured = read_scale(scale)
+    level, memories = _read([read_run(folder) for folder in runs], out, draws, seed, measured)
     drawn, captions = ({}, {}) if level is None else _figures(level)
     drawn |= {f"memories-{number}": memories_figure(found) for number, found in enumerate(memories, 1)}
     found = results(level, memories, draws, seed)
@@ -84,7 +95,9 @@ def report(runs: list[Path], out: Path = Path("runs/report"), draws: int = 10_00
     _print(level, memories, shown, out)
 
 
-def _read(runs: Sequence[Run], out: Path, draws: int, seed: int) -> tuple[ConceptLevel | None, list[Memories]]:
+def _read(
+    runs: Sequence[Run], out: Path, draws: int, seed: int, scale: Scale
+) -> tuple[ConceptLevel | None, list[Memories]]:
     """Everything to be known of runs of both kinds; what can be wrong is said before any long work."""
     image_level = [run for run in runs if is_image_level(run)]
     concept_level = [run for run in runs if not is_image_level(run)]
@@ -96,7 +109,7 @@ def _read(runs: Sequence[Run], out: Path, draws: int, seed: int) -> tuple[Concep
     memories = compare_memories(image_level) if image_level else []
     if comparison is None:
         return None, memories
-    summary = summarise(comparison, draws, seed)
+    summary = expose(summarise(comparison, draws, seed), scale, comparison.runs[comparison.vanilla].info)
     return ConceptLevel(comparison, summary, judge(summary)), memories
 
 
@@ -122,6 +135,8 @@ def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:
         "forgetting": figures.forgetting_figure(summary),
         "shifts": figures.shift_figure(summary, comparison),
     }
+    if (exposure := exposure_figure(summary)) is not None:
+        drawn["exposure"] = exposure
     if (profile := figures.profile_figure(summary)) is not None:
         drawn["profile"] = profile
     if all(run.paper is not None for run in summary.runs):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_memories.metrics.null import Null
 from lit_memories.numbers import Asked
 from lit_memories.records import finite
+from lit_memories.report.exposure import pictures
 from lit_memories.report.hygiene import precision_sentences
 from lit_memories.report.schema import (
     RESULTS_SCHEMA,
@@ -56,6 +57,7 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
         "vanilla": None,
         "control": None,
         "settings": None,
+        "scale": None,
         "null": {"dimension": info.dimension, "mean": null.mean, "sd": null.sd},
         "resampling": {"draws": draws, "seed": seed},
         "notes": [],
@@ -70,6 +72,7 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
             "vanilla": summary.vanilla.name,
             "control": summary.control,
             "settings": info.settings,
+            "scale": summary.scale,
             "notes": list(summary.notes),
             "precision": precision_sentences(summary),
             "runs": [_run(statistics, verdict, run) for statistics, verdict, run in runs],
@@ -83,11 +86,14 @@ def to_json(found: Results) -> str:
 
 
 def _run(statistics: RunStatistics, verdict: Verdict, run: Run) -> RunResult:
-    names = RunResult.__annotations__.keys() - {"verdict", "provenance", "probes"}
+    names = RunResult.__annotations__.keys() - {"verdict", "provenance", "probes", "exposures"}
     values = {name: _plain(getattr(statistics, name)) for name in names}
     values["verdict"] = _verdict(verdict)
     values["provenance"] = _provenance(run.info, run)
     values["probes"] = {name: _probe(asked, statistics) for name, asked in statistics.asked.items()}
+    values["exposures"] = {
+        path: {"pictures": _plain(found), "words": pictures(found)} for path, found in statistics.exposures.items()
+    }
     return cast(RunResult, {name: values[name] for name in RunResult.__annotations__})
 
 

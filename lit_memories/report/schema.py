@@ -15,6 +15,13 @@ class EstimateResult(TypedDict):
     count: int
 
 
+class ExposureResult(TypedDict):
+    """How many pictures a model has seen that learnt and reads the same; in words too, as an end may be open."""
+
+    pictures: EstimateResult
+    words: str
+
+
 class SetResult(TypedDict):
     """`SetStatistics`."""
 
@@ -172,6 +179,7 @@ class RunResult(TypedDict):
     retained_change: EstimateResult | None
     probes: dict[str, ProbeResult]
     profile: dict[str, list[float]] | None
+    exposures: dict[str, ExposureResult]
     paper: PaperResult | None
     inverter: InverterResult
     pairing: dict[str, PairingResult]
@@ -264,6 +272,7 @@ class Results(TypedDict):
     vanilla: str | None
     control: str | None
     settings: dict[str, Any] | None
+    scale: str | None
     null: NullResult
     resampling: ResamplingResult
     notes: list[str]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lit_memories.numbers import Asked, Number
+from lit_memories.report.exposure import exposure_columns
 from lit_memories.report.formats import Column, Row, Table, Value
 from lit_memories.statistics.image_level import Memories
 from lit_memories.statistics.pairing import HEADLINES
@@ -130,6 +131,7 @@ def tables(summary: Summary) -> list[Table]:
     if any(run.paper is not None for run in summary.runs):
         found.append(Table("paper", "The paper's measures", PAPER, summary.runs))
     for name, title, columns in (
+        ("exposure", "Pictures of the concept that a model has seen which reads the same", exposure_columns(summary)),
         ("conditionings", "Forgetting under other prompts and guidance, nats", _conditionings(summary)),
         ("placebos", "Placebos", PLACEBOS if any(run.leading.placebos for run in summary.runs) else ()),
         ("placebo_words", "Placebos, word by word: forgetting in nats and corrected p", _words(summary)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.report.cautions import cautions, seed_sentences
+from lit_memories.report.exposure import exposure_sentences
 from lit_memories.report.formats import number, percent
 from lit_memories.statistics.criteria import (
     LARGE,
@@ -65,7 +66,7 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     sentences = [
         _prompted(run, summary.vanilla),
         _wreck(summary, run) if category == "damaged" else _memory(summary, run),
-        *([] if category == "damaged" else _words(summary, run)),
+        *([] if category == "damaged" else [*_words(summary, run), *exposure_sentences(summary, run)]),
         _damage(summary, run),
         *seed_sentences(summary, run),
         *cautions(summary, run),
@@ -76,7 +77,11 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
 def limits(summary: Summary) -> tuple[str, ...]:
     """What holds for every verdict of a report."""
     scale = "" if summary.calibrated else uncalibrated(summary)
-    return tuple(sentence for sentence in (scale, _psnr(summary), _scope(summary)) if sentence)
+    missing = (
+        f"No equivalent number of pictures is given: {summary.no_scale}; docs/exposure.md says how to make a scale."
+    )
+    sentences = (scale, missing if summary.no_scale else "", _psnr(summary), _scope(summary))
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _headline(summary: Summary, run: RunStatistics, category: Category) -> str:

@@ -1,7 +1,7 @@
 """What is known about runs: plain data, each statistic with its interval."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.numbers import Asked, Number
@@ -158,6 +158,9 @@ class RunStatistics:
         unreadable: names of unreadable files, by set.
         cost: network evaluations, seconds and samples of each probe, as far as the run tells.
         profile: of E and R, the surprise by noise level less vanilla's, and the levels; None without it.
+        exposures: by path of a number, how many pictures of the concept a model has seen that learnt and reads the
+            same, the number that reads it best first; empty where no scale holds. An interval's end is 0 or infinity
+            where the scale says no more than "fewer than" or "more than".
     """
 
     name: str
@@ -176,6 +179,7 @@ class RunStatistics:
     unreadable: dict[str, list[str]]
     cost: dict[str, dict[str, float]]
     profile: dict[str, list[float]] | None
+    exposures: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def leading(self) -> NumberStatistics:
@@ -234,7 +238,11 @@ def _known(estimate: Estimate | None) -> Estimate:
 
 @dataclass(frozen=True)
 class Summary:
-    """All runs, vanilla first, and what they share."""
+    """All runs, vanilla first, and what they share.
+
+    Of its fields, ``scale`` is the name of the scale on which exposures stand, ``doses`` its rungs, and ``no_scale``
+    why there is none.
+    """
 
     concept_name: str
     runs: tuple[RunStatistics, ...]
@@ -246,6 +254,9 @@ class Summary:
     guidance_scale: float | None
     inverter: str | None
     notes: tuple[str, ...]
+    scale: str | None = None
+    doses: tuple[float, ...] = ()
+    no_scale: str | None = None
 
     @property
     def vanilla(self) -> RunStatistics:
