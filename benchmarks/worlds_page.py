@@ -48,7 +48,7 @@ def page(
         " with the probability it gives it; means over training seeds.\n",
         _truths(models),
         "## What each number reads\n\nMeans over training seeds, and by how much one training's reading scatters about"
-        " them (standard deviation, over all concepts).\n",
+        " them (standard\ndeviation, over all concepts; of a single seed over the objects).\n",
         *(_table(readings, curves, path, seeds) for path in curves),
         *_rises(curves),
         _hold_out(guesses, best),
@@ -97,9 +97,9 @@ def _table(
     for concept in CONCEPTS:
         ladders = [list(readings[path, concept, seed].values()) for seed in seeds]
         means = [statistics.fmean(one.value for one in rung) for rung in zip(*ladders, strict=True)]
-        most = curves[path][concept].doses[-1]
+        most = statistics.fmean(max(readings[path, concept, seed]) for seed in seeds)
         rows.append([f"{concept}, all {most:.0f}", *(f"{mean:.2f}" for mean in means)])
-    scatter = curves[path]["umbrella"].scatter.tolist()
+    scatter = next(iter(curves[path].values())).scatter.tolist()
     rows.append(["scatter", *(f"{x:.2f}" for x in scatter)])
     return f"### {HOW[path]}\n\n" + _grid(["concept", "0", "1", "4", "16", "64", "256", "all"], rows)
 
@@ -117,7 +117,7 @@ def _rises(curves: dict[str, dict[str, Curve]]) -> list[str]:
 def _hold_out(guesses: Sequence[Any], best: str) -> str:
     title = "## How many pictures did it see? Hold-out by training seed\n"
     if not guesses:
-        return f"{title}\nFewer than three training seeds are done: nothing is held out yet."
+        return f"{title}\nNothing is held out yet."
     rows = []
     for path in HOW:
         for own, label in ((True, "the concept's own curve"), (False, "the curve of other objects")):
@@ -134,8 +134,9 @@ def _hold_out(guesses: Sequence[Any], best: str) -> str:
     return "\n".join(
         [
             title,
-            "Curves of all training seeds but one say of that one's models with 1 to 256 pictures how many they saw."
-            " Errors are in factors of 2 of one more than the pictures.\n",
+            "Curves of all training seeds but one say of that one's models with 1 to 256 pictures how many they saw; the"
+            " curve of other objects has not seen the concept either. Errors are in factors of 2 of one more than the"
+            " pictures.\n",
             _grid(
                 ["number", "curve", "concepts", "models", "median error", "9 of 10 below", "within a factor of 2, %",
                  "95 % intervals that hold the truth, %"], rows,
@@ -167,8 +168,8 @@ def draw(
                     label = concept if rungs is found[0] else None
                     values = [one.value for one in rungs.values()]
                     axes.plot(doses, values, MARKERS[number], color=f"C{number}", ms=4, alpha=0.6, mew=0, label=label)
-                curve = table[concept]
-                axes.plot(curve.doses.log1p(), curve.readings, color=f"C{number}", lw=0.9, alpha=0.7)
+                if (curve := table.get(concept)) is not None:
+                    axes.plot(curve.doses.log1p(), curve.readings, color=f"C{number}", lw=0.9, alpha=0.7)
             axes.plot(table[ANY].doses.log1p(), table[ANY].readings, color="#222222", lw=2, label="any object")
             axes.set_title(HOW[path])
             axes.axhline(0, color="#aaaaaa", lw=0.8)

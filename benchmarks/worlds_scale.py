@@ -88,7 +88,8 @@ def main(
     seeds = sorted({model["seed"] for model in models})
     guesses = _hold_out(readings, seeds)
     best = _best(guesses)
-    curves = {path: {name: _curve(readings, path, name, seeds) for name in (*CONCEPTS, ANY)} for path in NUMBERS}
+    named = (*CONCEPTS, ANY) if len(seeds) > 1 else (ANY,)
+    curves = {path: {name: _curve(readings, path, name, seeds) for name in named} for path in NUMBERS}
     scale.parent.mkdir(parents=True, exist_ok=True)
     scale.write_text(_scale(curves, best, models) + "\n", encoding="utf-8")
     draw(readings, curves, figure)
@@ -161,14 +162,16 @@ def _rungs(tables: dict[str, list[list[tuple[int, Estimate]]]], names: Sequence[
 
 
 def _hold_out(readings: Readings, seeds: Sequence[int]) -> list[Guess]:
+    """What curves that saw neither a model's training nor, if they are not the concept's own, its concept say of it.
+
+    With one training seed the curve of other objects is of that seed's other models.
+    """
     found = []
     for path, concept, seed in readings:
         rest = [other for other in seeds if other != seed]
-        if len(rest) < 2:
-            continue
-        curves = {True: _curve(readings, path, concept, rest)}
+        curves = {True: _curve(readings, path, concept, rest)} if len(rest) > 1 else {}
         if concept in OBJECTS:
-            curves[False] = _curve(readings, path, ANY, rest, without=concept)
+            curves[False] = _curve(readings, path, ANY, rest or seeds, without=concept)
         rungs = list(readings[path, concept, seed].items())
         for dose, read in rungs[1:-1]:
             error = (read.high - read.low) / 2 / 1.96
@@ -180,7 +183,7 @@ def _hold_out(readings: Readings, seeds: Sequence[int]) -> list[Guess]:
 def _best(guesses: Sequence[Guess]) -> str:
     """The number with the least median error on the concepts that choices may be made on."""
     errors = {
-        path: [abs(g.doublings) for g in guesses if g.path == path and g.own and g.concept not in HELD_BACK]
+        path: [abs(g.doublings) for g in guesses if g.path == path and g.concept not in HELD_BACK]
         for path in NUMBERS
     }
     return min(NUMBERS, key=lambda path: statistics.median(errors[path]) if errors[path] else math.inf)
@@ -189,7 +192,7 @@ def _best(guesses: Sequence[Guess]) -> str:
 def _scale(curves: dict[str, dict[str, Curve]], best: str, models: Sequence[dict[str, Any]]) -> str:
     seeds = sorted({model["seed"] for model in models})
     found = {
-        "name": f"the pictogram world ({len(seeds)} trainings)",
+        "name": f"the pictogram world ({len(seeds)} training{'s' * (len(seeds) > 1)})",
         "made_by": "python benchmarks/worlds.py; python benchmarks/worlds_scale.py",
         "world": models[0]["world"],
         "marks": {name: models[0]["marks"][name] for name in ("denoising", "samples", "seed")},

@@ -73,6 +73,9 @@ class Scale:
 def read_scale(file: Path) -> Scale:
     """A scale from its file.
 
+    Args:
+        file: as benchmarks/worlds_scale.py writes it.
+
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file is damaged or no scale.
