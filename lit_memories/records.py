@@ -25,7 +25,7 @@ from typing import Any, Literal
 from lit_memories.costs import COST_FILE
 from lit_memories.numbers import LARGEST, check_answer
 from lit_memories.schemas import renewed_record
-from lit_memories.storage.files import parse
+from lit_memories.storage.plain import parse
 from lit_memories.storage.signed import sign, unsign
 
 SetName = Literal["concept", "reference", "known", "prompted", "retained", "unprompted", "own", "repeat", "memory"]

@@ -25,7 +25,8 @@ from lit_memories.records import (
 from lit_memories.schemas import OLD_SCHEMA, renewed_info
 from lit_memories.seeds import seed_keys
 from lit_memories.settings import short_hash
-from lit_memories.storage.files import check_inside, parse, whole
+from lit_memories.storage.files import check_inside, whole
+from lit_memories.storage.plain import parse
 from lit_memories.storage.signed import sign, unsign
 
 ADDED = "conditioned", "unprompted"

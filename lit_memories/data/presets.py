@@ -15,8 +15,8 @@ from lit_memories.data.folders import Folder
 from lit_memories.data.local import at_home
 from lit_memories.data.opening import PARQUET_COPY, open_rows
 from lit_memories.data.sources import LONGEST_CAPTION, ImageSource, Source
-from lit_memories.storage.files import parse_json
 from lit_memories.storage.hub import redact
+from lit_memories.storage.plain import parse_json
 
 SEED_LIMIT = 2**63
 

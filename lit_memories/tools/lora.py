@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_memories.ops.adapters import DOWN, UP, factor_shapes
-from lit_memories.storage.files import parse_json
+from lit_memories.storage.plain import parse_json
 from lit_memories.storage.weights import OUTER, WeightFile
 from lit_memories.tools.checks import check_sound, misfit
 from lit_memories.tools.names import WRAPPERS, compvis_names
