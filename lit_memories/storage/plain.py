@@ -48,7 +48,7 @@ def parse_quickly(text: str) -> Any:
 
 
 def fit(cls: type[T], values: Any) -> T:
-    """An instance of a dataclass from plain values; see `parse`.
+    """An instance of a dataclass from plain values, which become its own; see `parse`.
 
     Raises:
         ValueError: saying what is wrong.
@@ -160,7 +160,10 @@ def _dict(hint: Any) -> Fit:
     def fitted(value: Any) -> Any:
         if type(value) is not dict:
             raise ValueError
-        return value if hint is Any else {name: entry(part) for name, part in value.items()}
+        if hint is not Any:
+            for name, part in value.items():
+                value[name] = entry(part)
+        return value
 
     return fitted
 
