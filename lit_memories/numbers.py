@@ -165,7 +165,7 @@ def _check_names(*names: str) -> None:
 def _are_small(values: list[Any]) -> bool:
     """Whether these are numbers, or truths, that need no second look."""
     try:
-        return -(2**63) < min(values) and max(values) < 2**63
+        return min(values) > -(2**63) and max(values) < 2**63
     except (TypeError, ValueError):  # there is something else among them, or nothing
         return False
 
