@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
+from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
 from lit_memories.recipe_files import model_of
 from lit_memories.settings import check_numbers
@@ -125,9 +126,10 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Let a model look at the folder it will write to, before data are read."""
+        """Look at the folder that will be written to, before data are read."""
         if hasattr(self.model, "check_folder"):
             self.model.check_folder(Path(self.trainer.default_root_dir))
+        check_alone(self.trainer)
 
     def _parse_ckpt_path(self) -> None:
         """Refuse a checkpoint that would run code; which classes are made, and with what, the recipe alone says."""

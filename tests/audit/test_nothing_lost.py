@@ -15,7 +15,7 @@ import torch
 
 from lit_memories import seeds
 from lit_memories.audit.folder import merge
-from lit_memories.audit.lock import lock, unlock
+from lit_memories.lock import lock, unlock
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
 from lit_memories.data.conditionings import Conditioning
