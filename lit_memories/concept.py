@@ -44,11 +44,7 @@ class Concept:
     pairs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"(?=.*[^. ])[^/\\]{1,100}", self.name) or not self.name.isprintable():
-            raise ValueError(
-                f"concept.name must be one line of 1 to 100 letters without slashes, as files are called by it, got "
-                f"{self.name[:100]!r}"
-            )
+        _check_name(self.name)
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"concept {self.name!r} needs at least one prompt, none of them blank")
         if not self.phrase:
@@ -127,6 +123,15 @@ class Concept:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and checkpoints."""
         return asdict(self)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no file can have."""
+    if not re.fullmatch(r"(?=.*[^. ])[^/\\]{1,100}", name) or not name.isprintable():
+        raise ValueError(
+            "concept.name must be one line of 1 to 100 letters without slashes, as files are called by it, got "
+            f"{name[:100]!r}"
+        )
 
 
 def _words(text: str) -> re.Pattern[str]:

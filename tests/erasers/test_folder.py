@@ -13,7 +13,7 @@ from small_runs import UMBRELLA, trainer
 
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.esd import ESD as Method
+from lit_memories.erasers import esd
 from lit_memories.erasers.folder import check_folder
 from lit_memories.erasure import Erasure, Provenance
 from lit_memories.records import LOCK
@@ -112,7 +112,7 @@ def test_a_second_training_in_a_folder_ends_at_its_start(
 
 def test_two_trainings_that_start_at_once_do_not_write_both(held: Path, diffusion: Diffusion) -> None:
     with pytest.raises(ValueError, match="is being written by process 1 on elsewhere"):
-        trainer(held, 1).fit(Method(diffusion, UMBRELLA, steps=1))
+        trainer(held, 1).fit(esd.ESD(diffusion, UMBRELLA, steps=1))
     assert [path.name for path in held.iterdir()] == [LOCK]
 
 
@@ -129,7 +129,7 @@ class Locked(Callback):
 
 
 def test_the_lock_is_free_after_a_training_however_it_ends(diffusion: Diffusion, tmp_path: Path) -> None:
-    method = Method(diffusion, UMBRELLA, steps=1, num_inference_steps=2, probe_size=1)
+    method = esd.ESD(diffusion, UMBRELLA, steps=1, num_inference_steps=2, probe_size=1)
     with pytest.raises(RuntimeError, match="failed"):
         trainer(tmp_path / "a", 1, Locked(True)).fit(method)
     assert not (tmp_path / "a" / LOCK).exists()
