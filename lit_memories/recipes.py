@@ -23,7 +23,7 @@ from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpo
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
 from lit_memories.recipe_files import model_of
-from lit_memories.settings import check_numbers
+from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
 from lit_memories.storage.weights import refuse_code
@@ -71,8 +71,9 @@ class RecipeCLI(LightningCLI):
                 check_kind(command, named)
             raise
         asked = self.config[command]
-        check_numbers(asked.as_dict())
+        check_numbers(settings := asked.as_dict())
         for name in ("model", "data"):
+            check_sizes(settings.get(name), name)
             check_nulls(asked.get(name), name)
         if type(asked.seed_everything) is int and not 0 <= asked.seed_everything < 2**32:
             raise ValueError(f"seed_everything must be in 0..{2**32 - 1}, got {asked.seed_everything}")
