@@ -218,8 +218,8 @@ def _tool(name: str, argv: list[str]) -> None:
 
             quiet()
             quiet_libraries()
-        parser = {"prog": f"lit-memories {name}", "exit_on_error": False}
-        auto_cli(_checked(function), args=argv, as_positional=True, **parser)
+        prog = f"lit-memories {name}"
+        auto_cli(_checked(function), args=argv, as_positional=True, prog=prog, exit_on_error=False)
 
 
 def _of_folders(name: str, function: Callable[..., Any], argv: list[str]) -> None:

@@ -16,8 +16,9 @@ from lit_memories.storage.shards import INDEX, check_shards, complete_sets
 from lit_memories.storage.single_file import OPEN_CLIP, translate
 from lit_memories.storage.weights import WeightFile, read_weights
 from lit_memories.tools.checks import check_sound, check_whole, is_network, misfit, some
-from lit_memories.tools.lora import CONFIG_FILE, is_lora, read_lora
+from lit_memories.tools.lora import is_lora, read_lora
 from lit_memories.tools.names import compvis_names, unwrapped
+from lit_memories.tools.strengths import CONFIG_FILE
 
 KNOWN = (
     "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
@@ -81,8 +82,10 @@ def convert(
     }
     if adapts:
         lora = read_lora(weights, {"unet": diffusion.unet, **diffusion.conditioning.encoders}, alpha)
-        form, tensors = "adapter", lora.factors
+        form, tensors = (lora.whole or "adapter").lower(), lora.tensors
         gate, settings["alpha"] = _gate(weights) if gate is None else gate, lora.alpha
+        if gate and lora.whole:
+            raise ValueError(f"{weights.path} is {lora.whole}, which changes weights that no gate reaches: --gate '[]'")
         if gate and (beside := [name for name in tensors if not name.startswith("unet.")]):
             raise ValueError(
                 f"{weights.path} adapts the text encoder ({beside[0]}), which no gate reaches: --gate '[]'"

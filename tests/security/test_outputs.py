@@ -59,6 +59,7 @@ def test_no_command_writes_through_a_link(command: str, commands: Commands, refu
 def test_a_link_that_comes_while_a_log_is_written_is_not_followed(name: str, tmp_path: Path) -> None:
     """In the place of a file or of the log's folder; the training goes on, and says so."""
     log, outside = Log(tmp_path / "run"), tmp_path / "outside"
+    log.log_hyperparams({"rate": 1.0})
     log.log_metrics({"loss": 1.0})
     log.save()
     planted = Path(log.log_dir) / name

@@ -481,7 +481,10 @@ LAYER = "lora_unet_mid_block_attentions_0_proj_in"
     [
         ({"lora_unet_nowhere.lora_up.weight": torch.ones(2, 1)}, r"nothing for lora_unet_nowhere\.lora_up\.weight$"),
         ({"lora_te_text_model.lora_up.weight": torch.ones(2, 1)}, r"nothing for lora_te_text_model"),
-        ({f"{LAYER}.dora_scale": torch.ones(2)}, r"no plain LoRA but DoRA.*proj_in\.dora_scale.*merge it"),
+        (
+            {f"{LAYER}.dora_scale": torch.ones(2)},
+            r"lengths of DoRA \(2,\) are neither \(24, 1, 1, 1\) nor \(1, 24, 1, 1",
+        ),
         ({f"{LAYER}.lora_up.weight": torch.ones(24, 3)}, r"factors of unet\.mid_block\.att\S+ have ranks 2 and 3, and"),
         (
             {f"{LAYER}.lora_down.weight": torch.ones(RANK, 23)},
