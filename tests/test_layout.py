@@ -209,7 +209,7 @@ WRITERS = {
 OWN = {
     "to_csv", "to_json", "record.to_json", "self.parser.dump", "super().dump", "super().save", "self.save",
     "self.info.save", "replace(self.info, metrics=metrics, complete=complete).save",
-    "Erasure(tensors, provenance).save",
+    "erasure.save",
 }  # fmt: skip
 """Calls of this package's own functions, which give text, or are looked at where they stand."""
 
