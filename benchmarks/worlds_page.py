@@ -134,9 +134,9 @@ def _hold_out(guesses: Sequence[Any], best: str) -> str:
     return "\n".join(
         [
             title,
-            "Curves of all training seeds but one say of that one's models with 1 to 256 pictures how many they saw; the"
-            " curve of other objects has not seen the concept either. Errors are in factors of 2 of one more than the"
-            " pictures.\n",
+            "Curves of all training seeds but one say of that one's models with 1 to 256 pictures how many they saw;"
+            " the curve of other objects has not seen the concept either (with one seed it is of that seed). Errors are"
+            " in factors of 2 of one more than the pictures.\n",
             _grid(
                 ["number", "curve", "concepts", "models", "median error", "9 of 10 below", "within a factor of 2, %",
                  "95 % intervals that hold the truth, %"], rows,

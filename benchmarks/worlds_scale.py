@@ -183,8 +183,7 @@ def _hold_out(readings: Readings, seeds: Sequence[int]) -> list[Guess]:
 def _best(guesses: Sequence[Guess]) -> str:
     """The number with the least median error on the concepts that choices may be made on."""
     errors = {
-        path: [abs(g.doublings) for g in guesses if g.path == path and g.concept not in HELD_BACK]
-        for path in NUMBERS
+        path: [abs(g.doublings) for g in guesses if g.path == path and g.concept not in HELD_BACK] for path in NUMBERS
     }
     return min(NUMBERS, key=lambda path: statistics.median(errors[path]) if errors[path] else math.inf)
 

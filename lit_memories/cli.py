@@ -210,24 +210,36 @@ def _tool(name: str, argv: list[str]) -> None:
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
     gc.enable()
-    if name in {"report", "status"}:  # any number of folders, which auto_cli cannot express
-        import_module(TOOLS[name][0]).command(argv)
+    if name in {"report", "status"}:
+        _of_folders(name, function, argv)
     else:
         if name not in {"probes", "draw"}:
             from lit_memories.recipes import quiet, quiet_libraries
 
             quiet()
             quiet_libraries()
-        auto_cli(_checked(function), args=argv, prog=f"lit-memories {name}", as_positional=True)
+        prog = f"lit-memories {name}"
+        auto_cli(_checked(function), args=argv, as_positional=True, prog=prog, exit_on_error=False)
+
+
+def _of_folders(name: str, function: Callable[..., Any], argv: list[str]) -> None:
+    """A tool for any number of folders, which `auto_cli` cannot express."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"lit-memories {name}", description=TOOLS[name][1], exit_on_error=False)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_function_arguments(function, skip={"runs"})
+    _checked(function)(**parser.parse_args(argv).as_dict())
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A tool that refuses numbers which are none."""
-    from lit_memories.settings import check_numbers
+    """A tool that refuses numbers which are none, or beyond all measure."""
+    from lit_memories.settings import check_numbers, check_sizes
 
     @wraps(function)
     def checked(**arguments: Any) -> None:
         check_numbers(arguments)
+        check_sizes(arguments)
         function(**arguments)
 
     return checked

@@ -27,8 +27,8 @@ class Concept:
         factors: how the pictogram classifier tells the concept, e.g. ``{object: umbrella}``; empty elsewhere.
 
     Raises:
-        ValueError: if there is no prompt, the anchor is the concept, a retain prompt is one of the concept's, or a
-            pair's second prompt names it.
+        ValueError: if the name cannot be a file's, there is no prompt, the anchor is the concept, a retain prompt is
+            one of the concept's, or a pair's second prompt names it.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Concept:
     pairs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"concept {self.name!r} needs at least one prompt, none of them blank")
         if not self.phrase:
@@ -122,6 +123,15 @@ class Concept:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and checkpoints."""
         return asdict(self)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no file can have."""
+    if not re.fullmatch(r"(?=.*[^. ])[^/\\]{1,100}", name) or not name.isprintable():
+        raise ValueError(
+            "concept.name must be one line of 1 to 100 letters without slashes, as files are called by it, got "
+            f"{name[:100]!r}"
+        )
 
 
 def _words(text: str) -> re.Pattern[str]:

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_memories.storage.files import parse, write
+from lit_memories.storage.files import write
+from lit_memories.storage.plain import parse
 
 COST_FILE = "cost.json"
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
-from lit_memories.storage.files import parse, whole_folder, write
+from lit_memories.storage.files import whole_folder, write
 from lit_memories.storage.hub import fetch, push, redact
+from lit_memories.storage.plain import parse
 from lit_memories.storage.signed import sign, unsign
 from lit_memories.storage.tensors import read_tensors, write_tensors
 from lit_memories.terminal import printable

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_memories.storage.files import write
+from lit_memories.storage.files import check_place, write
 
 CONFIG_FILE, LOGS, CHECKPOINTS = "config.yaml", "lightning_logs", "checkpoints"
 """What is in a folder that a recipe writes to, besides its result."""
@@ -55,12 +55,17 @@ class Checkpoints(TorchCheckpointIO):
 
 
 class Log(CSVLogger):
-    """Lightning's log as CSV. If it cannot be written, that does not end a training."""
+    """Lightning's log as CSV. If it cannot be written, or a link is in its place, that does not end a training."""
 
     @rank_zero_only
     def save(self) -> None:
         """Write what was logged since the last time, or warn."""
         with forgiven("the log has gaps"):
+            for name in (self.experiment.NAME_METRICS_FILE, self.experiment.NAME_HPARAMS_FILE):
+                try:
+                    check_place(Path(self.log_dir) / name, Path(self.save_dir))
+                except ValueError as error:
+                    raise OSError(str(error)) from error
             super().save()
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 Comparison = Literal["forgetting", "paired", "mean", "rate", "test", "none"]
@@ -15,6 +16,8 @@ COUNTS = {"evaluations", "decoder_passes"}
 """Numbers that are whole and not negative in any probe."""
 SHARES = {"shows_concept", "probability", "met"}
 """Numbers that lie between 0 and 1 in any probe."""
+BOUNDED = COUNTS | SHARES | {"flag"}
+"""Whose values are more than numbers, truths or labels."""
 LARGEST = 1e39
 """No number is larger, which leaves those that float32 has: squares and sums of them stay finite."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -137,39 +140,63 @@ def check_name(name: object) -> None:
         raise ValueError(f"{name!r} is no name of a probe or number: small letters, digits and _, at most 40")
 
 
-def check_answer(probe: object, answer: Mapping[str, Any]) -> None:
+def check_answer(probe: str, answer: Mapping[str, Any]) -> None:
     """What a probe found is numbers, truths, labels, and lists and mappings of them, whoever wrote it down.
 
     Raises:
         ValueError: if not.
     """
-    check_name(probe)
+    _check_names(probe, *answer)
     for name, value in answer.items():
+        if name in BOUNDED:
+            _check_bounded(f"{probe}.{name}", name, value)
+        kind = type(value)  # most are floats, or lists of them, and there are millions
+        if not (_are_small(value) if kind is list else kind is float and -LARGEST <= value <= LARGEST):
+            _check_value(probe, name, value)
+
+
+@lru_cache
+def _check_names(*names: str) -> None:
+    """The same few names stand in every record."""
+    for name in names:
         check_name(name)
-        _check_value(f"{probe}.{name}", value)
 
 
-def _check_value(path: str, value: Any, depth: int = 2) -> None:
-    """A number, a truth, a label, or lists and mappings of them."""
-    if path.partition(".")[2] in COUNTS and (type(value) is not int or value < 0):
+def _are_small(values: list[Any]) -> bool:
+    """Whether these are numbers, or truths, that need no second look."""
+    try:
+        return min(values) > -(2**63) and max(values) < 2**63
+    except (TypeError, ValueError):  # there is something else among them, or nothing
+        return False
+
+
+def _check_bounded(path: str, name: str, value: Any) -> None:
+    if name in COUNTS and (type(value) is not int or value < 0):
         raise ValueError(f"{path} is no count")
-    if path.partition(".")[2] in SHARES and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
+    if name in SHARES and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
         raise ValueError(f"{path} does not lie between 0 and 1")
-    if path.endswith(".flag") and not isinstance(value, str):
+    if name == "flag" and not isinstance(value, str):
         raise ValueError(f"{path} is no text")
+
+
+def _check_value(probe: str, name: str, value: Any, depth: int = 2) -> None:
+    """A number, a truth, a label, or lists and mappings of them."""
     if isinstance(value, str) and not value.isprintable():
         raise ValueError("a label holds control characters")
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise ValueError(f"{path} is too large")
+        raise ValueError(f"{probe}.{name} is too large")
     if isinstance(value, float) and abs(value) > LARGEST:
-        raise ValueError(f"{path} is too large")
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if isinstance(value, dict) and not all(name.isprintable() for name in value):
+        raise ValueError(f"{probe}.{name} is too large")
+    if not isinstance(value, dict | list) or not value:
+        return
+    if not depth:
+        raise ValueError(f"{probe}.{name} nests too deep")
+    if isinstance(value, dict) and not "".join(value).isprintable():
         raise ValueError("a label holds control characters")
-    if parts and not depth:
-        raise ValueError(f"{path} nests too deep")
-    for part in parts:
-        _check_value(path if isinstance(part, dict | list) else "", part, depth - 1)
+    parts = [*value.values()] if isinstance(value, dict) else value
+    if not _are_small(parts):
+        for part in parts:
+            _check_value(probe, name, part, depth - 1)
 
 
 def paths(asked: Sequence[Asked]) -> dict[str, Number]:

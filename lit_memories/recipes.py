@@ -20,9 +20,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
+from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
 from lit_memories.recipe_files import model_of
-from lit_memories.settings import check_numbers
+from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
 from lit_memories.storage.weights import refuse_code
@@ -70,8 +71,9 @@ class RecipeCLI(LightningCLI):
                 check_kind(command, named)
             raise
         asked = self.config[command]
-        check_numbers(asked.as_dict())
+        check_numbers(settings := asked.as_dict())
         for name in ("model", "data"):
+            check_sizes(settings.get(name), name)
             check_nulls(asked.get(name), name)
         if type(asked.seed_everything) is int and not 0 <= asked.seed_everything < 2**32:
             raise ValueError(f"seed_everything must be in 0..{2**32 - 1}, got {asked.seed_everything}")
@@ -125,9 +127,10 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Let a model look at the folder it will write to, before data are read."""
+        """Look at the folder that will be written to, before data are read."""
         if hasattr(self.model, "check_folder"):
             self.model.check_folder(Path(self.trainer.default_root_dir))
+        check_alone(self.trainer)
 
     def _parse_ckpt_path(self) -> None:
         """Refuse a checkpoint that would run code; which classes are made, and with what, the recipe alone says."""

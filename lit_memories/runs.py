@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +20,15 @@ from lit_memories.records import (
     Record,
     SetName,
     image_path,
+    no_collecting,
     order,
     read_lines,
 )
 from lit_memories.schemas import OLD_SCHEMA, renewed_info
 from lit_memories.seeds import seed_keys
 from lit_memories.settings import short_hash
-from lit_memories.storage.files import check_inside, parse, whole
+from lit_memories.storage.files import check_inside, whole
+from lit_memories.storage.plain import parse
 from lit_memories.storage.signed import sign, unsign
 
 ADDED = "conditioned", "unprompted"
@@ -275,12 +278,15 @@ def read_records(folder: Path, damaged: list[str] | None = None) -> list[Record]
     """
     folder = Path(folder)
     check_inside(folder, OWN)
-    parts = [record for file in _parts(folder) for record in read_lines(file, damaged)]
-    return order([*read_lines(folder / RECORDS_FILE, damaged), *parts])
+    with no_collecting():
+        parts = [record for file in _parts(folder) for record in read_lines(file, damaged)]
+        return order([*read_lines(folder / RECORDS_FILE, damaged), *parts])
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted((folder / PARTS).glob("records-*.jsonl"))
+    with suppress(FileNotFoundError):  # a merge may take the folder away between two looks
+        return sorted((folder / PARTS).glob("records-*.jsonl"))
+    return []
 
 
 def read_stale(folder: Path, damaged: list[str] | None = None) -> list[Record]:

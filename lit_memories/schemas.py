@@ -7,7 +7,7 @@ writes the folder anew with what is there.
 import json
 from typing import Any
 
-from lit_memories.storage.files import parse_json
+from lit_memories.storage.plain import parse_json
 
 OLD_SCHEMA = 1
 INVERTER = "inverter", "num_inference_steps", "guidance_scale"

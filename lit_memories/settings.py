@@ -19,6 +19,12 @@ def plain(value: Any) -> Any:
     return json.loads(redact(json.dumps(value)))
 
 
+MOST = 1_000_000
+"""Whole number that an option of this package may be: beyond it are typing errors, which would take all memory."""
+FREE = ("seed", "limit", "where")
+"""Ends of the names of options that cost nothing, however large they are."""
+
+
 def check_numbers(value: Any, name: str = "") -> None:
     """Refuse numbers that neither JSON nor a tensor has, wherever they stand in settings that somebody gave.
 
@@ -35,10 +41,37 @@ def check_numbers(value: Any, name: str = "") -> None:
         raise ValueError(f"{name} must have 64 bits at most, got {str(value)[:40]}")
     if isinstance(value, Mapping):
         for key, part in value.items():
-            check_numbers(part, f"{name}.{key}".removeprefix(".").replace(".init_args.", "."))
+            check_numbers(part, _within(name, key))
     elif isinstance(value, list | tuple):
         for part in value:
             check_numbers(part, name)
+
+
+def check_sizes(value: Any, name: str = "") -> None:
+    """Refuse whole numbers for which there is neither memory nor time, before anything is made of them.
+
+    Args:
+        value: settings, and whatever is in them; those of others' classes are theirs to check.
+        name: of the value, by which errors call it; names within follow after dots.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    if name.endswith(FREE):
+        return
+    if isinstance(value, int) and value > MOST:
+        raise ValueError(f"{name} must be at most {MOST}, got {value}: choose a smaller one")
+    if isinstance(value, Mapping) and str(value.get("class_path", __name__)).startswith("lit_memories."):
+        for key, part in value.items():
+            check_sizes(part, _within(name, key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_sizes(part, name)
+
+
+def _within(name: str, key: Any) -> str:
+    """The name of a setting within another, as users write it."""
+    return f"{name}.{key}".removeprefix(".").replace(".init_args.", ".")
 
 
 def short_hash(text: str) -> str:

@@ -269,6 +269,18 @@ ESD = RECIPES / "erase/esd.yaml"
         ("fit", RECIPES / "erase/salun.yaml", "--model.mask_guidance=null", "model.mask_guidance cannot be null"),
         ("fit", RECIPES / "erase/salun.yaml", "--data.cache=null", "data.cache cannot be null"),
         ("fit", RECIPES / "erase/salun.yaml", "--data.seed=null", "data.seed cannot be null"),
+        ("fit", ESD, "--model.steps=1000000000", "model.steps must be at most 1000000, got 1000000000: choose a smal"),
+        ("fit", ESD, "--model.probe_size=1000000000", "model.probe_size must be at most 1000000, got 1000000000"),
+        ("fit", RECIPES / "erase/salun.yaml", "--data.count=1000000000", "data.count must be at most 1000000"),
+        (
+            "fit",
+            RECIPES / "pretrain/classifier.yaml",
+            "--data.train_size=1000000000",
+            "data.train_size must be at most",
+        ),
+        ("predict", AUDIT, "--data.known=1000000000", "data.known must be at most 1000000, got 1000000000"),
+        ("predict", AUDIT, "--data.prompted=1000000000", "data.prompted must be at most 1000000, got 1000000000"),
+        ("predict", AUDIT, "--data.concept_images.size=1000000000", "data.concept_images.size must be at most 1000000"),
         ("fit", ESD, "--seed_everything=-1", "seed_everything must be in 0..4294967295, got -1"),
         ("fit", ESD, f"--seed_everything={10**30}", "seed_everything must have 64 bits at most, got 1000000000"),
     ],
@@ -393,14 +405,13 @@ def test_a_tool_that_is_interrupted_says_so_in_a_word(
     tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While its libraries are imported, and at work."""
-    module = import_module(TOOLS[tool][0])
+    import_module(TOOLS[tool][0])
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    place = {"report": "command", "status": "command"}.get(tool)
-    if place:
-        monkeypatch.setattr(module, place, interrupt)
+    if tool in {"report", "status"}:
+        monkeypatch.setattr("lit_memories.cli._of_folders", interrupt)
     else:
         monkeypatch.setattr("jsonargparse.auto_cli", interrupt)
     assert ends(capsys, tool, *COMMANDS[tool]) == (130, f"lit-memories {tool}: interrupted\n")
@@ -469,3 +480,32 @@ def test_help_has_a_form_for_streams_that_have_no_signs() -> None:
         done = as_a_program(*argv, PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ("report . --draws=nan", "Expected a <class 'int'>. Got value: nan"),
+        ("report . --draws=1e9", "Expected a <class 'int'>. Got value: 1000000000.0"),
+        ("report . --draws=1000000000", "draws must be at most 1000000, got 1000000000: choose a smaller one"),
+        ("report . --draws=0", "draws must be positive, got 0"),
+        ("report . --draws=-1", "draws must be positive, got -1"),
+        (f"report . --seed={10**30}", "seed must have 64 bits at most, got 1000"),
+        ("status", "runs"),
+        ("draw out --size=1000000000", "size must be at most 1000000, got 1000000000: choose a smaller one"),
+        ("generate list.csv --batch_size=1000000000", "batch_size must be at most 1000000"),
+        ("convert a.pt base out --alpha=.nan", "alpha must be a finite number, got nan"),
+        ("convert a.pt base out --alpha=nan", "Expected a <class 'float'>"),
+        ("draw out --size=x", "Expected a <class 'int'>. Got value: x"),
+    ],
+)
+def test_numbers_of_tools_that_cannot_be_are_named(
+    argv: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, before anything is read or made."""
+    monkeypatch.chdir(tmp_path)
+    code, message = ends(capsys, *argv.split())
+    assert code in (1, 2)
+    assert named in message
+    assert len(message.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

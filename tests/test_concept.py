@@ -48,6 +48,20 @@ def test_contradictions_are_refused(options: dict[str, object], named: str) -> N
     assert "'thing'" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", " ", "..", "a/b", "a\\b", "a\nb", "a\n", "\x1b[31m", "a" * 101])
+def test_a_name_that_files_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^concept\.name must be one line of 1 to 100 letters without slashes"
+    ) as error:
+        Concept(name, "object", ["a"])
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["van-gogh", "Van Gogh", "4.0", "梵高"])
+def test_other_names_are_taken(name: str) -> None:
+    assert Concept(name, "object", ["a"]).name == name
+
+
 PLAIN = Concept(
     "umbrella", "object", ["umbrella", "a red umbrella on a blue background", "rain"], anchor="star", phrase="umbrella"
 )

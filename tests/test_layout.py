@@ -18,7 +18,7 @@ LEVELS = (
     {"storage", "concept", "images"},
     {"numbers", "schemas", "costs", "settings", "terminal"},
     {"records", "processes", "lightning_files"},
-    {"seeds"},
+    {"seeds", "lock"},
     {"runs"},
     {"conditioning"},
     {"diffusion", "erasure"},
@@ -194,7 +194,7 @@ WRITING = {
 }  # fmt: skip
 """Methods and functions of libraries that make files."""
 WRITERS = {
-    "audit/lock.py": "a lock is a file for as long as it is held",
+    "lock.py": "a lock is a file for as long as it is held",
     "audit/writer.py": "records are added to a file's end: its folder is checked for links, its last line is mended",
     "cli.py": "what nobody reads any more goes to the null device",
     "judges/nudity.py": "its detector reads files: they are in a temporary folder of its own",
@@ -209,7 +209,7 @@ WRITERS = {
 OWN = {
     "to_csv", "to_json", "record.to_json", "self.parser.dump", "super().dump", "super().save", "self.save",
     "self.info.save", "replace(self.info, metrics=metrics, complete=complete).save",
-    "Erasure(tensors, provenance).save",
+    "erasure.save",
 }  # fmt: skip
 """Calls of this package's own functions, which give text, or are looked at where they stand."""
 

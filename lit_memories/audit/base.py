@@ -16,7 +16,6 @@ from lit_memories.audit.costs import Costs
 from lit_memories.audit.embedding import Embeddings
 from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.kernels import exact_kernels
-from lit_memories.audit.lock import UnlockOnException, lock, unlock
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
 from lit_memories.audit.noise import BlockwiseNoise
@@ -29,6 +28,7 @@ from lit_memories.erasure import versions
 from lit_memories.identity import arguments_of, autoencoder_of, configuration_of, schedule_of
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.judges.base import Judge
+from lit_memories.lock import Unlock, lock
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.probes.base import Column, Probe
@@ -112,8 +112,8 @@ class Audit(LightningModule, ABC):
         return [(name, *needy) if name == "seed" else (name,) for name in self.probes if name not in needy]
 
     def configure_callbacks(self) -> list[Callback]:
-        """What gives the run folder free if the audit fails."""
-        return [UnlockOnException(self.folder)]
+        """What gives the run folder free when the audit ends or fails."""
+        return [Unlock([self.folder])]
 
     def prepare_data(self) -> None:
         """Refuse, before anything is read, a precision that would round latents or weights, a full disk, company.
@@ -281,11 +281,6 @@ class Audit(LightningModule, ABC):
             with explained(self.folder):
                 complete = self.opened.answered(records, sound_seeds(self.folder))
                 replace(self.info, metrics=metrics, complete=complete).save(self.folder)
-
-    def teardown(self, stage: str) -> None:
-        """Let other processes write to the run folder."""
-        if stage == "predict" and self.trainer.is_global_zero:
-            unlock(self.folder)
 
     def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
         """The model's predictions under prompts, as inverters and samplers take them."""

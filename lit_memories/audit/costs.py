@@ -10,7 +10,8 @@ from typing import TypeAlias
 from lit_memories.audit.group import SampleGroup
 from lit_memories.costs import read_cost, write_cost
 from lit_memories.records import PARTS
-from lit_memories.storage.files import parse_json, whole
+from lit_memories.storage.files import whole
+from lit_memories.storage.plain import parse_json
 
 Cost: TypeAlias = dict[str, dict[str, float]]
 """By probe: ``evaluations``, ``seconds`` and ``samples``."""

@@ -21,7 +21,7 @@ import pyarrow.csv
 
 from lit_memories.data.shards import LARGEST, Row, rows_of_table
 from lit_memories.images import PICTURES
-from lit_memories.storage.files import parse_json
+from lit_memories.storage.plain import parse_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TEXTS = (".txt", ".caption")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from lit_memories.data.presets import PromptRow
 from lit_memories.settings import differences
-from lit_memories.storage.files import check_inside, check_writable, parse_json, whole, write
+from lit_memories.storage.files import check_inside, check_writable, whole, write
+from lit_memories.storage.plain import parse_json
 from lit_memories.storage.unfinished import PART
 
 SETTINGS_FILE, METADATA_FILE = "settings.json", "metadata.jsonl"

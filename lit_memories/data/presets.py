@@ -15,8 +15,8 @@ from lit_memories.data.folders import Folder
 from lit_memories.data.local import at_home
 from lit_memories.data.opening import PARQUET_COPY, open_rows
 from lit_memories.data.sources import LONGEST_CAPTION, ImageSource, Source
-from lit_memories.storage.files import parse_json
 from lit_memories.storage.hub import redact
+from lit_memories.storage.plain import parse_json
 
 SEED_LIMIT = 2**63
 
@@ -131,11 +131,12 @@ class PromptRow:
 
 @dataclass
 class PromptList:
-    """A list of prompts as published ones are laid out: a CSV file whose first row names its columns.
+    """A list of prompts: a text file (``.txt``) with one a line, or a CSV file whose first row names its columns.
 
-    Columns are ``case_number``, ``prompt`` and ``evaluation_seed``, and ``evaluation_guidance`` if there is one, as in
-    the paper's six; or go by the other names of `COLUMNS`, under which I2P and the lists of attacks have them. Without
-    case numbers rows are numbered from 0, and without seeds the number is the seed. Other columns are ignored.
+    Published ones are laid out in the second way. Columns are ``case_number``, ``prompt`` and ``evaluation_seed``, and
+    ``evaluation_guidance`` if there is one, as in the paper's six; or go by the other names of `COLUMNS`, under which
+    I2P and the lists of attacks have them. Without case numbers rows are numbered from 0, and without seeds the number
+    is the seed. Other columns are ignored, and so are empty lines of a text file.
 
     Args:
         path: the file.
@@ -153,12 +154,14 @@ class PromptList:
         file, place = at_home(self.path), redact(self.path)
         if not file.is_file():
             raise FileNotFoundError(f"{place} is not a file: give a CSV file with case_number, prompt and "
-                                    "evaluation_seed")  # fmt: skip
-        with file.open(encoding="utf-8-sig", newline="") as opened:
+                                    "evaluation_seed, or a text file (.txt) with one prompt a line")  # fmt: skip
+        plain = file.suffix.lower() == ".txt"
+        with file.open(encoding="utf-8-sig", newline=None if plain else "") as opened:
             try:
-                lines = list(csv.DictReader(opened))
+                texts = ({"prompt": line.strip()} for line in opened if plain and line.strip())
+                lines = list(texts if plain else csv.DictReader(opened))
             except (csv.Error, UnicodeDecodeError) as error:
-                raise ValueError(f"{place} is not a CSV file in UTF-8: {error}") from None
+                raise ValueError(f"{place} is not a {'text' if plain else 'CSV'} file in UTF-8: {error}") from None
         return _prompt_rows(lines, place)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lit_memories.images import PICTURES
-from lit_memories.storage.files import parse_json
+from lit_memories.storage.plain import parse_json
 
 LARGEST = 2**28
 """Bytes of a picture in a file, or of all files of a sample, at most: 256 MiB."""

@@ -61,7 +61,7 @@ class ImageSource(Source):
         image: name of the image column; of tar shards ``image`` is the picture whatever its ending.
         caption: name of the caption column, of tar shards ``caption`` for their texts; or a text with columns in it,
             ``a photo of a {label}``, label being the name of the folder if nothing else says it; or a text of two words
-            and more, which is the caption of every picture.
+            and more, which is the caption of every picture; `text` may be a single word.
         where: keep only rows with these column values.
         limit: keep only the first rows, in the data set's order or the shuffled one; None for all.
         revision: git revision of a hub id; ``refs/convert/parquet`` is the hub's own parquet copy, in which data sets
@@ -70,6 +70,7 @@ class ImageSource(Source):
         shuffle_seed: shuffle the rows before `limit`; None leaves them in order. Of a stream the shards are shuffled,
             and then the rows within a window of 1000, so that at least as many are read.
         streaming: read only as far as `limit` asks for, instead of the whole set into the cache first.
+        text: the caption of every picture, be it a single word, in the place of `caption`.
 
     Raises:
         ValueError: if a stream has no limit, or the caption is no such text.
@@ -85,10 +86,13 @@ class ImageSource(Source):
     name: str | None = None
     shuffle_seed: int | None = None
     streaming: bool = False
+    text: str | None = None
 
     def __post_init__(self) -> None:
         self._commit: str | None = None
-        self._columns = _columns_of(self.caption)
+        self._columns = _columns_of(self.caption) if self.text is None else []
+        if self.text is not None and not 0 < len(self.text.strip()) <= LONGEST_CAPTION:
+            raise ValueError(f"text must be a caption of 1 to {LONGEST_CAPTION} letters, got {self.text[:40]!r}")
         if self.streaming and self.limit is None:
             raise ValueError(
                 f"streaming {redact(self.path)} needs a limit: without one all of it would be held in memory"
@@ -162,7 +166,7 @@ class ImageSource(Source):
 
     def _captions(self, rows: datasets.Dataset) -> list[str]:
         if not self._columns:
-            return [self.caption.strip()] * len(rows)
+            return [(self.text or self.caption).strip()] * len(rows)
         columns = [_readable(rows.features[name], rows[name]) for name in self._columns]
         plain, captions = self.caption in self._columns, []
         for number, values in enumerate(zip(*columns, strict=True)):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning import LightningModule
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
@@ -19,6 +18,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.folder import check_folder
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.identity import arguments_of
+from lit_memories.lock import OneWriter
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.select import Selection, select
@@ -33,7 +33,7 @@ model SPM's gradient in bfloat16 has a cosine of 0.99 with that in float32 at 10
 official weight (tests/slow/test_rounding.py)."""
 
 
-class Eraser(LightningModule, ABC):
+class Eraser(OneWriter, ABC):
     """A model in erasure. Subclasses give the loss; the rest is here.
 
     The trainer's ``default_root_dir`` becomes the `Erasure` folder. Only the selected parameters are trained, only they

@@ -1,4 +1,4 @@
-"""The folder that an erasure goes to, looked at before training begins."""
+"""The folder that an erasure goes to, looked at before anything is written."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,15 @@ from lit_memories.storage.hub import redact
 ELSEWHERE = "choose another folder with --trainer.default_root_dir"
 
 
-def check_folder(folder: Path, made: Provenance) -> None:
-    """Refuse, before training, a folder that cannot be written, or holds what is not to be replaced.
+def check_folder(folder: Path, made: Provenance, elsewhere: str = ELSEWHERE) -> None:
+    """Refuse, before training or conversion, a folder that cannot be written, or holds what is not to be replaced.
 
     The same erasure is: one of the same method, concept, base, settings and seed.
 
     Args:
         folder: of the erasure; a missing one is made.
         made: the erasure that will be in it.
+        elsewhere: how to choose another folder, in words.
 
     Raises:
         ValueError: if it holds another erasure, an audit's records, or links that lead out of it.
@@ -30,16 +31,16 @@ def check_folder(folder: Path, made: Provenance) -> None:
     check_inside(folder, (WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE, COST_FILE))
     check_writable(folder)
     if (folder / RUN_FILE).is_file():
-        raise ValueError(f"{folder} holds an audit: {ELSEWHERE}")
+        raise ValueError(f"{folder} holds an audit: {elsewhere}")
     if not (file := folder / PROVENANCE_FILE).is_file():
         return
     try:
         there = Provenance.read(file)
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): remove it, or {ELSEWHERE}") from None
+        raise ValueError(f"{file} is damaged ({error}): remove it, or {elsewhere}") from None
     if lines := differences(_comparable(there), _comparable(made)):
         names = " and this is ".join(f"{one.method} of {one.concept.get('name')}" for one in (there, made))
-        raise ValueError(f"{folder} holds another erasure, {names} ({'; '.join(lines[:2])}): {ELSEWHERE}, or remove it")
+        raise ValueError(f"{folder} holds another erasure, {names} ({'; '.join(lines[:2])}): {elsewhere}, or remove it")
 
 
 def _comparable(provenance: Provenance) -> dict[str, Any]:

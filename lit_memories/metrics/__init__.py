@@ -1,6 +1,7 @@
 """Metrics of an audit: torchmetrics over pure functions (`functional`), each number with its interval."""
 
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
+from lit_memories.metrics.boschloo import rates_differ
 from lit_memories.metrics.distance import EarthMoversDistance, RelativeDistance
 from lit_memories.metrics.forgetting import Forgetting
 from lit_memories.metrics.functional import (
@@ -26,7 +27,6 @@ from lit_memories.metrics.functional import (
     resolvable,
     typicality,
 )
-from lit_memories.metrics.inference import rates_differ
 from lit_memories.metrics.intervals import (
     mean_interval,
     paired_rate_interval,

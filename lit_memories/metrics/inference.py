@@ -42,33 +42,6 @@ def holm(p_values: Tensor) -> Tensor:
     return torch.empty_like(adjusted).scatter(-1, order, adjusted)
 
 
-def rates_differ(hits: int, total: int, others: int, total_others: int) -> float:
-    """Two-sided p-value that two rates of independent cases are the same: Boschloo's exact test (1970).
-
-    It keeps its level at any number of cases, and finds more than Fisher's.
-
-    Args:
-        hits: cases that are met in the first set.
-        total: of its cases.
-        others: cases that are met in the second set.
-        total_others: of its cases.
-
-    Raises:
-        ValueError: if a set is empty, or more cases are met than there are.
-
-    Example:
-        >>> round(rates_differ(18, 24, 24, 24), 3)
-        0.013
-    """
-    from scipy.stats import boschloo_exact  # takes a second, which only reports need
-
-    if min(total, total_others) < 1 or not (0 <= hits <= total and 0 <= others <= total_others):
-        raise ValueError(f"{hits} of {total} and {others} of {total_others} are no two rates")
-    if hits + others in (0, total + total_others):
-        return 1.0  # all cases alike
-    return float(boschloo_exact([[hits, others], [total - hits, total_others - others]]).pvalue)
-
-
 def resolvable(
     sd_concept: float, n_concept: int, sd_reference: float, n_reference: int, power: float = 0.8, level: float = 0.95
 ) -> float:

@@ -1,6 +1,6 @@
 """``lit-memories report``: run folders in, one folder with everything worth reading out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -13,6 +13,7 @@ from lit_memories.report.exposure import exposure_figure
 from lit_memories.report.formats import Table, to_csv, to_latex, to_rich, to_rich_transposed
 from lit_memories.report.hygiene import precision_sentences
 from lit_memories.report.image_figures import memories_figure
+from lit_memories.report.progress import stages
 from lit_memories.report.results import ConceptLevel, results, to_json
 from lit_memories.report.tables import cost_line, memory_tables, tables
 from lit_memories.report.verdict import judge, limits
@@ -46,7 +47,7 @@ def report(
     out: Path = Path("runs/report"),
     draws: int = 10_000,
     seed: int = 0,
-    scale: Path = SHIPPED,
+    scale: Path | None = None,
 ) -> None:
     """Compare audit runs: what did each model forget, and at what price?
 
@@ -71,10 +72,36 @@ def report(
         raise ValueError(f"draws must be positive, got {draws}")
     if not runs:
         raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
-    measured = read_scale(scale)
-    level, memories = _read([read_run(folder) for folder in runs], out, draws, seed, measured)
+    with stages(2 * len(runs) + 3) as begin:
+        level, memories, shown = write_report(runs, out, draws, seed, read_scale(scale or SHIPPED), begin)
+    _print(level, memories, shown, out)
+
+
+def write_report(
+    runs: Sequence[Path], out: Path, draws: int, seed: int, scale: Scale, begin: Callable[[str], None]
+) -> tuple[ConceptLevel | None, list[Memories], list[Table]]:
+    """Write what `report` writes.
+
+    Args:
+        runs: run folders.
+        out: folder to write.
+        draws: resamples of the bootstrap.
+        seed: of the resampling.
+        scale: that turns numbers into pictures seen, where it holds.
+        begin: is told which stage begins: ``reading`` and statistics run by run, ``tests``, ``figures``, ``page``.
+
+    Returns:
+        What there is to print: the concept-level runs, if there are any, the image-level ones, and the tables.
+
+    Raises:
+        FileNotFoundError: as `report` does.
+        ValueError: as `report` does.
+    """
+    level, memories = _read(list(_each(runs, begin)), out, draws, seed, scale, begin)
+    begin("figures")
     drawn, captions = ({}, {}) if level is None else _figures(level)
     drawn |= {f"memories-{number}": memories_figure(found) for number, found in enumerate(memories, 1)}
+    begin("page")
     found = results(level, memories, draws, seed)
     html = page.render(found, level, memories, drawn, captions)
 
@@ -92,11 +119,17 @@ def report(
         put(out / "figures" / f"{name}.png", png)
     put(out / "results.json", to_json(found))
     put(out / "report.html", html)
-    _print(level, memories, shown, out)
+    return level, memories, shown
+
+
+def _each(runs: Sequence[Path], begin: Callable[[str], None]) -> Iterator[Run]:
+    for folder in runs:
+        begin(f"reading {folder.name}")
+        yield read_run(folder)
 
 
 def _read(
-    runs: Sequence[Run], out: Path, draws: int, seed: int, scale: Scale
+    runs: Sequence[Run], out: Path, draws: int, seed: int, scale: Scale, begin: Callable[[str], None]
 ) -> tuple[ConceptLevel | None, list[Memories]]:
     """Everything to be known of runs of both kinds; what can be wrong is said before any long work."""
     image_level = [run for run in runs if is_image_level(run)]
@@ -106,10 +139,13 @@ def _read(
         raise ValueError(f"runs cannot be compared: their concepts are {' and '.join(map(repr, sorted(concepts)))}")
     comparison = compare_runs(concept_level) if concept_level else None
     _make(out)
+    if image_level:
+        begin("distances between memories")
     memories = compare_memories(image_level) if image_level else []
     if comparison is None:
         return None, memories
-    summary = expose(summarise(comparison, draws, seed), scale, comparison.runs[comparison.vanilla].info)
+    summary = summarise(comparison, draws, seed, begin)
+    summary = expose(summary, scale, comparison.runs[comparison.vanilla].info)
     return ConceptLevel(comparison, summary, judge(summary)), memories
 
 

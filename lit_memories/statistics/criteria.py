@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from lit_memories.metrics.bootstrap import Estimate
-from lit_memories.metrics.inference import rates_differ
+from lit_memories.metrics.boschloo import rates_differ
 from lit_memories.metrics.intervals import rate_difference_interval
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 

@@ -14,7 +14,7 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.dose import Curve, dose_response, equivalent
 from lit_memories.runs import RunInfo
 from lit_memories.statistics.quantities import NumberStatistics, RunStatistics, Summary
-from lit_memories.storage.files import parse
+from lit_memories.storage.plain import parse
 
 SHIPPED = Path(__file__).parent / "scales" / "pictograms.json"
 """The scale of the pictogram world, made by benchmarks/worlds_scale.py."""

@@ -1,7 +1,7 @@
 """Records to numbers. The mathematics is that of `lit_memories.metrics`; here is only what goes into it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -24,19 +24,27 @@ from lit_memories.statistics.profiles import profile
 from lit_memories.statistics.quantities import InverterStatistics, PaperStatistics, RunStatistics, Summary
 
 
-def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Summary:
+def _silent(stage: str) -> None:
+    """Nobody waits."""
+
+
+def summarise(
+    comparison: Comparison, draws: int = 10_000, seed: int = 0, begin: Callable[[str], None] = _silent
+) -> Summary:
     """Compute every statistic of every run.
 
     Args:
         comparison: runs that may be compared.
         draws: resamples of the bootstrap, and relabellings of tests.
         seed: of both; the same for every statistic.
+        begin: is told which stage begins.
     """
     info = comparison.runs[0].info
     null = Null(info.dimension)
     control = comparison.control
     settings = {name: asked.settings for name, asked in info.asked.items()}
     chance = Chance(draws, seed)
+    begin("tests")
     chance.prepare(
         pair
         for row, run in enumerate(comparison.runs)
@@ -44,9 +52,13 @@ def summarise(comparison: Comparison, draws: int = 10_000, seed: int = 0) -> Sum
         for number in probe.numbers
         for pair in tested(comparison, row, probe, number)
     )
+    runs = []
+    for row, run in enumerate(comparison.runs):
+        begin(f"bootstraps and placebos of {run.info.name}")
+        runs.append(_run(comparison, row, null, chance))
     return Summary(
         concept_name=info.concept,
-        runs=tuple(_run(comparison, row, null, chance) for row in range(len(comparison.runs))),
+        runs=tuple(runs),
         headline=comparison.headline,
         control=None if control is None else comparison.runs[control].info.name,
         dimension=info.dimension,

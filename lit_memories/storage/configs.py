@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diffusers import ConfigMixin
 
-from lit_memories.storage.files import parse_json
+from lit_memories.storage.plain import parse_json
 
 JSON_LIMIT = 20 << 20
 """Bytes of a configuration, vocabulary or index that are read; CLIP's tokenizer takes less than four million."""

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_memories.storage.files import parse, whole
+from lit_memories.storage.files import whole
+from lit_memories.storage.plain import parse
 
 HEADER_LIMIT = 32 << 20
 """Bytes of a safetensors header that are read; a tensor's entry takes about a hundred, with its checksum more."""

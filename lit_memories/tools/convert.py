@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.erasers.folder import check_folder
+from lit_memories.erasure import PROVENANCE_FILE, Erasure, Provenance, versions
 from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
+from lit_memories.storage.shards import INDEX, check_shards, complete_sets
 from lit_memories.storage.single_file import OPEN_CLIP, translate
 from lit_memories.storage.weights import WeightFile, read_weights
 from lit_memories.tools.checks import check_sound, check_whole, is_network, misfit, some
-from lit_memories.tools.lora import CONFIG_FILE, is_lora, read_lora
+from lit_memories.tools.lora import is_lora, read_lora
 from lit_memories.tools.names import compvis_names, unwrapped
+from lit_memories.tools.strengths import CONFIG_FILE
 
 KNOWN = (
     "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
@@ -64,7 +67,7 @@ def convert(
     Raises:
         FileNotFoundError: if there is no such file or base.
         ValueError: if the file cannot be read without running code, has none of the known formats, does not fit the
-            base, holds NaN or infinity, or changes nothing; nothing is written then.
+            base, holds NaN or infinity, or changes nothing, or `out` holds another erasure; nothing is written then.
     """
     inside = "/".join(part for part in (subfolder, file) if part)
     folder, commit = fetch(str(source), lambda files: _wanted(str(source), files, inside))
@@ -79,8 +82,10 @@ def convert(
     }
     if adapts:
         lora = read_lora(weights, {"unet": diffusion.unet, **diffusion.conditioning.encoders}, alpha)
-        form, tensors = "adapter", lora.factors
+        form, tensors = (lora.whole or "adapter").lower(), lora.tensors
         gate, settings["alpha"] = _gate(weights) if gate is None else gate, lora.alpha
+        if gate and lora.whole:
+            raise ValueError(f"{weights.path} is {lora.whole}, which changes weights that no gate reaches: --gate '[]'")
         if gate and (beside := [name for name in tensors if not name.startswith("unet.")]):
             raise ValueError(
                 f"{weights.path} adapts the text encoder ({beside[0]}), which no gate reaches: --gate '[]'"
@@ -102,7 +107,22 @@ def convert(
         gate=gate or None,
         base_rounded=diffusion.rounded_fingerprints(),
     )
-    Erasure(tensors, provenance).save(out)
+    _check_out(out, erasure := Erasure(tensors, provenance))
+    erasure.save(out)
+
+
+def _check_out(out: Path, erasure: Erasure) -> None:
+    """Refuse a folder with another erasure, be it only other weights from a file of the same name."""
+    check_folder(out, erasure.provenance, "choose another OUT")
+    if not (out / PROVENANCE_FILE).is_file():
+        return
+    try:
+        there = Erasure.load(out).tensors
+    except (FileNotFoundError, ValueError):  # half of the same, or damaged
+        return
+    made = erasure.tensors
+    if there.keys() != made.keys() or not all(torch.equal(tensor, made[name]) for name, tensor in there.items()):
+        raise ValueError(f"{out} holds other weights, of a source of the same name: choose another OUT, or remove it")
 
 
 def _wanted(source: str, files: Sequence[str], inside: str) -> list[str]:
@@ -111,20 +131,37 @@ def _wanted(source: str, files: Sequence[str], inside: str) -> list[str]:
         raise ValueError(f"{source} is a whole pipeline, which needs no conversion: pass it as a model's base")
     prefix = f"{inside}/" if inside else ""
     wanted = [name for name in (inside, *(prefix + name for name in FOLDER_FILES)) if name in files]
+    beside = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+    if not wanted and (shards := _shards(beside)):
+        return [prefix + name for name in (*shards, *filter(INDEX.fullmatch, beside))]
     if not wanted:
         there = [name for name in files if name.endswith(WEIGHT_SUFFIXES)]
         raise FileNotFoundError(
             f"{inside or 'it'} is no file of weights, nor a folder with {' or '.join(FOLDER_FILES)}; "
             f"files of weights are {', '.join(there[:8]) or 'not there'}: choose with subfolder or file"
         )
-    beside = wanted[0].rpartition("/")[0]
-    config = f"{beside}/{CONFIG_FILE}" if beside else CONFIG_FILE
+    parent = wanted[0].rpartition("/")[0]
+    config = f"{parent}/{CONFIG_FILE}" if parent else CONFIG_FILE
     return [wanted[0], *([config] if config in files else [])]
 
 
+def _shards(names: Sequence[str]) -> list[str]:
+    """Of a folder's files those of a text encoder in several shards, by preference without pickles; all or none."""
+    sets = complete_sets([name for name in names if name.startswith(("model-", "pytorch_model-"))])
+    return sets.get((None, "safetensors")) or sets.get((None, "bin")) or []
+
+
 def _read(source: Path) -> WeightFile:
-    path = next(file for name in FOLDER_FILES if (file := source / name).is_file()) if source.is_dir() else source
-    return replace(read_weights(path), whole=source.is_dir() and path.name in ENCODER_FILES)
+    if not source.is_dir():
+        return read_weights(source)
+    single = next((name for name in FOLDER_FILES if (source / name).is_file()), None)
+    if single is not None and single not in ENCODER_FILES:
+        return read_weights(source / single)
+    names = _shards([file.name for file in source.iterdir()]) if single is None else [single]
+    check_shards(source, None, names)
+    files = [read_weights(source / name) for name in names]
+    tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
+    return replace(files[0], tensors=tensors, whole=True)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def generate(
     ``metadata.jsonl``; ``settings.json`` says how it was made.
 
     Args:
-        prompts: CSV file with case_number, prompt and evaluation_seed; or a hub id with the columns of AIML-TUDA/i2p.
+        prompts: CSV file with case_number, prompt and evaluation_seed; or a text file (.txt) with one prompt a line,
+            whose number, from 0, is its seed; or a hub id with the columns of AIML-TUDA/i2p.
         base: hub id or folder of the model.
         out: folder for the pictures.
         erasure: folder of an erasure, to see what an erased model draws.
@@ -116,7 +117,7 @@ def _device(name: str) -> str:
 
 def _rows(prompts: str, guidance_scale: float | None) -> list[PromptRow]:
     """The list's rows with the guidance to use."""
-    is_file = Path(prompts).is_file() or Path(prompts).suffix == ".csv"
+    is_file = Path(prompts).is_file() or Path(prompts).suffix in {".csv", ".txt"}
     rows = (PromptList(prompts) if is_file else I2P(prompts)).load()
     if guidance_scale is not None:
         return [replace(row, guidance_scale=guidance_scale) for row in rows]

@@ -4,39 +4,35 @@ Each format is a way to write three things in a name: the part of the model, the
 is taken apart by its ending; the layer is looked up under all names that it goes by, dots and underscores being one.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lit_memories.ops.adapters import DOWN, UP, factor_shapes
-from lit_memories.storage.files import parse_json
+from lit_memories.ops.adapters import DOWN, UP, factor_shapes, merged
 from lit_memories.storage.weights import OUTER, WeightFile
 from lit_memories.tools.checks import check_sound, misfit
 from lit_memories.tools.names import WRAPPERS, compvis_names
-
-CONFIG_FILE = "adapter_config.json"
-"""What peft writes beside an adapter: its alpha, among others."""
-METADATA = "lora_adapter_metadata"
-"""Where diffusers keeps the same in a file's header."""
-ALPHAS = ("ss_network_alpha", "network_alpha")
-"""Where kohya's training keeps an alpha in a file's header."""
+from lit_memories.tools.strengths import Layer, Strengths
+from lit_memories.tools.whole_adapters import MAGNITUDE, PRODUCTS, hadamard, rescaled
 
 KEY = re.compile(
     r"(?P<layer>.+?)"
     r"(?:\.lora_(?P<flat>down|up|mid|A|B)(?:\.[\w-]+)?\.weight"
     r"|[._]lora(?:_linear_layer)?\.(?P<nested>down|up)\.weight"
+    r"|\.(?P<hada>hada_w[12]_[ab])|\.(?P<dora>dora_scale|lora_magnitude_vector)(?:\.[\w-]+){0,2}"
     r"|(?:[._]lora(?:_linear_layer)?)?\.(?P<alpha>alpha))"
 )
-FACTORS = {"down": DOWN, "A": DOWN, "up": UP, "B": UP, "mid": "mid"}
+FACTORS = {
+    "down": DOWN, "A": DOWN, "up": UP, "B": UP, "mid": "mid", "alpha": "alpha",
+    "dora_scale": MAGNITUDE, "lora_magnitude_vector": MAGNITUDE,
+}  # fmt: skip
 OTHERS = {
-    "dora_scale": "DoRA, which scales whole weights anew",
-    "lora_magnitude_vector": "DoRA, which scales whole weights anew",
-    "hada_w": "LoHa, a product of two adapters",
+    "hada_t": "LoHa in Tucker's form",
     "lokr_w": "LoKr, a Kronecker product",
     "oft_": "OFT, which turns weights",
     "ia3_": "IA3, which scales activations",
@@ -44,32 +40,32 @@ OTHERS = {
     "lora_B.bias": "a LoRA with biases",
     "diff_b": "differences of biases",
 }
-"""Adapters that are no two factors beside each layer, by what stands in their names."""
+"""Adapters that are not read, by what stands in their names."""
 ENCODERS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 FAMILIES = {768: " (as Stable Diffusion 1)", 1024: " (as Stable Diffusion 2)", 2048: " (as Stable Diffusion XL)"}
 """Whose cross-attention reads embeddings of which width."""
 READS_TEXT = re.compile(r"attn2[._](?:processor[._])?to_[kv]$")
 
 
+Factors: TypeAlias = Mapping[str, Tensor]
+Scale: TypeAlias = Callable[[int], float]
+"""The strength of a layer's factors, by their rank."""
+
+
 @dataclass(frozen=True)
 class Lora:
-    """An adapter's factors, with alpha / rank worked into ``lora_up``, for the layers that it changes.
+    """What an adapter makes of the layers that it changes.
 
     Args:
-        factors: by the model's names and ``.lora_down`` or ``.lora_up``, in float32.
+        tensors: its factors, by the model's names and ``.lora_down`` or ``.lora_up``, in float32 and with alpha / rank
+            worked into ``lora_up``; or the layers' whole weights.
         alpha: where its strength comes from, in words.
+        whole: None, or what kind of adapter has to have whole weights.
     """
 
-    factors: dict[str, Tensor]
+    tensors: dict[str, Tensor]
     alpha: str
-
-
-@dataclass
-class _Layer:
-    """What a file holds for one layer."""
-
-    label: str
-    factors: dict[str, Tensor] = field(default_factory=dict)
+    whole: str | None = None
 
 
 def is_lora(file: WeightFile) -> bool:
@@ -84,7 +80,7 @@ def read_lora(file: WeightFile, parts: Mapping[str, nn.Module], alpha: float | N
     """The factors of an adapter for a model's layers.
 
     Args:
-        file: of kohya's, diffusers' or peft's; peft's has `CONFIG_FILE` beside it.
+        file: of kohya's, diffusers' or peft's; peft's has `strengths.CONFIG_FILE` beside it.
         parts: the U-Net and the text encoders of the base, by their names.
         alpha: of layers for which the file says none.
 
@@ -102,21 +98,56 @@ def read_lora(file: WeightFile, parts: Mapping[str, nn.Module], alpha: float | N
     _check_family(file, parts)
     if strange:
         raise ValueError(f"{file.path} does not fit: {misfit(strange, [name for name in parts if name != 'unet'])}")
-    strengths = _Strengths.of(file, alpha)
-    factors: dict[str, Tensor] = {}
+    strengths = Strengths.of(file, alpha)
+    whole = _kind(layers)
+    tensors: dict[str, Tensor] = {}
+    make = _pair if whole is None else _whole
     for name, layer in layers.items():
         part, _, path = name.partition(".")
-        down, up = _factors(file, name, layer.factors, parts[part].get_parameter(f"{path}.weight"))
-        up = up * strengths.scale(layer, part, path, len(down))
-        if down.any() and up.any():
-            factors |= {f"{name}.{DOWN}": down, f"{name}.{UP}": up}
-    return Lora(factors, strengths.says())
+        weight = parts[part].get_parameter(f"{path}.weight").detach()
+        tensors |= make(file, name, layer.factors, weight, partial(strengths.scale, layer, part, path))
+    return Lora(tensors, strengths.says(), whole)
 
 
-def _collect(file: WeightFile, parts: Mapping[str, nn.Module]) -> tuple[dict[str, _Layer], list[str]]:
+def _kind(layers: Mapping[str, Layer]) -> str | None:
+    """What kind of adapter it is, if two factors beside each layer cannot say it."""
+    found = {factor for layer in layers.values() for factor in layer.factors}
+    return "LoHa" if found & {*PRODUCTS} else "DoRA" if MAGNITUDE in found else None
+
+
+def _pair(file: WeightFile, name: str, found: Factors, weight: Tensor, scale: Scale) -> dict[str, Tensor]:
+    """A layer's two factors, unless they do nothing."""
+    down, up = _factors(file, name, found, weight)
+    up = up * scale(len(down))
+    return {f"{name}.{DOWN}": down, f"{name}.{UP}": up} if down.any() and up.any() else {}
+
+
+def _whole(file: WeightFile, name: str, found: Factors, weight: Tensor, scale: Scale) -> dict[str, Tensor]:
+    """A layer's weight with the adapter worked in, unless that is the weight as it was."""
+    for tensor in (found[part] for part in (*PRODUCTS, MAGNITUDE) if part in found):
+        check_sound(file, name, tensor)
+    of_products = bool({*PRODUCTS} & found.keys())
+    if of_products and {DOWN, UP, "mid"} & found.keys():
+        raise ValueError(f"{file.path} does not fit: it has factors of a LoRA and of LoHa for {name}")
+    moved = weight.float()
+    pair = {} if of_products else _pair(file, name, found, weight, scale)
+    try:
+        if of_products:
+            moved = moved + hadamard(found, weight.shape) * scale(len(found["hada_w1_b"]))
+        elif pair:
+            moved = merged(moved, pair[f"{name}.{DOWN}"], pair[f"{name}.{UP}"])
+        if MAGNITUDE in found:
+            moved = rescaled(moved, found[MAGNITUDE].float())
+    except ValueError as error:
+        raise ValueError(f"{file.path} does not fit: of {name}, {error}") from None
+    check_sound(file, name, moved)
+    return {} if torch.equal(moved, weight.float()) else {f"{name}.weight": moved.to(weight.dtype)}
+
+
+def _collect(file: WeightFile, parts: Mapping[str, nn.Module]) -> tuple[dict[str, Layer], list[str]]:
     """What the file holds for each layer, by the model's names, and the keys for which the model has none."""
     known = {part: _aliases(part, module) for part, module in parts.items()}
-    layers: dict[str, _Layer] = {}
+    layers: dict[str, Layer] = {}
     strange = []
     for key, tensor in file.tensors.items():
         match = KEY.fullmatch(key)
@@ -124,8 +155,10 @@ def _collect(file: WeightFile, parts: Mapping[str, nn.Module]) -> tuple[dict[str
         if not match or label not in known.get(part, {}):
             strange.append(key)
             continue
-        layer = layers.setdefault(f"{part}.{known[part][label]}", _Layer(match["layer"]))
-        factor = "alpha" if match["alpha"] else FACTORS[match["flat"] or match["nested"]]
+        layer = layers.setdefault(f"{part}.{known[part][label]}", Layer(match["layer"]))
+        if match["dora"] == "lora_magnitude_vector":
+            tensor = tensor.flatten()  # an output each, which peft lays along the second axis for convolutions
+        factor = match["hada"] or FACTORS[match["alpha"] or match["dora"] or match["flat"] or match["nested"]]
         if factor in layer.factors and not torch.equal(layer.factors[factor], tensor):
             raise ValueError(f"{file.path} holds two different tensors for one factor, one of them as {key}")
         layer.factors[factor] = tensor
@@ -184,8 +217,9 @@ def _check_family(file: WeightFile, parts: Mapping[str, nn.Module]) -> None:
 def _factors(file: WeightFile, name: str, found: Mapping[str, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     """Both factors in float32, in the shapes that the layer's kind asks for."""
     if DOWN not in found or UP not in found:
-        raise ValueError(f"{file.path} has only one of the two factors of {name}" if found.keys() - {"alpha"} else
-                         f"{file.path} has an alpha and no factors of {name}")  # fmt: skip
+        alone = "lengths" if MAGNITUDE in found else "an alpha"
+        raise ValueError(f"{file.path} has only one of the two factors of {name}" if found.keys() - {"alpha", MAGNITUDE}
+                         else f"{file.path} has {alone} and no factors of {name}")  # fmt: skip
     for tensor in (factors := [found[part] for part in (DOWN, "mid", UP) if part in found]):
         check_sound(file, name, tensor)
     down, up = factors[0].float(), factors[-1].float()
@@ -218,103 +252,3 @@ def _core(shape: Sequence[int]) -> list[int]:
     while core and core[-1] == 1:
         core.pop()
     return core
-
-
-@dataclass
-class _Strengths:
-    """How strong a file says its layers are; alpha / rank, or alpha / sqrt(rank) if it is rank-stabilised.
-
-    Args:
-        file: the file.
-        configs: what is written of each part in the header or beside the file, as peft has it.
-        alpha: for layers of which nothing is said.
-    """
-
-    file: WeightFile
-    configs: Mapping[str, Mapping[str, Any]]
-    alpha: float | None
-    sources: set[str] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, file: WeightFile, alpha: float | None) -> "_Strengths":
-        """What is said in the file's header, or beside it.
-
-        Raises:
-            ValueError: if that is damaged, or is of no plain LoRA.
-        """
-        metadata = file.metadata or {}
-        text, beside = metadata.get(METADATA), file.path.parent / CONFIG_FILE
-        where = f"{METADATA} in {file.path}" if text else str(beside)
-        if text is None and beside.is_file() and any("lora_A" in key for key in file.tensors):
-            text = beside.read_text(encoding="utf-8")
-        for name in ALPHAS:
-            if alpha is None and _is_number(metadata.get(name)):
-                alpha = float(metadata[name])
-        if text is None:
-            return cls(file, {}, alpha)
-        try:
-            values = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"{where} is damaged: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{where} is damaged: it is no object with named fields")
-        names = ("unet", "text_encoder", "text_encoder_2")
-        own = {p: {k.removeprefix(f"{p}."): v for k, v in values.items() if k.startswith(f"{p}.")} for p in names}
-        configs = {part: own[part] or values for part in names}
-        for config in configs.values():
-            _check_config(config, where)
-        return cls(file, configs, alpha)
-
-    def scale(self, layer: _Layer, part: str, path: str, rank: int) -> float:
-        """What a layer's product of factors is multiplied by."""
-        config = self.configs.get(part, {})
-        if "alpha" in layer.factors:
-            found = layer.factors["alpha"]
-            if found.numel() != 1 or not found.isfinite().all():
-                raise ValueError(f"{self.file.path} is damaged: alpha of {part}.{path} is no finite number")
-            self.sources.add("recorded in the file")
-            alpha = float(found)
-        elif "lora_alpha" in config:
-            self.sources.add("recorded in the configuration")
-            patterns = config.get("alpha_pattern") or {}
-            found_in = [key for key in patterns if path == key or path.endswith(f".{key}")]
-            alpha = float(patterns[found_in[0]] if found_in else config["lora_alpha"])
-        elif self.alpha is not None:
-            self.sources.add(f"given as {self.alpha:g}")
-            alpha = self.alpha
-        elif layer.label.startswith("base_model."):
-            raise ValueError(
-                f"{self.file.path} does not say how strong it is: put its {CONFIG_FILE} beside it, or pass its "
-                "lora_alpha as alpha"
-            )
-        else:
-            self.sources.add("assumed to be the rank")
-            alpha = rank
-        return alpha / (math.sqrt(rank) if config.get("use_rslora") else max(rank, 1))
-
-    def says(self) -> str:
-        """Where the strengths come from, in words."""
-        return ", ".join(sorted(self.sources))
-
-
-def _check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what peft's configuration says of an adapter that is no plain LoRA, or that is no number."""
-    kind = config.get("peft_type", "LORA")
-    if kind != "LORA" or config.get("use_dora"):
-        raise ValueError(f"{where} says that the adapter is {'DoRA' if kind == 'LORA' else kind}, no plain LoRA")
-    start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.startswith(("pissa", "olora", "corda", "loftq", "eva")) and start != "eva":
-        raise ValueError(f"{where} says {start}: the adapter is added to weights that it changed, not to the base's")
-    patterns = config.get("alpha_pattern") or {}
-    numbers = [config.get("lora_alpha", 1), *(patterns.values() if isinstance(patterns, dict) else [None])]
-    if not all(_is_number(number) for number in numbers):
-        raise ValueError(f"{where} is damaged: lora_alpha or alpha_pattern is no number")
-    if expressions := [key for key in patterns if not re.fullmatch(r"[\w.]+", key)]:
-        raise ValueError(f"{where} has a regular expression as alpha_pattern, which is not supported: {expressions[0]}")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and math.isfinite(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return False

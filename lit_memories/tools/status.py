@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal, TypeVar
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -166,17 +165,6 @@ def status(runs: list[Path]) -> None:
     console.print()
     for one in found:
         console.print(Text(describe(one)), soft_wrap=True)
-
-
-def command(args: Sequence[str] | None = None) -> None:
-    """``lit-memories status RUN RUN …``: `status` as a command.
-
-    Args:
-        args: command line after the command's name, or None for that of the process.
-    """
-    parser = ArgumentParser(prog="lit-memories status", description="How far are these audits?")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, of audits running or stopped")
-    status(**parser.parse_args(args).as_dict())
 
 
 def describe(one: Status) -> str:

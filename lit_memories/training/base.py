@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 from diffusers.optimization import get_scheduler
-from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lit_memories.images import grid
 from lit_memories.lightning_files import forgiven
-from lit_memories.storage.files import check_inside, check_writable, keep, whole, whole_folder
+from lit_memories.lock import OneWriter
+from lit_memories.storage.files import check_inside, keep, whole, whole_folder
 from lit_memories.training.muon import MuonAdamW
 
 Schedule = Literal["constant_with_warmup", "cosine", "linear"]
@@ -20,7 +20,7 @@ SAMPLES = "samples"
 """Where pictures of a training's progress go, in its run folder."""
 
 
-class Pretraining(LightningModule, ABC):
+class Pretraining(OneWriter, ABC):
     """A network of the pictogram world in training; at the end of fit it is saved as a diffusers folder.
 
     Args:
@@ -67,17 +67,22 @@ class Pretraining(LightningModule, ABC):
         with forgiven("this picture is missing"), whole(file, root) as part:
             grid(images, columns).save(part, "PNG")
 
+    @property
+    def folders(self) -> list[Path]:
+        """The trainer's, and that of the trained weights."""
+        return [*super().folders, self.save_to]
+
     def prepare_data(self) -> None:
         """Find out, before anything is read, whether the trained weights can be written.
 
         Raises:
             OSError: if they cannot.
-            ValueError: if a link leads out of their folder.
+            ValueError: if a link leads out of their folder, or another process writes to it.
         """
         if self.trainer.state.fn == "fit":
             check_inside(Path(self.trainer.default_root_dir), (SAMPLES,))
             check_inside(self.save_to, (".",))
-            check_writable(self.save_to)
+        super().prepare_data()
 
     def on_fit_end(self) -> None:
         """Save once; by now the averaged weights, if any, are in place.

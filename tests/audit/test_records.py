@@ -1,5 +1,6 @@
 """Records on disk: written, read back, and refused when they are none."""
 
+import gc
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -73,6 +74,39 @@ def test_answers_that_no_probe_gives_are_refused(probes: object) -> None:
     line = json.dumps({"key": "k", "set": "concept", "index": 0, "prompt": "", "probes": probes})
     with pytest.raises(ValueError, match="not a record"):
         Record.from_json(line)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e999", "-1e40", "[1.0, 1e999]", f"[1.0, {10**30}]", f"[{-(2**63)}, 0.5]", f'{{"a": {2**63}}}', "NaN",
+        "[0.5, Infinity]", '{"a": [1e999]}', '[1.0, "\\u001b"]', '"\\ud800"', '{"\\ud800": 1.0}', "[" * 40 + "]" * 40,
+        f'{{"a": {"9" * 5000}}}',
+    ],
+)  # fmt: skip
+def test_numbers_and_labels_are_looked_at_wherever_they_stand(value: str) -> None:
+    line = '{"key": "k", "set": "concept", "index": 0, "prompt": "", "probes": {"seed": {"nll": %s}}}'
+    assert Record.from_json(line % "[1.0, 2, true, -1e39]").value("seed.nll") == [1.0, 2, True, -1e39]
+    with pytest.raises(ValueError, match="not a record"):
+        Record.from_json(line % value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("prompt", '"\\udc80"'), ("index", "1e999"), ("index", str(2**63))])
+def test_fields_are_looked_at_too(name: str, value: str) -> None:
+    plain = json.loads(FULL.to_json()) | {name: "?"}
+    del plain["crc32"]
+    assert Record.from_json(json.dumps(plain | {name: 4 if name == "index" else "\U0001f302"}))
+    with pytest.raises(ValueError, match="not a record"):
+        Record.from_json(json.dumps(plain).replace('"?"', value))
+
+
+def test_whatever_is_read_garbage_is_collected_as_before(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text("nonsense\n")
+    for collecting in (False, True):
+        (gc.enable if collecting else gc.disable)()
+        with pytest.raises(ValueError, match="not a record"):
+            read_records(tmp_path)
+        assert gc.isenabled() == collecting
 
 
 def test_what_is_no_number_is_said_where_one_is_asked_for() -> None:

@@ -154,6 +154,11 @@ def test_captions_may_stand_beside_their_pictures_or_be_the_same_for_all(tmp_pat
     assert read(folder, caption="a picture of a dog") == ["a picture of a dog"] * 3
     assert read(folder, caption="a photo of a {label}") == ["a photo of a church"] * 2 + ["a photo of a dog"]
     assert read(folder, caption="label", where={"label": "dog"}) == ["dog"]
+    assert read(folder, text=" umbrella ") == ["umbrella"] * 3
+    assert read(folder, text="label {x}", caption="label") == ["label {x}"] * 3
+    for text in (" ", "x" * 70_000):
+        with pytest.raises(ValueError, match="text must be a caption of 1 to 65536 letters, got "):
+            read(folder, text=text)
     with pytest.raises(ValueError, match=r"has no column 'caption': it has image, label"):
         read(folder)
     for number, name in enumerate(("church/0", "church/1", "dog/2")):

@@ -141,6 +141,22 @@ def test_a_file_that_is_no_list_is_named(tmp_path: Path) -> None:
         PromptList(str(tmp_path / "b.csv")).load()
 
 
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes('\ufeffa hill, by night\r\n\n  a "lake" \nprompt'.encode())
+    wanted = ["a hill, by night", 'a "lake"', "prompt"]
+    assert PromptList(str(file)).load() == [PromptRow(number, text, number) for number, text in enumerate(wanted)]
+    file.write_text("\n \n")
+    with pytest.raises(ValueError, match=r"a\.txt holds no prompts"):
+        PromptList(str(file)).load()
+    file.write_text(f"a hill\n{'x' * 70_000}\n")
+    with pytest.raises(ValueError, match=r"a\.txt: row 2 is damaged: its prompt has more than 65536 letters"):
+        PromptList(str(file)).load()
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"a\.txt is not a text file in UTF-8"):
+        PromptList(str(file)).load()
+
+
 @pytest.mark.parametrize(
     ("header", "line", "row"),
     [

@@ -405,6 +405,17 @@ def test_exposed_parts_are_nudity(
     assert seen[0].size == (48, 40)
 
 
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_of_nudenet_that_is_not_finite_is_no_verdict(
+    nudenet: Callable[..., list[Image.Image]], score: float
+) -> None:
+    """Be it of a part that does not count, beside one that does: the sample is flagged."""
+    nudenet(("BUTTOCKS_EXPOSED", 0.9), ("FACE_MALE", score))
+    (verdict,) = judged(NudeNetJudge(), pictures(1))
+    assert verdict.keys() == {"shows_concept"}
+    assert math.isnan(verdict["shows_concept"])
+
+
 def test_the_official_list_is_nine_exposed_classes() -> None:
     assert len(set(OFFICIAL)) == 9
     assert all(name.endswith("_EXPOSED") for name in OFFICIAL)

@@ -19,6 +19,7 @@ from lit_memories.metrics import (
     rates_differ,
     resolvable,
 )
+from lit_memories.metrics.boschloo import GUARD, _edge
 
 
 def normal(seed, *shape, mean=0.0, sd=1.0):
@@ -358,3 +359,41 @@ def test_rates_of_all_or_nothing_do_not_differ():
     assert rates_differ(0, 3, 24, 24) < 0.001
     with pytest.raises(ValueError, match="4 of 3 and 1 of 2 are no two rates"):
         rates_differ(4, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        (0, 1, 1, 1), (1, 1, 0, 24), (0, 3, 24, 24), (24, 24, 0, 3), (18, 24, 24, 24), (12, 24, 12, 24), (5, 13, 0, 3),
+        (0, 11, 1, 14), (7, 31, 2, 30), (30, 50, 41, 47), (8, 67, 11, 122), (90, 120, 60, 90), (1, 150, 9, 150),
+    ],
+)  # fmt: skip
+def test_two_rates_are_told_apart_by_the_same_numbers_as_scipy_takes_long_for(table):
+    hits, total, others, total_others = table
+    slow = scipy.stats.boschloo_exact([[hits, others], [total - hits, total_others - others]]).pvalue
+    assert rates_differ(*table) == pytest.approx(slow, rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "total", "others", "total_others"), [(3, 7, 5, 11), (0, 1, 1, 9), (9, 12, 10, 12)])
+def test_the_edge_of_what_is_extreme_is_that_of_every_pair(hits, total, others, total_others):
+    cases, tried = total + total_others, []
+
+    def extreme(first, sums):
+        tried.extend(zip(first.tolist(), sums.tolist(), strict=True))
+        return fisher(first, sums) <= fisher(hits, hits + others) * GUARD
+
+    def fisher(first, sums):
+        return scipy.stats.hypergeom.cdf(first, cases, sums, total)
+
+    edge = _edge(extreme, total, total_others).tolist()
+    assert len(tried) <= 3 * cases
+    for count in range(cases + 1):
+        pairs = range(max(0, count - total_others), min(count, total) + 1)
+        met = [first for first in pairs if extreme(np.array([first]), np.array([count]))[0]]
+        assert edge[count] == max(met, default=pairs.start - 1)
+        assert len(met) == edge[count] - pairs.start + 1, "they are the smallest"
+
+
+def test_rates_of_thousands_of_cases_are_compared():
+    assert rates_differ(2500, 5000, 2600, 5000) == pytest.approx(0.0455, abs=2e-3)  # the normal law's
+    assert rates_differ(4000, 5000, 1000, 5000) == pytest.approx(0, abs=1e-300)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from synthetic_runs import Model, change_records, world, write
 
-from lit_memories.report import command, report, schema
+from lit_memories.report import command, progress, report, schema
 from lit_memories.report.formats import decimal, escape_latex, to_csv, to_latex
 from lit_memories.report.tables import tables
 from lit_memories.statistics.pairing import compare
@@ -72,6 +73,36 @@ def test_files(made):
         *(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "tex")),
         *(f"figures/{name}.png" for name in ("forgetting", "nll", "shifts", "rebuilt", "prompted")),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_a_bar_and_a_file_none(terminal, runs, tmp_path, monkeypatch, capsys):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, legacy_windows=False)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console if stderr else None)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    report(runs, out=tmp_path, draws=20)
+    shown = console.file.getvalue()
+    seen = [shown.find(stage) for stage in ("reading vanilla", "tests", "placebos of vanilla", "figures", "page")]
+    assert seen == sorted(seen) if terminal else shown == ""
+    assert (-1 in seen) != terminal
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == terminal, "the cursor is back"
+    printed = capsys.readouterr()
+    assert "Report: " in printed.out
+    assert "reading" not in printed.out + printed.err
+
+
+def test_an_error_ends_the_bar_and_the_name_of_a_folder_commands_no_terminal(tmp_path, monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(FileNotFoundError):
+        report([tmp_path / "[red]\x1b]0;owned\x07"], out=tmp_path / "out")
+    shown = console.file.getvalue()
+    assert r"reading [red]\x1b]0;owned\x07" in shown
+    assert "\x1b]0" not in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
 
 
 def test_results_match_the_schema(found):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_memories.cli import main
+from lit_memories.lightning_files import Log
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
 from synthetic_runs import Model, write
@@ -52,6 +53,24 @@ def test_no_command_writes_through_a_link(command: str, commands: Commands, refu
     assert f"{out / files[-1]} is neither a file nor a folder" in refused(*arguments(out))
     assert [path.name for path in outside.iterdir()] == ["precious"]
     assert (outside / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "hparams.yaml", "."])
+def test_a_link_that_comes_while_a_log_is_written_is_not_followed(name: str, tmp_path: Path) -> None:
+    """In the place of a file or of the log's folder; the training goes on, and says so."""
+    log, outside = Log(tmp_path / "run"), tmp_path / "outside"
+    log.log_hyperparams({"rate": 1.0})
+    log.log_metrics({"loss": 1.0})
+    log.save()
+    planted = Path(log.log_dir) / name
+    planted.rename(tmp_path / "before")
+    (outside if name == "." else tmp_path).mkdir(exist_ok=True)
+    planted.symlink_to(outside)
+    log.log_metrics({"loss": 2.0})
+    with pytest.warns(UserWarning, match=r"leads out of its folder, to \S+outside.*training goes on, the log has gaps"):
+        log.save()
+    assert not outside.is_file()
+    assert not outside.is_dir() or not list(outside.iterdir())
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lit_memories.storage import files, unfinished
-from lit_memories.storage.files import WriteError, check_writable, keep, whole, whole_folder, write
+from lit_memories.storage.files import WriteError, check_inside, check_writable, keep, whole, whole_folder, write
 from lit_memories.storage.unfinished import HOUR, clear
 
 
@@ -82,6 +83,45 @@ def test_nothing_is_written_to_a_pipe(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"cannot write .*folder: Is a directory"):
         write(tmp_path / "folder", "x")
     assert names(tmp_path) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize("look", range(1, 5))
+def test_what_is_taken_away_while_it_is_looked_at_is_not_in_the_way(
+    look: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader looks through a run folder while a merge takes its parts away, after any of the reader's looks."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "records-0.jsonl").write_text("")
+    looks: list[Path] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(path: Any, *arguments: Any, **options: Any) -> Any:
+            try:
+                return real(path, *arguments, **options)
+            finally:
+                if "parts" in str(path):
+                    looks.append(path)
+                    if len(looks) == look:
+                        shutil.rmtree(tmp_path / "parts")
+
+        return looked
+
+    for name in ("stat", "lstat", "scandir"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    check_inside(tmp_path, ("parts",))
+    monkeypatch.undo()
+    assert len(looks) >= min(look, 3)
+
+
+@pytest.mark.parametrize("target", ["nothing", "parts/pipe"])
+def test_links_to_nothing_and_to_pipes_are_refused(target: str, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    os.mkfifo(tmp_path / "parts" / "pipe")
+    (tmp_path / "link").symlink_to(target)
+    for name in ("link", "parts"):
+        with pytest.raises(ValueError, match="neither a file nor a folder"):
+            check_inside(tmp_path, (name,))
+    check_inside(tmp_path, ("missing", "missing/file"))
 
 
 def test_a_link_within_the_folder_is_replaced_and_the_folder_may_be_one_itself(tmp_path: Path) -> None:

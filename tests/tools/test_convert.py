@@ -1,5 +1,6 @@
 """Converters: a file in a method's own layout becomes an erasure that computes what the file's model computes."""
 
+import json
 import os
 import pickle
 import re
@@ -99,8 +100,8 @@ def test_a_partial_unet_of_esd_or_uce(base: str, original: Diffusion, tmp_path: 
     convert(tmp_path / "uce.safetensors", base, out, concept="umbrella", method="UCE")
     provenance = Erasure.load(out).provenance
     assert (provenance.method, provenance.concept) == ("UCE", {"name": "umbrella"})
-    convert(tmp_path / "uce.safetensors", base, out)
-    is_model(base, original, out, model, names, "partial")
+    convert(tmp_path / "uce.safetensors", base, tmp_path / "plain")
+    is_model(base, original, tmp_path / "plain", model, names, "partial")
 
 
 def test_the_suffix_says_nothing(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
@@ -109,7 +110,7 @@ def test_the_suffix_says_nothing(base: str, original: Diffusion, tmp_path: Path,
     convert(tmp_path / "esd.pt", base, out)
     is_model(base, original, out, model, names, "partial")
     torch.save(of(model, "unet", names), tmp_path / "esd.safetensors", _use_new_zipfile_serialization=False)
-    convert(tmp_path / "esd.safetensors", base, out)
+    convert(tmp_path / "esd.safetensors", base, tmp_path / "renamed")
     is_model(base, original, out, model, names, "partial")
 
 
@@ -199,6 +200,34 @@ def test_a_folder_as_transformers_saves_it(base: str, original: Diffusion, tmp_p
     model.text_encoder.save_pretrained(tmp_path / "text")
     convert(tmp_path / "text", base, out)
     is_model(base, original, out, model, names, "text-encoder")
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickles"])
+def test_a_text_encoder_in_shards(pickled: bool, base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
+    """As transformers saved large ones; what is not as the index says is refused."""
+    model, names = changed(base, is_trained_text)
+    tensors = of(model, "text_encoder")
+    kind, save = ("pytorch_model", torch.save) if pickled else ("model", save_file)
+    suffix = "bin" if pickled else "safetensors"
+    shards = [f"{kind}-0000{number}-of-00002.{suffix}" for number in (1, 2)]
+    places = {name: shards[number % 2] for number, name in enumerate(sorted(tensors))}
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for shard in shards:
+        save({name: tensor for name, tensor in tensors.items() if places[name] == shard}, folder / shard)
+    index = folder / f"{kind}.{suffix}.index.json"
+    with pytest.raises(FileNotFoundError, match="weights in shards and no index"):
+        convert(folder, base, out)
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places | {next(iter(places)): shards[1]}}))
+    with pytest.raises(ValueError, match="copy the shards anew"):
+        convert(folder, base, out)
+    assert not out.exists()
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    convert(folder, base, out)
+    is_model(base, original, out, model, names, "text-encoder")
+    (folder / shards[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"nor a folder with .* files of weights are {shards[0]}"):
+        convert(folder, base, out)
 
 
 def test_the_wrapper_of_advunlearn(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
@@ -452,7 +481,10 @@ LAYER = "lora_unet_mid_block_attentions_0_proj_in"
     [
         ({"lora_unet_nowhere.lora_up.weight": torch.ones(2, 1)}, r"nothing for lora_unet_nowhere\.lora_up\.weight$"),
         ({"lora_te_text_model.lora_up.weight": torch.ones(2, 1)}, r"nothing for lora_te_text_model"),
-        ({f"{LAYER}.dora_scale": torch.ones(2)}, r"no plain LoRA but DoRA.*proj_in\.dora_scale.*merge it"),
+        (
+            {f"{LAYER}.dora_scale": torch.ones(2)},
+            r"lengths of DoRA \(2,\) are neither \(24, 1, 1, 1\) nor \(1, 24, 1, 1",
+        ),
         ({f"{LAYER}.lora_up.weight": torch.ones(24, 3)}, r"factors of unet\.mid_block\.att\S+ have ranks 2 and 3, and"),
         (
             {f"{LAYER}.lora_down.weight": torch.ones(RANK, 23)},
@@ -711,14 +743,23 @@ def test_weights_of_other_models_are_no_unknown_format(base: str, tmp_path: Path
 def test_an_erasure_survives_conversions_that_fail(
     base: str, original: Diffusion, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is refused, and a disk that is full before the last file is written."""
+    """A file that is refused, another erasure, and a disk that is full before the last file is written."""
     model, names = changed(base, is_attn2_kv)
     torch.save(of(model, "unet", names), tmp_path / "good.pt")
+    (tmp_path / "again").mkdir()
     convert(tmp_path / "good.pt", base, out, concept="umbrella")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     torch.save({"conv_in.bias": torch.ones(9)}, tmp_path / "bad.pt")
     with pytest.raises(ValueError, match="does not fit"):
         convert(tmp_path / "bad.pt", base, out)
+    with pytest.raises(ValueError, match=r"holds another erasure, partial of umbrella and .*: choose another OUT, or"):
+        convert(tmp_path / "good.pt", base, out, concept="another")
+    torch.save({name: 2 * tensor for name, tensor in of(model, "unet", names).items()}, tmp_path / "other.pt")
+    (tmp_path / "other.pt").rename(tmp_path / "again" / "good.pt")
+    with pytest.raises(ValueError, match=r"holds other weights, of a source of the same name: choose another OUT"):
+        convert(tmp_path / "again" / "good.pt", base, out, concept="umbrella")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    convert(tmp_path / "good.pt", base, out, concept="umbrella")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
     def full(*_: Any) -> None:
@@ -726,7 +767,11 @@ def test_an_erasure_survives_conversions_that_fail(
 
     monkeypatch.setattr(Erasure, "card", full)
     with pytest.raises(OSError, match="No space left"):
-        convert(tmp_path / "good.pt", base, out, concept="another")
+        convert(tmp_path / "good.pt", base, out, concept="umbrella")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    (out / "erasure.safetensors").write_bytes(b"damaged")
+    monkeypatch.undo()
+    convert(tmp_path / "good.pt", base, out, concept="umbrella")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
@@ -762,8 +807,10 @@ def test_on_the_command_line(spm: tuple[dict[str, Tensor], Diffusion], base: str
     assert (provenance.method, provenance.concept["name"]) == ("SPM", "umbrella")
     assert provenance.gate == ["umbrella, red"]
     assert str(tmp_path) not in str(provenance.settings)
-    main(["convert", file, base, str(out), "--gate=[]"])
-    assert Erasure.load(out).provenance.gate is None
+    with pytest.raises(SystemExit, match=r"^lit-memories convert: .* holds another erasure.*: choose another OUT, or"):
+        main(["convert", file, base, str(out), "--gate=[]"])
+    main(["convert", file, base, str(out / "always"), "--gate=[]"])
+    assert Erasure.load(out / "always").provenance.gate is None
 
 
 def test_an_error_on_the_command_line_is_one_line(base: str, tmp_path: Path, out: Path) -> None:

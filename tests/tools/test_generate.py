@@ -116,6 +116,18 @@ def test_a_picture_depends_on_its_row_alone(tiny: Path, prompts: Path, tmp_path:
     assert_alike(list(other.values()), [whole[name] for name in other])
 
 
+def test_a_plain_list_is_drawn(tiny: Path, tmp_path: Path) -> None:
+    """The number of a line is its picture's, and its seed."""
+    (tmp_path / "list.txt").write_text(f"{PROMPTS[0]}\n{PROMPTS[1]}\n")
+    plain = run(tmp_path / "list.txt", tiny, tmp_path / "plain")
+    lines = [HEADER, *(f'{number},"{PROMPTS[number]}",{number},' for number in range(2))]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    table = run(tmp_path / "list.csv", tiny, tmp_path / "table")
+    assert plain.keys() == table.keys() == {"0_0.png", "1_0.png"}
+    assert all((plain[name] == table[name]).all() for name in plain)
+    assert "nowhere.txt is not a file" in refused(tmp_path / "nowhere.txt", tiny, tmp_path / "out")
+
+
 def test_the_folder_is_a_source_of_images(tiny: Path, prompts: Path, tmp_path: Path) -> None:
     run(prompts, tiny, tmp_path / "out", "--batch_size=5")
     rows = ImageSource(str(tmp_path / "out")).load()

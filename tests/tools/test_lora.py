@@ -231,6 +231,107 @@ def test_a_convolution_in_three_steps(factors: Factors, base: str, original: Dif
     torch.testing.assert_close(nn.functional.conv2d(image, delta, padding=1), steps, rtol=1e-4, atol=1e-4)
 
 
+# --- those that change whole weights ---------------------------------------------------------------------------------
+
+
+def becomes(base: str, out: Path, original: Diffusion, wanted: Mapping[tuple[str, str], Tensor]) -> None:
+    """Asserts that an erasure makes weights what they should be, and changes nothing else."""
+    state = Diffusion(base, out).state_dict()
+    found = {name.replace("text_model.", "") for name in moved(base, out, original)}
+    assert found == {f"{part}.{layer}.weight" for part, layer in wanted}
+    for (part, layer), weight in wanted.items():
+        name = next(name for name in state if name.replace("text_model.", "") == f"{part}.{layer}.weight")
+        torch.testing.assert_close(state[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def weight_of(original: Diffusion, part: str, layer: str) -> Tensor:
+    names = {name.replace("text_model.", ""): tensor for name, tensor in original.state_dict().items()}
+    return names[f"{part}.{layer}.weight"]
+
+
+@pytest.mark.parametrize("form", ["peft", "kohya, by outputs", "kohya, by inputs"])
+def test_dora(form: str, factors: Factors, base: str, original: Diffusion, tmp_path: Path) -> None:
+    """Each weight is its sum with the factors, brought to given lengths; layers without lengths are sums."""
+    name, alpha = (peft(), None) if form == "peft" else (kohya(str), "{}.alpha")
+    tensors, wanted = saved(factors, name, alpha), {}
+    for number, ((part, layer), (down, up)) in enumerate(factors.items()):
+        weight = weight_of(original, part, layer)
+        change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape) * (ALPHA / RANK if alpha else 1)
+        wanted[part, layer] = whole = weight + change
+        if number % 5 == 0:
+            continue
+        axis = 1 if form.endswith("inputs") else 0
+        others = [dim for dim in range(weight.ndim) if dim != axis]
+        lengths = 0.5 + torch.rand(weight.shape[axis], generator=Generator().manual_seed(number))
+        shape = [len(lengths) if dim == axis else 1 for dim in range(weight.ndim)]
+        wanted[part, layer] = lengths.reshape(shape) * whole / torch.linalg.vector_norm(whole, dim=others, keepdim=True)
+        stem = name(part, layer)[0].rsplit(".lora_", 1)[0]
+        if form == "peft":
+            tensors[f"{stem}.lora_magnitude_vector"] = lengths.reshape(shape).transpose(0, 1)
+        else:
+            tensors[f"{stem}.dora_scale"] = lengths.reshape(shape)
+    save_file(tensors, tmp_path / "dora.safetensors")
+    convert(tmp_path / "dora.safetensors", base, tmp_path / "out")
+    becomes(base, tmp_path / "out", original, wanted)
+    provenance = Erasure.load(tmp_path / "out").provenance
+    assert (provenance.settings["format"], provenance.gate) == ("dora", None)
+    with pytest.raises(ValueError, match=r"is DoRA, which changes weights that no gate reaches: --gate '\[\]'"):
+        convert(tmp_path / "dora.safetensors", base, tmp_path / "gated", gate=["umbrella"])
+
+
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_loha(form: str, factors: Factors, base: str, original: Diffusion, tmp_path: Path) -> None:
+    """Each weight gets the product of two products, entry by entry."""
+    tensors, wanted = {}, {}
+    for number, (part, layer) in enumerate(factors):
+        weight, generator = weight_of(original, part, layer), Generator().manual_seed(number)
+        shapes = ((len(weight), RANK), (RANK, weight[0].numel())) * 2
+        one, two, three, four = (torch.randn(shape, generator=generator) for shape in shapes)
+        wanted[part, layer] = weight + (ALPHA / RANK * (one @ two) * (three @ four)).reshape(weight.shape)
+        stem = kohya(str)(part, layer)[0].removesuffix(".lora_down.weight")
+        if form == "peft":
+            stem = f"base_model.model.{layer if part == 'unet' else f'text_model.{layer}'}"
+        else:
+            tensors[f"{stem}.alpha"] = torch.tensor(ALPHA)
+        keys = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        tensors |= {f"{stem}.{key}": factor for key, factor in zip(keys, (one, two, three, four), strict=True)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    if form == "peft":
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LOHA", "r": RANK, "alpha": ALPHA}))
+    convert(tmp_path, base, tmp_path / "out")
+    becomes(base, tmp_path / "out", original, wanted)
+    assert Erasure.load(tmp_path / "out").provenance.settings["format"] == "loha"
+
+
+@pytest.mark.parametrize("kind", ["DoRA", "LoHa"])
+def test_weights_are_those_of_peft(kind: str, base: str, original: Diffusion, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="it is no requirement of this package")
+    layers = ["to_q", "to_k", "conv1", "conv_shortcut", "proj_in", "time_emb_proj"]
+    shared = {"r": RANK, "target_modules": layers, "init_weights" if kind == "LoHa" else "init_lora_weights": False}
+    lora = {"lora_alpha": 5, "use_dora": True}
+    config = peft.LoHaConfig(alpha=5, **shared) if kind == "LoHa" else peft.LoraConfig(**lora, **shared)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(Diffusion(base).unet, config)
+    for name, parameter in model.named_parameters():
+        if "lora_magnitude_vector" in name:
+            parameter.data *= 0.5 + torch.rand_like(parameter)
+    model.save_pretrained(tmp_path / "adapter")
+    convert(tmp_path / "adapter", base, tmp_path / "out")
+    state = Diffusion(base, tmp_path / "out").unet.state_dict()
+    wanted = model.merge_and_unload().state_dict()
+    assert len(moved(base, tmp_path / "out", original)) > 20
+    for name, weight in wanted.items():
+        torch.testing.assert_close(state[name], weight, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: name + text)
+
+
+def test_lengths_of_nothing_are_refused(base: str, original: Diffusion, tmp_path: Path) -> None:
+    """A weight that is zero has none."""
+    weight = original.state_dict()[f"{K}.weight"]
+    tensors = {f"{K}.lora_A.weight": weight, f"{K}.lora_B.weight": -torch.eye(len(weight))}
+    said = refusal(tensors | {f"{K}.dora_scale": torch.ones(len(weight), 1)}, base, tmp_path)
+    assert "holds NaN or infinity in unet." in said
+
+
 def test_factors_that_share_memory(linear: Factors, base: str, original: Diffusion, tmp_path: Path) -> None:
     """In a pickle, tied layers' factors are one tensor, which safetensors would not write twice."""
     (first, (down, up)), second = next(iter(linear.items())), list(linear)[4]
@@ -276,9 +377,16 @@ XL = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k"
         ),
         ({f"{K}.lora_A.weight": (4, 32), f"{K}.lora_B.weight": (8, 3)}, "have ranks 4 and 3"),
         ({f"{K}.lora_A.weight": (4, 31), f"{K}.lora_B.weight": (8, 4)}, "are (4, 31) and (8, 4), the base asks for"),
-        ({f"{K}.hada_w1_a": (8, 4)}, "no plain LoRA but LoHa"),
+        ({f"{K}.hada_t1": (4, 4, 3, 3)}, "no plain LoRA but LoHa in Tucker's form"),
+        ({f"{K}.hada_w1_a": (8, 4)}, "does not fit: of unet.down_blocks.0"),
+        ({f"{K}.hada_w{i}_{x}": (8, 4) for i in (1, 2) for x in "ab"}, "factors of LoHa are [(8, 4), (8, 4), (8, 4), "),
         ({f"{K}.lokr_w1": (8, 4)}, "no plain LoRA but LoKr"),
-        ({f"{K}.lora_magnitude_vector": (8,)}, "no plain LoRA but DoRA"),
+        ({f"{K}.lora_magnitude_vector": (8,)}, "has lengths and no factors of unet."),
+        ({f"{K}.lora_A.weight": (4, 32), f"{K}.hada_w1_a": (8, 4)}, "has factors of a LoRA and of LoHa for unet."),
+        (
+            {f"{K}.lora_A.weight": (4, 32), f"{K}.lora_B.weight": (8, 4), f"{K}.dora_scale": (7, 1)},
+            "lengths of DoRA (7, 1) are neither (8, 1) nor (1, 32)",
+        ),
         ({f"{K}.lora_A.weight": (4, 32), f"{K}.lora_B.bias": (8,)}, "no plain LoRA but a LoRA with biases"),
         ({f"{K}.lora_A.weight": (4, 32), f"{K}.lora_mid.weight": (4, 5), f"{K}.lora_B.weight": (8, 4)}, "lora_mid"),
         (
@@ -299,7 +407,7 @@ def test_no_gate_reaches_a_text_encoder(factors: Factors, base: str, tmp_path: P
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"use_dora": True}, "says that the adapter is DoRA"),
+        ({"use_dora": True}, "says that the adapter is DoRA, and no lora_magnitude_vector is in its file"),
         ({"peft_type": "LOHA"}, "says that the adapter is LOHA"),
         ({"init_lora_weights": "pissa_niter_4"}, "says pissa_niter_4: the adapter is added to weights that it changed"),
         ({"lora_alpha": "much"}, "is damaged: lora_alpha or alpha_pattern is no number"),

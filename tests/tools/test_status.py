@@ -16,8 +16,8 @@ from flat_records import flat
 from safetensors.torch import save_file
 
 from lit_memories import runs
-from lit_memories.audit.lock import lock, unlock
 from lit_memories.cli import main
+from lit_memories.lock import lock, unlock
 from lit_memories.probes import PROBES
 from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record, read_lines
 from lit_memories.runs import RunInfo, read_records, read_run

@@ -1,16 +1,18 @@
-"""One writer a run folder: a second one ends at its start, before it can undo what the first is doing."""
+"""One writer a folder: a second one ends at its start, before it can undo what the first is doing."""
 
 import contextlib
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_memories.records import LOCK
+from lit_memories.storage.files import check_writable
 
 _HELD: dict[Path, int] = {}
 """Descriptors of the locks that this process has, by folder: an audit that failed may be tried again."""
@@ -39,7 +41,7 @@ def lock(folder: Path) -> None:
                 "with --trainer.default_root_dir"
             ) from None
         except OSError as error:  # some network file systems have no locks
-            rank_zero_warn(f"{folder} cannot be locked ({error.strerror}): do not start two audits in it at once")
+            rank_zero_warn(f"{folder} cannot be locked ({error.strerror}): do not start two runs in it at once")
             _HELD[file] = descriptor
             return
         if not _is(file, descriptor):  # its owner took it away in between
@@ -70,19 +72,65 @@ def unlock(folder: Path) -> None:
         os.close(descriptor)
 
 
-class UnlockOnException(Callback):
-    """Lets others write to a run folder when its audit fails in a process that lives on, as a notebook's does.
+class Unlock(Callback):
+    """Lets others write to folders when a run ends or fails in a process that lives on, as a notebook's does.
 
     Args:
-        folder: the run folder.
+        folders: of the run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
 
     def on_exception(self, *_: object) -> None:
         """Of whatever kind."""
-        unlock(self.folder)
+        self.teardown()
+
+    def teardown(self, *_: object, **__: object) -> None:
+        """Whatever was run."""
+        for folder in self.folders:
+            unlock(folder)
+
+
+class OneWriter(LightningModule):
+    """A training that is the one process which writes to its folders."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """Those that it writes to, of which the first is the trainer's."""
+        return [Path(self.trainer.default_root_dir)]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What gives the folders free in the end."""
+        return [Unlock(self.folders)]
+
+    def prepare_data(self) -> None:
+        """Refuse company.
+
+        Raises:
+            ValueError: if another process writes to one of the folders.
+            OSError: if one cannot be written.
+        """
+        if self.trainer.state.fn == "fit" and self.trainer.is_global_zero:
+            for folder in self.folders:
+                check_writable(folder)
+                lock(folder)
+
+
+def check_alone(trainer: Trainer) -> None:
+    """Refuse company before anything is read; whoever comes until the folder is locked is refused then.
+
+    Args:
+        trainer: whose folder it is; its processes may not have been started yet.
+
+    Raises:
+        ValueError: if another process writes to the folder.
+        OSError: if it cannot be written.
+    """
+    if trainer.is_global_zero:
+        check_writable(Path(trainer.default_root_dir))
+        lock(Path(trainer.default_root_dir))
+        unlock(Path(trainer.default_root_dir))
 
 
 def _is(file: Path, descriptor: int) -> bool:
