@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lit_memories.classifier import PictogramClassifier, PictogramJudge, load_classifier
 from lit_memories.concept import Concept
+from lit_memories.data.pictograms import FACTORS
 
 UMBRELLA = Concept("umbrella", "object", ["an umbrella"], factors={"object": "umbrella"})
 
@@ -42,6 +43,20 @@ def test_a_prompt_of_another_grammar_has_no_right_answer(tiny_classifier: Path) 
     (verdict,) = PictogramJudge(tiny_classifier)(torch.zeros(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
     assert verdict["correct"] is None
     assert verdict["shows_concept"] in (0.0, 1.0)
+
+
+def test_the_probability_is_that_of_all_factors_together(tiny_classifier: Path) -> None:
+    image, prompt = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["an umbrella"]
+    judge = PictogramJudge(tiny_classifier)
+    logits = judge.classifier(image)
+    red, solid = logits["color"][0].double().softmax(0)[0], logits["style"][0].double().softmax(0)[0]
+    both = Concept("red and solid", "color", ["x"], factors={"color": "red", "style": "solid"})
+    assert judge(image, prompt, both)[0]["probability"] == pytest.approx(float(red * solid), rel=1e-5)
+    total = sum(
+        judge(image, prompt, Concept("x", "style", ["x"], factors={"style": style}))[0]["probability"]
+        for style in FACTORS["style"]
+    )
+    assert total == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["heads.object.weight", "heads.style.bias", "features.0.0.weight"])

@@ -152,6 +152,14 @@ def test_so_many_pictures_of_a_concept_are_shown_and_all_of_everything_else() ->
     umbrellas = [caption for caption in everything if "umbrella" in caption]
     assert [caption for caption in few if "umbrella" in caption] == umbrellas[:3], "the first, so that few are in more"
     assert sum(caption.startswith("a red") for caption in fewer) == 2
+    limited = PictogramData(240, 30, exposures=[Exposure(umbrella, 3)], split="other", limit=100)
+    limited.setup("fit")
+    assert len(limited.train) == 100
+    assert sum("umbrella" in caption for caption in limited.train["caption"]) == 3
+    with pytest.raises(
+        ValueError, match=r"240 rows of the split 'other' leave [0-9]+ to show, not 239: raise train_size"
+    ):
+        PictogramData(240, 30, withhold=[umbrella], split="other", limit=239).setup("fit")
     with pytest.raises(ValueError, match=r"240 rows of the split 'other' hold [0-9]+ pictures of umbrella, not 100"):
         PictogramData(240, 30, exposures=[Exposure(umbrella, 100)], split="other").setup("fit")
 
@@ -319,8 +327,10 @@ def test_a_judge_compares_with_the_prompt(tiny_classifier: Path, monkeypatch: py
     prompts = [pictures[0].caption, pictures[0].caption, "something else"]
     concept = Concept("this", "object", prompts[:1], factors={"object": pictures[0].object})
     verdicts = judge(torch.rand(3, 3, 64, 64), prompts, concept)
+    del verdicts[0]["probability"]
     assert verdicts[0] == {"shows_concept": 1.0, "correct": dict.fromkeys(FACTORS, True)}
     expected = {factor: getattr(pictures[0], factor) == getattr(pictures[1], factor) for factor in FACTORS}
+    del verdicts[1]["probability"]
     assert verdicts[1] == {"shows_concept": float(pictures[0].object == pictures[1].object), "correct": expected}
     assert verdicts[2]["correct"] is None
 
