@@ -128,8 +128,9 @@ class Diffusion(nn.Module):
         self.scheduler_config = dict(pipeline.scheduler.config)
         self.schedule = noise_schedule(pipeline.scheduler.config)
         self.requires_grad_(False).eval()
-        if self.vae.config.latents_mean is not None:
-            raise ValueError(f"the VAE of {name} shifts its latents (latents_mean), which is not supported")
+        for shift in ("latents_mean", "shift_factor"):
+            if self.vae.config.get(shift):
+                raise ValueError(f"the VAE of {name} shifts its latents ({shift}), which is not supported")
         if self.vae.config.force_upcast and self.vae.dtype == torch.float16:
             self.vae.float()  # SDXL's overflows in half precision
         for component, module in self.named_children():

@@ -14,6 +14,8 @@ from lit_memories.storage.weights import check_stored
 
 KINDS = ("safetensors", "bin")
 """How weights may be stored, best first; in the second way they are pickles, of which only tensors are ever made."""
+BUFFERS = (".position_ids",)
+"""Ends of names that older releases of transformers stored, and no release needs."""
 
 
 def choose_weights(
@@ -44,7 +46,12 @@ def choose_weights(
 
 
 def load_model(
-    loader: Any, folder: Path, variant: str | None = None, kinds: Sequence[str] = KINDS, **options: Any
+    loader: Any,
+    folder: Path,
+    variant: str | None = None,
+    kinds: Sequence[str] = KINDS,
+    exact: bool = False,
+    **options: Any,
 ) -> Any:
     """A model with all its weights from files, in memory that those account for.
 
@@ -53,6 +60,8 @@ def load_model(
         folder: that holds its configuration and weights.
         variant: of the weights.
         kinds: of files that may be taken, best first.
+        exact: whether to refuse weights that the model has no place for, too: a configuration of fewer layers than the
+            files hold makes another model of them, without a word.
         **options: for the loader.
 
     Raises:
@@ -80,6 +89,12 @@ def load_model(
     wrong = sorted(info["missing_keys"]) or [str(key) for key in info["mismatched_keys"]]
     if wrong:  # the libraries would draw them at random, with a warning
         raise ValueError(f"{files[0]} does not fill the model: {wrong[0]} is missing or of another size")
+    unused = sorted(name for name in info["unexpected_keys"] if not name.endswith(BUFFERS))
+    if exact and unused:
+        config = folder / "config.json"
+        raise ValueError(
+            f"{files[0]} holds {unused[0]}, for which the model of {config} has no place: one of both is wrong"
+        )
     return model
 
 

@@ -191,7 +191,7 @@ def _check_part(folder: Path, name: str, index: dict[str, Any]) -> type[Any]:
 
 
 def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": False}
+    options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": False, "exact": True}
     return {name: load_model(loader, folder, variant, **options) for name, (loader, folder) in parts.items()}
 
 

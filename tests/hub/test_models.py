@@ -336,6 +336,27 @@ def test_weights_that_would_be_left_at_random_are_an_error(part: str, model: Pat
 
 
 @pytest.mark.parametrize("part", PARTS)
+def test_weights_that_the_model_has_no_place_for_are_an_error(part: str, model: Path) -> None:
+    """Else a configuration of fewer layers would make another model of the same files, without a word."""
+    rewrite(model / part / f"{PARTS[part]}.safetensors", lambda tensors: tensors | {"another.weight": torch.zeros(1)})
+    text = refusal(model, ValueError, "has no place")
+    assert "holds another.weight" in text
+    assert str(model / part / "config.json") in text
+
+
+def test_a_text_encoder_is_not_cut_off_by_its_configuration(model: Path) -> None:
+    config = json.loads((file := model / "text_encoder" / "config.json").read_text())
+    file.write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
+    refusal(model, ValueError, "for which the model of .*config.json has no place")
+
+
+def test_a_vae_that_shifts_its_latents_is_an_error(model: Path) -> None:
+    config = json.loads((file := model / "vae" / "config.json").read_text())
+    file.write_text(json.dumps(config | {"shift_factor": 0.1}))
+    refusal(model, ValueError, "shifts its latents .shift_factor., which is not supported")
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_weights_of_another_size_are_an_error(part: str, model: Path) -> None:
     def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = next(name for name in sorted(tensors) if tensors[name].ndim > 1)
