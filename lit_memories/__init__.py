@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Concept", "Diffusion", "Erasure", "Record", "Run", "read_run"]
 
-_HOME = {"Concept": "concept", "Diffusion": "diffusion", "Erasure": "erasure"}
+_HOME = {
+    "Concept": "concept",
+    "Diffusion": "diffusion",
+    "Erasure": "erasure",
+    "Record": "records",
+    "Run": "runs",
+    "read_run": "runs",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: the report, for one, needs no diffusers."""
-    if name in __all__:
-        return getattr(import_module(f"lit_memories.{_HOME.get(name, 'records')}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"lit_memories.{_HOME[name]}"), name)
     raise AttributeError(f"module 'lit_memories' has no attribute {name!r}")

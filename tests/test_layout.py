@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import lit_memories
+
 PACKAGE = Path(__file__).parent.parent / "lit_memories"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD = set(sys.stdlib_module_names)
@@ -66,6 +68,11 @@ def imports(file: Path, runtime: bool = True) -> Iterator[str]:
 
 def level(name: str) -> int:
     return next(number for number, parts in enumerate(LEVELS) if name in parts)
+
+
+@pytest.mark.parametrize("name", lit_memories.__all__)
+def test_what_the_package_promises_is_there(name: str) -> None:
+    assert getattr(lit_memories, name).__name__ == name
 
 
 def test_every_part_has_its_level() -> None:

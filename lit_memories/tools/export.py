@@ -10,6 +10,13 @@ from lit_memories.storage.files import check_inside, check_writable, whole_folde
 from lit_memories.storage.hub import redact
 from lit_memories.tools.portable import make_portable
 
+HEAD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [concept-erasure, text-to-image, lit-memories]
+---"""
+"""How the card of an export begins."""
+
 
 def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
     """Write a base model with an erasure applied as a full pipeline that plain diffusers loads, with a card.
@@ -25,12 +32,13 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
 
     Raises:
         OSError: if `out` cannot be written.
-        ValueError: if a link leads out of it.
+        ValueError: if a link leads out of it, or it holds anything but an earlier export of the same.
     """
     check_inside(out, (".",))
+    applied = Erasure.load(erasure)
+    _check_free(out, _title(applied.provenance))
     check_writable(out)
     model = Diffusion(base, revision=revision)
-    applied = Erasure.load(erasure)
     applied.apply(model, gated=False)
     pipeline = model.pipeline()
     with whole_folder(out) as part:
@@ -39,16 +47,26 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
         write(part / CARD_FILE, _card(applied.provenance, type(pipeline).__name__))
 
 
+def _check_free(out: Path, title: str) -> None:
+    """Refuse a folder that holds anything but an export of this title: a base model, say, or the user's own files."""
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    card = out / CARD_FILE
+    own = card.is_file() and (text := card.read_text(encoding="utf-8", errors="replace")).startswith(HEAD)
+    if held and not (own and f"\n{title}\n" in text):
+        what = "an export of another erasure" if own else f"{held[0]}, and is no export"
+        raise ValueError(f"{out} holds {what}: choose another OUT, or remove it")
+
+
+def _title(origin: Provenance) -> str:
+    return redact(f"# {origin.method}: {origin.concept['name']} erased from {origin.base}")
+
+
 def _card(origin: Provenance, kind: str) -> str:
     """A model card: what it is, and what wrote it."""
     wrote = "\n".join(f"| {package} | {version} |" for package, version in versions().items())
-    return redact(f"""---
-library_name: diffusers
-pipeline_tag: text-to-image
-tags: [concept-erasure, text-to-image, lit-memories]
----
+    return redact(f"""{HEAD}
 
-# {origin.method}: {origin.concept["name"]} erased from {origin.base}
+{_title(origin)}
 
 A whole pipeline, with the erasure worked into its weights. It opens with diffusers beside transformers 4 or 5:
 

@@ -336,6 +336,14 @@ def test_records_of_another_audit_are_not_mixed_in(
     assert results(undisturbed) == before
 
 
+def test_an_erasures_folder_is_no_place_for_an_audit(arguments: Arguments, tmp_path: Path) -> None:
+    """It would end at the card and the cost of the training, after all of its work."""
+    (tmp_path / "erasure.json").write_text("{}")
+    message = refused(arguments(tmp_path))
+    assert "holds an erasure: choose another folder with --trainer.default_root_dir" in message
+    assert not {"run.json", "records.jsonl", "README.md", "cost.json"} & {file.name for file in tmp_path.iterdir()}
+
+
 def test_records_of_other_images_are_not_mixed_in(undisturbed: Path, arguments: Arguments, images: Path) -> None:
     message = refused(arguments(undisturbed, f"--data.reference_images.path={images / 'concept'}"))
     assert "reference" in message

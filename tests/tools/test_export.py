@@ -63,6 +63,22 @@ def test_a_tokenizer_can_be_made_of_its_words_and_merges(exported: Path, tiny: P
     assert (exported / "tokenizer" / "merges.txt").read_text(encoding="utf-8").startswith("#version")
 
 
+def test_nothing_but_an_export_of_the_same_is_replaced(exported: Path, tiny: Path, tmp_path: Path) -> None:
+    """A base model least of all: every erasure of it would be lost with it."""
+    erasure = exported.parent / "erasure"
+    export(str(tiny), erasure, shutil.copytree(exported, tmp_path / "again"))
+    base = shutil.copytree(tiny, tmp_path / "base")
+    before = {file: file.read_bytes() for file in base.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match="and is no export: choose another OUT, or remove it"):
+        export(str(base), erasure, base)
+    assert before == {file: file.read_bytes() for file in base.rglob("*") if file.is_file()}
+    other = shutil.copytree(exported, tmp_path / "other")
+    card = (other / "README.md").read_text(encoding="utf-8")
+    (other / "README.md").write_text(card.replace("umbrella erased", "castle erased"), encoding="utf-8")
+    with pytest.raises(ValueError, match="holds an export of another erasure"):
+        export(str(tiny), erasure, other)
+
+
 def test_nothing_tells_of_the_machine(exported: Path, tiny: Path) -> None:
     for file in exported.rglob("*.*"):
         if file.suffix in {".json", ".md", ".txt"}:
