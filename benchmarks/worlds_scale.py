@@ -21,9 +21,9 @@ from jsonargparse import auto_cli
 from worlds_models import CONCEPTS, HELD_BACK
 from worlds_page import draw, page
 
-from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.dose import Curve, dose_response, equivalent
-from lit_memories.metrics.intervals import mean_interval, ratio_interval
+from lit_memories.metrics.intervals import ratio_interval
 from lit_memories.statistics.exposure import ANY, SHIPPED
 
 NUMBERS = {
@@ -49,6 +49,7 @@ class Guess:
         dose: true number of pictures.
         found: by the number.
         own: whether the curve is the concept's own, or that of other objects.
+        most: pictures at the curve's end.
     """
 
     path: str
@@ -57,6 +58,7 @@ class Guess:
     dose: int
     found: Estimate
     own: bool
+    most: float
 
     @property
     def doublings(self) -> float:
@@ -67,6 +69,16 @@ class Guess:
     def covered(self) -> bool:
         """Whether the interval holds the truth."""
         return self.found.low <= self.dose <= self.found.high
+
+    @property
+    def score(self) -> float:
+        """The interval score (Gneiting and Raftery 2007, eq. 43), in doublings: its width, and what it misses by.
+
+        It is least for the narrowest interval that holds the truth as often as it says, so that neither a good guess
+        with an interval that is too narrow nor an interval that says nothing can win.
+        """
+        low, high, true = (math.log2(1 + min(x, self.most)) for x in (self.found.low, self.found.high, self.dose))
+        return high - low + 2 / 0.05 * (max(0.0, low - true) + max(0.0, true - high))
 
 
 def main(
@@ -117,7 +129,8 @@ def _readings(models: Sequence[dict[str, Any]]) -> Readings:
 def _reading(model: dict[str, Any], ladder: Sequence[dict[str, Any]], concept: str, path: str) -> Estimate:
     """0 as the model that saw all, 1 as the one that saw none; of rates the share of samples without the concept."""
     if path.startswith("samples"):
-        return mean_interval(1 - (_values(model, concept, "prompted", path) > 0.5).double())
+        lacking = _values(model, concept, "prompted", path) <= 0.5
+        return wilson_interval(int(lacking.sum()), len(lacking))
     vanilla, control = ladder[-1], ladder[0]
     tables = []
     for side in ("concept", "reference"):
@@ -176,16 +189,15 @@ def _hold_out(readings: Readings, seeds: Sequence[int]) -> list[Guess]:
         for dose, read in rungs[1:-1]:
             error = (read.high - read.low) / 2 / 1.96
             for own, curve in curves.items():
-                found.append(Guess(path, concept, seed, dose, equivalent(curve, read.value, error), own))
+                dosed = equivalent(curve, read.value, error)
+                found.append(Guess(path, concept, seed, dose, dosed, own, float(curve.doses[-1])))
     return found
 
 
 def _best(guesses: Sequence[Guess]) -> str:
-    """The number with the least median error on the concepts that choices may be made on."""
-    errors = {
-        path: [abs(g.doublings) for g in guesses if g.path == path and g.concept not in HELD_BACK] for path in NUMBERS
-    }
-    return min(NUMBERS, key=lambda path: statistics.median(errors[path]) if errors[path] else math.inf)
+    """The number with the least mean interval score on the concepts that choices may be made on."""
+    scores = {path: [g.score for g in guesses if g.path == path and g.concept not in HELD_BACK] for path in NUMBERS}
+    return min(NUMBERS, key=lambda path: statistics.fmean(scores[path]))
 
 
 def _scale(curves: dict[str, dict[str, Curve]], best: str, models: Sequence[dict[str, Any]]) -> str:

@@ -313,13 +313,18 @@ class Eraser(OneWriter, ABC):
         """Save the artefact.
 
         Raises:
-            ValueError: if training left NaN or infinity behind.
+            ValueError: if training left NaN or infinity behind, or changed nothing.
             OSError: if it cannot be written to its folder; says where it is instead.
         """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             erasure = self.erasure()
             if bad := [name for name, tensor in erasure.tensors.items() if not tensor.isfinite().all()]:
                 raise ValueError(f"training diverged: {bad[0]} holds NaN or infinity; lower the learning rate")
+            if all(torch.equal(self._originals[name].cpu(), now.detach().cpu()) for name, now in self.selected.items()):
+                raise ValueError(
+                    "training changed nothing, so there is no erasure to save: look at lr, steps, --trainer.max_epochs "
+                    "and --trainer.limit_train_batches"
+                )
             keep(Path(self.trainer.default_root_dir), erasure.save)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

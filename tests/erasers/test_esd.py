@@ -288,6 +288,15 @@ def test_divergence_is_named(diffusion: Diffusion, tmp_path: Path) -> None:
     assert not (tmp_path / "erasure.safetensors").exists()
 
 
+@pytest.mark.parametrize(("rate", "options"), [(0.0, {}), (1e-3, {"limit_train_batches": 0})])
+def test_a_training_that_changed_nothing_leaves_nothing(
+    rate: float, options: dict[str, Any], diffusion: Diffusion, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="training changed nothing"):
+        trainer(tmp_path, 1, **options).fit(esd(diffusion, lr=rate))
+    assert not (tmp_path / "erasure.safetensors").exists()
+
+
 @pytest.mark.parametrize(("options", "named"), [({"eta": -1.0}, "eta"), ({"batch_size": 0}, "batch_size")])
 def test_impossible_options_are_refused(options: dict[str, Any], named: str, diffusion: Diffusion) -> None:
     with pytest.raises(ValueError, match=named):

@@ -292,7 +292,10 @@ def test_the_fingerprint_of_what_computes_knows_the_adapter(saved: Path, tiny: P
 
 
 def test_an_adapter_that_was_not_trained_changes_nothing_and_is_refused(diffusion: Diffusion, tmp_path: Path) -> None:
-    fit(made(diffusion, lr=0.0), tmp_path, 1)
+    method = made(diffusion, lr=0.0)
+    with pytest.raises(ValueError, match="training changed nothing"):
+        fit(method, tmp_path, 1)
+    method.erasure().save(tmp_path)
     for gated in (True, False):
         with pytest.raises(ValueError, match="changes nothing"):
             Diffusion.from_pretrained(diffusion.base, erasure=tmp_path, gated=gated)
