@@ -144,8 +144,8 @@ def _hold_out(guesses: Sequence[Any], best: str) -> str:
             ),
             "The interval score (Gneiting and Raftery 2007) is the width of an interval in factors of 2, and forty"
             " times what it misses the truth by. Best by it on the concepts that choices may be made on, and so what"
-            f" reports name first: **{HOW[best]}**. (Until the first training seed was seen the criterion was the median"
-            " error, which a flat curve can have small by chance: every dose on it is taken for its middle.)\n",
+            f" reports name first: **{HOW[best]}**. (Until the first training seed was seen the criterion was the"
+            " median error, which a flat curve can have small by chance: every dose on it is taken for its middle.)\n",
             "Median error by concept, on its own curve where there is one, else on that of other objects:\n",
             _grid(["concept", *HOW.values()], by_concept),
         ]
