@@ -364,7 +364,7 @@ def test_bad_values_are_named(
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (["export", "nowhere", "nothing", "out"], "nowhere"),
+        (["export", "nowhere", "nothing", "out"], "'nothing' is neither a folder nor in the cache"),
         (["report", "nowhere"], "nowhere"),
         (["status", "nowhere"], "nowhere is not an audit run"),
         (["quickstart", "--concept=unicorn"], "unicorn"),

@@ -321,10 +321,7 @@ class Eraser(OneWriter, ABC):
             if bad := [name for name, tensor in erasure.tensors.items() if not tensor.isfinite().all()]:
                 raise ValueError(f"training diverged: {bad[0]} holds NaN or infinity; lower the learning rate")
             if all(torch.equal(self._originals[name].cpu(), now.detach().cpu()) for name, now in self.selected.items()):
-                raise ValueError(
-                    "training changed nothing, so there is no erasure to save: look at lr, steps, --trainer.max_epochs "
-                    "and --trainer.limit_train_batches"
-                )
+                raise ValueError("training changed nothing, so nothing is saved: look at lr, steps and trainer limits")
             keep(Path(self.trainer.default_root_dir), erasure.save)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -206,10 +206,9 @@ def test_the_probe_of_an_untouched_model_is_still(diffusion: Diffusion, tmp_path
     """The control of the one above: without a learning rate nothing falls."""
     watch = Watch()
     run = trainer(tmp_path, 2, watch, limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None)
-    run.fit(esd(diffusion, lr=0.0))
+    with pytest.raises(ValueError, match="training changed nothing"):
+        run.fit(esd(diffusion, lr=0.0))
     assert watch.seen[-1]["val/erase_ratio"] == 1
-    with pytest.raises(ValueError, match="changes nothing"):
-        Diffusion.from_pretrained(diffusion.base, erasure=tmp_path)
 
 
 def artefact(folder: Path) -> dict[str, bytes]:
