@@ -27,7 +27,7 @@ from worlds_truth import denoising_error
 
 from lit_memories.recipes import run
 from lit_memories.runs import Run, read_run
-from lit_memories.statistics.exposure import world_of
+from lit_memories.statistics.exposure import settings_mark, world_of
 
 ASKED = {
     "concept": ("denoising.surprise", "denoising.surprise_empty", "seed.nll", "seed.psnr"),
@@ -84,7 +84,7 @@ def _measured(world: World, model: Path, audits: Path, images: int, inverted: in
         _audit(concept, model, place, images, inverted, prompted)
         found = read_run(place)
         line["world"] = world_of(found.info)
-        line["marks"] = {probe: found.info.mark(probe) for probe in sorted(found.info.probes)}
+        line["marks"] = {probe: settings_mark(found.info, probe) for probe in sorted(found.info.probes)}
         numbers = {name: _numbers(found, name) for name in ASKED}
         line["concepts"][concept] = numbers | {"denoising_error": denoising_error(model, concept)}
         shutil.rmtree(place)

@@ -107,7 +107,7 @@ class PictogramJudge(Judge):
 
     def identity(self, concept: Concept) -> str:
         """The weights, and which factors are the concept."""
-        return f"PictogramJudge {fingerprint(self)} factors={concept.factors} probability"
+        return f"PictogramJudge {fingerprint(self)} factors={concept.factors}"
 
 
 def _compare(seen: Mapping[str, list[str]], prompt: str) -> dict[str, bool] | None:

@@ -5,6 +5,7 @@ docs/exposure.md), and kept as a small file. It holds for audits with the same s
 the same autoencoder, tokenizer and architecture. Everywhere else there is none, which is said rather than guessed.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.dose import Curve, dose_response, equivalent
 from lit_memories.runs import RunInfo
+from lit_memories.settings import short_hash
 from lit_memories.statistics.quantities import NumberStatistics, RunStatistics, Summary
 from lit_memories.storage.plain import parse
 
@@ -99,13 +101,19 @@ def world_of(info: RunInfo) -> dict[str, str]:
     return {str(name): str(value) for name, value in sorted(found.items())}
 
 
+def settings_mark(info: RunInfo, probe: str) -> str:
+    """A hash of a probe's settings but for the judge's, which name the concept; the same for every concept."""
+    settings = info.probes[probe]["settings"]
+    return short_hash(json.dumps({name: value for name, value in settings.items() if name != "judge"}, sort_keys=True))
+
+
 def misfit(scale: Scale, info: RunInfo) -> str | None:
     """Why a scale does not hold for the audit of a vanilla model; None if it does."""
     own, others = world_of(info), scale.world
     if different := sorted(name for name in own.keys() | others.keys() if own.get(name) != others.get(name)):
         return f"the scale of {scale.name} was measured on models with another {' and '.join(different)}"
     asked = {path.partition(".")[0] for path in scale.curves} & info.probes.keys()
-    if different := sorted(name for name in asked if info.mark(name) != scale.marks[name]):
+    if different := sorted(name for name in asked if settings_mark(info, name) != scale.marks[name]):
         return f"the scale of {scale.name} was measured with other settings of {' and '.join(different)}"
     if not asked:
         return f"the scale of {scale.name} has none of the numbers that were measured"

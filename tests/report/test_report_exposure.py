@@ -15,7 +15,7 @@ from lit_memories.report import report
 from lit_memories.report.exposure import exposure_figure, pictures
 from lit_memories.report.verdict import judge
 from lit_memories.runs import RunInfo
-from lit_memories.statistics.exposure import SHIPPED, Scale, expose, misfit, read_scale, world_of
+from lit_memories.statistics.exposure import SHIPPED, Scale, expose, misfit, read_scale, settings_mark, world_of
 from lit_memories.statistics.pairing import compare
 from lit_memories.statistics.summary import summarise
 
@@ -45,7 +45,7 @@ def scale_of(runs: list[Path], **changes: Any) -> Scale:
     curves = {
         path: {"*": curve} for path in ("denoising.surprise", "denoising.surprise_empty", "samples.shows_concept")
     }
-    marks = {probe: info.mark(probe) for probe in ("denoising", "samples")}
+    marks = {probe: settings_mark(info, probe) for probe in ("denoising", "samples")}
     return replace(Scale("a made-up world", "by hand", world_of(info), marks, "denoising.surprise", curves), **changes)
 
 
