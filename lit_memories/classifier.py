@@ -96,13 +96,15 @@ class PictogramJudge(Judge):
             ``shows_concept`` (0 or 1; NaN if the classifier's logits are not finite), ``probability`` (of all the
             concept's factors together, which the classifier sees independently) and ``correct``, a verdict a factor.
         """
-        logits = self.classifier(image)
-        if not bool(torch.cat([found.flatten() for found in logits.values()]).isfinite().all()):
+        found = self.classifier(image)
+        on_host = torch.cat(list(found.values()), 1).cpu()  # all that is read of a picture leaves its device at once
+        logits = dict(zip(found, on_host.split([values.shape[1] for values in found.values()], 1), strict=True))
+        if not bool(on_host.isfinite().all()):
             return {"shows_concept": math.nan}  # the largest of such is the first, whatever the picture
         seen = likeliest(logits)
         shown = all(seen[factor][0] == value for factor, value in concept.factors.items())
         wanted = [(logits[factor][0], FACTORS[factor].index(value)) for factor, value in concept.factors.items()]
-        probability = math.prod(float(found.softmax(0)[label]) for found, label in wanted)
+        probability = math.prod(float(values.softmax(0)[label]) for values, label in wanted)
         return {"shows_concept": float(shown), "probability": probability, "correct": _compare(seen, prompt)}
 
     def identity(self, concept: Concept) -> str:
