@@ -1,0 +1,56 @@
+"""Model cards: those that this program wrote are known by their front matter, and what others wrote is kept."""
+
+import re
+import warnings
+import zlib
+from pathlib import Path
+
+CARD_FILE = "README.md"
+MARK = re.compile(r'^lit_memories_card: "([0-9a-f]{8})"\n', re.MULTILINE)
+"""The line of a card's front matter that says what the rest of it was when it was written."""
+ERASURE = re.compile(r'^erasure: "([0-9a-f]+)"$', re.MULTILINE)
+"""The line of a card's front matter that says which erasure is in the folder."""
+
+
+def marked(card: str) -> str:
+    """A card that `own` knows for this program's.
+
+    Args:
+        card: that begins with front matter, three dashes above and below.
+    """
+    head = "---\n"
+    return f'{head}lit_memories_card: "{_sum(card)}"\n{card.removeprefix(head)}'
+
+
+def own(card: str) -> bool:
+    """Whether this program wrote a card, and nobody has changed it since."""
+    found = MARK.search(card)
+    return found is not None and _sum(card[: found.start()] + card[found.end() :]) == found[1]
+
+
+def erasure_of(folder: Path) -> str | None:
+    """The erasure that a folder's card says is in it; None if it says nothing, or is not this program's."""
+    text = _read(folder / CARD_FILE)
+    found = ERASURE.search(text) if own(text) else None
+    return found[1] if found else None
+
+
+def kept(folder: Path) -> bool:
+    """Whether a folder has a card that somebody else wrote, or changed, which a new one must not replace; warns of it.
+
+    Args:
+        folder: that a card would be written to; it need not exist.
+    """
+    file = folder / CARD_FILE
+    if not file.is_file() or own(_read(file)):
+        return False
+    warnings.warn(f"{file} is somebody else's: it is kept as it is, and says nothing of what is made now", stacklevel=3)
+    return True
+
+
+def _sum(card: str) -> str:
+    return f"{zlib.crc32(card.encode()):08x}"
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
