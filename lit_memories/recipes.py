@@ -18,6 +18,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lit_memories.audit.place import check_place
 from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
 from lit_memories.lock import check_alone
@@ -80,14 +81,17 @@ class RecipeCLI(LightningCLI):
         check_kind(command, str(asked.model.class_path), data=asked.get("data") is not None)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse, before anything is loaded, a logger whose package is missing, and hardware that is not there.
+        """Refuse, before anything is loaded, what cannot be: a logger without its package, hardware that is not there.
 
         Raises:
-            ValueError: naming the extra that brings it, another precision or accelerator.
+            ValueError: naming the extra that brings it, another precision or accelerator, or what is in an audit's
+                folder and not an audit's.
         """
         gc.enable()
-        quiet_libraries()
         trainer = self.config[self.subcommand].trainer
+        if self.subcommand == "predict":
+            check_place(Path(trainer.default_root_dir or "."))
+        quiet_libraries()
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not {**there, "gpu": any(there.values())}.get(trainer.accelerator, True):
             raise ValueError(f"no GPU is there for --trainer.accelerator {trainer.accelerator}: choose cpu or auto")

@@ -35,16 +35,18 @@ def erasure_of(folder: Path) -> str | None:
     return found[1] if found else None
 
 
-def kept(folder: Path) -> bool:
-    """Whether a folder has a card that somebody else wrote, or changed, which a new one must not replace; warns of it.
+def kept(file: Path, called: str | None = None) -> bool:
+    """Whether a card is somebody else's, or was changed, so that a new one must not replace it; warns of it.
 
     Args:
-        folder: that a card would be written to; it need not exist.
+        file: that a card would be written to; it need not be there.
+        called: its name in words; the file's own if None.
     """
-    file = folder / CARD_FILE
     if not file.is_file() or own(_read(file)):
         return False
-    warnings.warn(f"{file} is somebody else's: it is kept as it is, and says nothing of what is made now", stacklevel=3)
+    warnings.warn(
+        f"{called or file} is not of this program, or was changed: it stays, and no card is written", stacklevel=3
+    )
     return True
 
 

@@ -79,7 +79,9 @@ def test_nothing_but_an_export_of_the_same_is_replaced(exported: Path, tiny: Pat
 
 
 @pytest.mark.parametrize("whose", ["weights", "card", "copied"])
-def test_an_export_of_the_same_title_may_still_be_another(whose: str, exported: Path, tiny: Path, tmp_path: Path) -> None:
+def test_an_export_of_the_same_title_may_still_be_another(
+    whose: str, exported: Path, tiny: Path, tmp_path: Path
+) -> None:
     """Of other weights, of a card that its owner went on writing, or a pipeline with a card from elsewhere."""
     erasure, out = exported.parent / "erasure", shutil.copytree(exported, tmp_path / "full")
     card = (out / "README.md").read_text(encoding="utf-8")
