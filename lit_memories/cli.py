@@ -13,6 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from lit_memories.recipe_files import empty_option
 from lit_memories.terminal import SAFE, printable, said
 
 TOOLS: dict[str, tuple[str, str]] = {
@@ -159,6 +160,8 @@ def wrong_option(command: str, argv: Sequence[str]) -> str | None:
             near = get_close_matches(name, sorted(known), 1)
             meant = f", did you mean --{near[0]}?" if near else f": lit-memories {command} --help lists them"
             return f"no option --{printable(name)}{meant}"
+    if (empty := empty_option(argv)) is not None:
+        return f"{printable(empty)} is empty: give it a value, or leave it out"
     needed = re.compile(r"(--config|-c|--model|--help|-h)\b")
     if command in RECIPES and not any(map(needed.match, argv)):
         return f"it needs a recipe, and recipes/ has many: lit-memories {command} --config {RECIPES[command]}"

@@ -23,7 +23,7 @@ from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
-from lit_memories.recipe_files import model_of
+from lit_memories.recipe_files import check_empty, model_of
 from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
@@ -75,6 +75,7 @@ class RecipeCLI(LightningCLI):
         check_numbers(settings := asked.as_dict())
         for name in ("model", "data"):
             check_sizes(settings.get(name), name)
+            check_empty(settings.get(name), name)
             check_nulls(asked.get(name), name)
         if type(asked.seed_everything) is int and not 0 <= asked.seed_everything < 2**32:
             raise ValueError(f"seed_everything must be in 0..{2**32 - 1}, got {asked.seed_everything}")

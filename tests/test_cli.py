@@ -297,6 +297,52 @@ def test_settings_that_cannot_be_are_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["quickstart", "--out", ""], "--out is empty: give it a value, or leave it out"),
+        (["report", "a", "--out="], "--out is empty"),
+        (["export", "", "e", "out"], "an argument is empty"),
+        (["convert", "w.pt", "base", ""], "an argument is empty"),
+        (["predict", f"--config={AUDIT}", "--model.diffusion.base", ""], "--model.diffusion.base is empty"),
+        (["predict", f"--config={AUDIT}", "--model.diffusion.erasure="], "--model.diffusion.erasure is empty"),
+        (["predict", f"--config={AUDIT}", "--data.concept_images.path", " "], "--data.concept_images.path is empty"),
+        (["fit", f"--config={ESD}", "--model.concept", ""], "--model.concept is empty"),
+        (["fit", f"--config={ESD}", "--trainer.default_root_dir", ""], "--trainer.default_root_dir is empty"),
+        (["fit", f"--config={ESD}", "--ckpt_path="], "--ckpt_path is empty"),
+        (["fit", "--config", ""], "--config is empty"),
+        (
+            ["predict", f"--config={AUDIT}", "--data.concept_images={class_path: ImageSource, init_args: {path: ''}}"],
+            "data.concept_images.path is empty",
+        ),
+    ],
+)
+def test_an_empty_value_is_not_taken_for_this_folder(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, message = ends(capsys, *argv)
+    assert code in (1, 2)
+    assert said in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["default_root_dir", "save_to"])
+def test_an_empty_value_in_a_recipe_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder, too, which the parser would make a path of that is this one."""
+    where = "trainer" if name == "default_root_dir" else "model"
+    text = "model: {class_path: X, init_args: {save_to: ''}}" if where == "model" else "trainer: {default_root_dir: ''}"
+    (tmp_path / "recipe.yaml").write_text(text)
+    code, said = ends(capsys, "fit", f"--config={tmp_path / 'recipe.yaml'}")
+    assert (code, f"{where}.{name} is empty: give it a value, or leave it out" in said) == (1, True)
+
+
+def test_an_empty_text_may_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={ESD}", "--model.concept.anchor=", "--print_config"])
+    assert stop.value.code == 0
+
+
 def test_a_method_that_selects_has_something_to_select(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

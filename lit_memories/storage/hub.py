@@ -66,9 +66,11 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
 
     Raises:
         FileNotFoundError: if there is no such file, folder, repository or revision, or none can be had.
-        ValueError: if two revisions are given, or a folder with a revision.
+        ValueError: if the name is empty, two revisions are given, or a folder with a revision.
         PermissionError: if the repository is gated, and not for this user.
     """
+    if not name.strip():
+        raise ValueError("the name of a file, a folder or a model on the hub is empty: give one")
     if (folder := Path(name)).exists():
         if revision is not None:
             raise ValueError(f"{name} is on this machine, where nothing has a revision: leave out {revision!r}")
