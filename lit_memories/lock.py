@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_memories.ops.sound import check_losses
 from lit_memories.records import LOCK
 from lit_memories.storage.files import check_writable
 
@@ -93,7 +94,7 @@ class Unlock(Callback):
 
 
 class OneWriter(LightningModule):
-    """A training that is the one process which writes to its folders."""
+    """A training that is the one process which writes to its folders, and ends when its loss is no number."""
 
     @property
     def folders(self) -> list[Path]:
@@ -115,6 +116,10 @@ class OneWriter(LightningModule):
             for folder in self.folders:
                 check_writable(folder)
                 lock(folder)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """End a training that is in vain."""
+        check_losses(self.trainer.callback_metrics, self.global_step)
 
 
 def check_alone(trainer: Trainer) -> None:

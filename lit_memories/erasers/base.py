@@ -16,6 +16,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.folder import check_folder
+from lit_memories.erasers.result import check_result
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.identity import arguments_of
 from lit_memories.lock import OneWriter
@@ -313,15 +314,14 @@ class Eraser(OneWriter, ABC):
         """Save the artefact.
 
         Raises:
-            ValueError: if training left NaN or infinity behind, or changed nothing.
+            ValueError: if it is none; see `erasers.result.check_result`.
             OSError: if it cannot be written to its folder; says where it is instead.
         """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             erasure = self.erasure()
-            if bad := [name for name, tensor in erasure.tensors.items() if not tensor.isfinite().all()]:
-                raise ValueError(f"training diverged: {bad[0]} holds NaN or infinity; lower the learning rate")
-            if all(torch.equal(self._originals[name].cpu(), now.detach().cpu()) for name, now in self.selected.items()):
-                raise ValueError("training changed nothing, so nothing is saved: look at lr, steps and trainer limits")
+            with torch.no_grad():
+                after = self._probe(self._probe_prompts)
+            check_result(erasure.tensors, self._originals, self._probe_start, after, self.concept.name)
             keep(Path(self.trainer.default_root_dir), erasure.save)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
