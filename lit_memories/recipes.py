@@ -18,7 +18,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lit_memories.audit.place import check_place
+from lit_memories.audit.place import check_place, check_whole
 from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
 from lit_memories.lock import check_alone
@@ -27,11 +27,14 @@ from lit_memories.recipe_files import check_empty, model_of
 from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
-from lit_memories.storage.weights import refuse_code
+from lit_memories.storage.weights import check_checkpoint
 from lit_memories.terminal import SAFE, said
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 """Loggers that need a package which comes with an extra of the same name."""
+
+FOUND_BY_LIGHTNING = {"best", "last", "hpc"}
+"""Words in the place of a checkpoint's name, for which Lightning looks for one."""
 
 
 class RecipeParser(LightningArgumentParser):
@@ -85,12 +88,13 @@ class RecipeCLI(LightningCLI):
         """Refuse, before anything is loaded, what cannot be: a logger without its package, hardware that is not there.
 
         Raises:
-            ValueError: naming the extra that brings it, another precision or accelerator, or what is in an audit's
-                folder and not an audit's.
+            ValueError: naming the extra that brings it, another precision or accelerator, what would leave an audit
+                incomplete, or what is in its folder and not an audit's.
         """
         gc.enable()
         trainer = self.config[self.subcommand].trainer
         if self.subcommand == "predict":
+            check_whole(trainer)
             check_place(Path(trainer.default_root_dir or "."))
         quiet_libraries()
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -138,10 +142,10 @@ class RecipeCLI(LightningCLI):
         check_alone(self.trainer)
 
     def _parse_ckpt_path(self) -> None:
-        """Refuse a checkpoint that would run code; which classes are made, and with what, the recipe alone says."""
+        """Refuse what is no checkpoint, or would run code; which classes are made, and with what, the recipe says."""
         chosen = self.config[self.config["subcommand"]].get("ckpt_path")
-        if chosen and Path(chosen).is_file():
-            refuse_code(Path(chosen))
+        if chosen and chosen not in FOUND_BY_LIGHTNING:
+            check_checkpoint(Path(chosen))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

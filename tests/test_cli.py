@@ -225,6 +225,7 @@ def test_a_missing_extra_is_named(
 
 
 ESD = RECIPES / "erase/esd.yaml"
+WEIGHTS = next((ROOT / "checkpoints/classifier").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -281,6 +282,29 @@ ESD = RECIPES / "erase/esd.yaml"
         ("predict", AUDIT, "--data.known=1000000000", "data.known must be at most 1000000, got 1000000000"),
         ("predict", AUDIT, "--data.prompted=1000000000", "data.prompted must be at most 1000000, got 1000000000"),
         ("predict", AUDIT, "--data.concept_images.size=1000000000", "data.concept_images.size must be at most 1000000"),
+        (
+            "predict",
+            AUDIT,
+            "--trainer.limit_predict_batches=1",
+            "limit_predict_batches would leave the run incomplete: ",
+        ),
+        (
+            "predict",
+            AUDIT,
+            "--trainer.limit_predict_batches=0.5",
+            "fewer samples with --data.concept_images.limit, --d",
+        ),
+        ("predict", AUDIT, "--trainer.fast_dev_run=true", "--trainer.fast_dev_run would leave the run incomplete: ask"),
+        (
+            "fit",
+            ESD,
+            f"--ckpt_path={ESD}",
+            "erase/esd.yaml is refused: it is damaged, or no file of weights, or a pickle that",
+        ),
+        ("fit", ESD, f"--ckpt_path={WEIGHTS}", "safetensors is no checkpoint of a training: name one (.ckpt) with --"),
+        ("fit", ESD, "--ckpt_path=nowhere.ckpt", "nowhere.ckpt does not exist: name a checkpoint of a training (.ckpt"),
+        ("fit", ESD, f"--ckpt_path={ROOT}", "is no file: name a checkpoint of a training (.ckpt) with --ckpt_path"),
+        ("validate", ESD, "--ckpt_path=nowhere.ckpt", "nowhere.ckpt does not exist: name a checkpoint of a training"),
         ("fit", ESD, "--seed_everything=-1", "seed_everything must be in 0..4294967295, got -1"),
         ("fit", ESD, f"--seed_everything={10**30}", "seed_everything must have 64 bits at most, got 1000000000"),
     ],

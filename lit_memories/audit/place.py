@@ -1,8 +1,9 @@
-"""The folder that an audit goes to, looked at before anything is loaded: what is not an audit's own is not replaced."""
+"""What an audit is asked to do and where, looked at before anything is loaded: nothing of others' is replaced."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE
 from lit_memories.lightning_files import CONFIG_FILE, own_config
@@ -32,6 +33,25 @@ def check_place(folder: Path) -> None:
         raise ValueError(f"{file} is not of an audit, which would replace it: move it, or {ELSEWHERE}")
     if (folder / RUN_FILE).is_file():
         RunInfo.load(folder)
+
+
+def check_whole(trainer: Any) -> None:
+    """Refuse limits of the trainer that would leave an audit incomplete.
+
+    Args:
+        trainer: Lightning's, or the settings that one is made of.
+
+    Raises:
+        ValueError: naming the options that make an audit smaller.
+    """
+    limit = trainer.limit_predict_batches
+    limited = limit is not None and not (isinstance(limit, float) and limit == 1.0)
+    name = "fast_dev_run" if trainer.fast_dev_run else "limit_predict_batches" if limited else None
+    if name is not None:
+        raise ValueError(
+            f"--trainer.{name} would leave the run incomplete: ask fewer samples with --data.concept_images.limit, "
+            "--data.reference_images.limit, --data.known and --data.prompted (of an image-level audit --data.queries)"
+        )
 
 
 def _foreign(folder: Path) -> Iterator[Path]:
