@@ -153,6 +153,8 @@ class Erasure:
                 f"{WEIGHTS_FILE}; lit-memories convert makes one of official files without unpickling code"
             )
         folder = fetch(str(folder), _wanted, revision).folder
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file: pass the folder of an erasure, with {WEIGHTS_FILE} in it")
         try:
             origin = Provenance.read(folder / PROVENANCE_FILE)
             labels = (origin.method, origin.base, origin.concept.get("name"))

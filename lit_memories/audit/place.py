@@ -9,6 +9,7 @@ from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE
 from lit_memories.lightning_files import CONFIG_FILE, own_config
 from lit_memories.records import LOCK, OWN, PARTS, RECORDS_FILE, RUN_FILE, SEEDS, SEEDS_FILE, STALE, Record
 from lit_memories.runs import RunInfo
+from lit_memories.storage.files import check_folder_place
 from lit_memories.storage.unfinished import LEFT
 
 PART = re.compile(r"(records-\d+\.jsonl|cost-\d+\.json|seeds-[0-9a-f]+\.safetensors)")
@@ -27,6 +28,7 @@ def check_place(folder: Path) -> None:
     Raises:
         ValueError: naming what is in the way, or saying that ``run.json`` is damaged.
     """
+    check_folder_place(folder)
     if any((folder / name).exists() for name in (PROVENANCE_FILE, WEIGHTS_FILE)):
         raise ValueError(f"{folder} holds an erasure: {ELSEWHERE}")
     if (file := next(_foreign(folder), None)) is not None:

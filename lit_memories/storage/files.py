@@ -113,8 +113,10 @@ def check_writable(folder: Path) -> None:
     """Make a folder, clear it of what was left unfinished, and prove that it can be written, before long work.
 
     Raises:
+        ValueError: if something else is in its place.
         WriteError: if it cannot.
     """
+    check_folder_place(folder)
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder)
@@ -185,6 +187,35 @@ def check_place(file: Path, within: Path | None = None) -> None:
     root = folder.resolve()
     for count in range(len(file.relative_to(folder).parts)):
         _check_own(file if count == 0 else file.parents[count - 1], root)
+
+
+def check_regular(file: Path) -> None:
+    """Refuse to read what has no end, or may have none: a pipe or a device in the place of a file.
+
+    Args:
+        file: which need not be there; a folder passes.
+
+    Raises:
+        ValueError: naming it.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = file.stat().st_mode
+        if not (S_ISREG(mode) or S_ISDIR(mode)):
+            raise ValueError(f"{file} is neither a file nor a folder but a pipe or a device: name a file")
+
+
+def check_folder_place(folder: Path) -> None:
+    """Refuse to take for a folder what is none.
+
+    Args:
+        folder: which need not be there.
+
+    Raises:
+        ValueError: naming what is in its place, or in that of a folder above.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{there} is no folder: choose another one, or remove it")
 
 
 def _check_own(path: Path, root: Path) -> None:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from lit_memories.storage.cards import CARD_FILE, kept
-from lit_memories.storage.files import write
+from lit_memories.storage.files import check_regular, write
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +66,13 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
 
     Raises:
         FileNotFoundError: if there is no such file, folder, repository or revision, or none can be had.
-        ValueError: if the name is empty, two revisions are given, or a folder with a revision.
+        ValueError: if the name is empty or that of a pipe or a device, two revisions are given, or a folder with one.
         PermissionError: if the repository is gated, and not for this user.
     """
     if not name.strip():
         raise ValueError("the name of a file, a folder or a model on the hub is empty: give one")
     if (folder := Path(name)).exists():
+        check_regular(folder)
         if revision is not None:
             raise ValueError(f"{name} is on this machine, where nothing has a revision: leave out {revision!r}")
         if folder.is_dir():

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from lit_memories.storage.files import check_regular
 from lit_memories.storage.tensors import check_header, tensor_names
 
 TRAINING = frozenset(
@@ -112,11 +113,12 @@ def check_checkpoint(path: Path) -> None:
         there = "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"{path} {there}: name a checkpoint of a training (.ckpt) with --ckpt_path")
     content = None if _is_safetensors(path) else _unpickle(path, "meta")  # of which torch reads shapes alone
-    if not isinstance(content, Mapping) or not CHECKPOINT <= content.keys():
+    if not isinstance(content, Mapping) or not content.keys() >= CHECKPOINT:
         raise ValueError(f"{path} is no checkpoint of a training: name one (.ckpt) with --ckpt_path, or leave it out")
 
 
 def _is_safetensors(path: Path) -> bool:
+    check_regular(path)
     with path.open("rb") as stream:
         start = stream.read(9)
     return start[8:] == b"{"  # after the header's length, a safetensors file goes on as JSON; a pickle cannot
