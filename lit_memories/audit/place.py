@@ -9,7 +9,7 @@ from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE
 from lit_memories.lightning_files import CONFIG_FILE, own_config
 from lit_memories.records import LOCK, OWN, PARTS, RECORDS_FILE, RUN_FILE, SEEDS, SEEDS_FILE, STALE, Record
 from lit_memories.runs import RunInfo
-from lit_memories.storage.files import check_folder_place
+from lit_memories.storage.files import check_folder_place, check_inside
 from lit_memories.storage.unfinished import LEFT
 
 PART = re.compile(r"(records-\d+\.jsonl|cost-\d+\.json|seeds-[0-9a-f]+\.safetensors)")
@@ -26,9 +26,10 @@ def check_place(folder: Path) -> None:
         folder: which need not exist.
 
     Raises:
-        ValueError: naming what is in the way, or saying that ``run.json`` is damaged.
+        ValueError: naming what is in the way, a link that leads out, or a ``run.json`` that is damaged.
     """
     check_folder_place(folder)
+    check_inside(folder, (*OWN, CONFIG_FILE))
     if any((folder / name).exists() for name in (PROVENANCE_FILE, WEIGHTS_FILE)):
         raise ValueError(f"{folder} holds an erasure: {ELSEWHERE}")
     if (file := next(_foreign(folder), None)) is not None:

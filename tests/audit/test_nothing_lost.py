@@ -102,9 +102,8 @@ def test_exchanged_seeds_are_named(run: Path, arguments: Arguments) -> None:
     said = "seeds.safetensors holds seeds of another model (another) than this one"
     assert said in refused(arguments(run))
     for command in (["status", str(run)], ["report", str(run), f"--out={run.parent / 'out'}"]):
-        assert f"{said} ({RunInfo.load(run).fingerprint}): run.json, records or seeds were exchanged" in refused(
-            command
-        )
+        message = refused(command)
+        assert f"{said} ({RunInfo.load(run).fingerprint}): run.json, records or seeds were exchanged" in message
 
 
 def test_records_of_an_earlier_release_need_their_run_file(run: Path, arguments: Arguments) -> None:
