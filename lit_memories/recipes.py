@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_memories.audit.place import check_place, check_whole
 from lit_memories.concept import Concept
-from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
+from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig, own_config
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
 from lit_memories.recipe_files import check_empty, model_of
@@ -118,7 +118,7 @@ class RecipeCLI(LightningCLI):
         """The recipe's trainer, its processes under watch; without a logger of its own it logs as CSV.
 
         Raises:
-            ValueError: if there can be none with these settings.
+            ValueError: if there can be none with these settings, or its folder holds somebody else's configuration.
         """
         asked = self.config_init[self.subcommand].trainer
         if asked.logger is None or asked.logger is True:
@@ -128,7 +128,14 @@ class RecipeCLI(LightningCLI):
         except Exception as error:  # it does nothing but look at settings, and has many words for those it refuses
             where = ", ".join(f"{name} {asked[name]}" for name in ("accelerator", "devices", "strategy"))
             raise ValueError(f"no trainer can be made with {where} and its other settings: {error}") from error
-        check_inside(Path(trainer.default_root_dir), (CONFIG_FILE, LOGS, CHECKPOINTS))
+        root = Path(trainer.default_root_dir)
+        check_inside(root, (CONFIG_FILE, LOGS, CHECKPOINTS))
+        config = root / CONFIG_FILE  # a log has a folder of its own for it, and audits have looked already
+        if self.subcommand != "predict" and not trainer.loggers and config.exists() and not own_config(config):
+            raise ValueError(
+                f"{config} is not of this program, which would replace it: move it, or choose another folder with "
+                "--trainer.default_root_dir"
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = Checkpoints()
         cast("Any", trainer).callbacks.insert(0, watch)

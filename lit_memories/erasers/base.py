@@ -263,6 +263,7 @@ class Eraser(OneWriter, ABC):
             self._probe_latents = rollout(noise, seeds, steps[:stop])
             self._probe_goal = self.probe_target(self._probe_latents, self._probe_timestep, self._probe_prompts)
             self._probe_start, self._probe_kept = self._probe(self._probe_prompts), self._probe(self._probe_retain)
+            self._probe_end = self._probe_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log how far the concept's prediction went, and how far the others' drifted.
@@ -310,6 +311,11 @@ class Eraser(OneWriter, ABC):
         """For methods that train an adapter: the prompts near which it acts."""
         return None
 
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """See what is predicted now; later the model is no longer on its device."""
+        self._probe_end = self._probe(self._probe_prompts)
+
     def on_fit_end(self) -> None:
         """Save the artefact.
 
@@ -319,9 +325,7 @@ class Eraser(OneWriter, ABC):
         """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             erasure = self.erasure()
-            with torch.no_grad():
-                after = self._probe(self._probe_prompts)
-            check_result(erasure.tensors, self._originals, self._probe_start, after, self.concept.name)
+            check_result(erasure.tensors, self._originals, self._probe_start, self._probe_end, self.concept.name)
             keep(Path(self.trainer.default_root_dir), erasure.save)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
