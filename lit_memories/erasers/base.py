@@ -104,9 +104,7 @@ class Eraser(OneWriter, ABC):
             raise ValueError("the model carries a gated adapter, which no method trains on: load the base itself")
         replaced = self.diffusion.replaced
         if others := sorted(set(replaced) - set(self.selected)):
-            raise ValueError(
-                f"the model's erasure changed {others[0]}, which train={self.train_rule!r} does not select"
-            )
+            raise ValueError(f"its erasure changed {others[0]}, which train={self.train_rule!r} does not select")
         self._originals = {
             name: replaced.get(name, parameter.detach()).clone() for name, parameter in self.selected.items()
         }
