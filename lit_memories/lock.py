@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_memories.ops.sound import check_losses
+from lit_memories.ops.sound import LOOK_EVERY, check_losses
 from lit_memories.records import LOCK
 from lit_memories.storage.files import check_place, check_writable
 
@@ -125,7 +125,12 @@ class OneWriter(LightningModule):
                 lock(folder)
 
     def on_train_batch_end(self, *_: object) -> None:
-        """End a training that is in vain."""
+        """End a training that is in vain; not every step, as the host waits for the device to know it."""
+        if self.global_step % LOOK_EVERY == 0:
+            check_losses(self.trainer.callback_metrics, self.global_step)
+
+    def on_train_end(self) -> None:
+        """The same at the end."""
         check_losses(self.trainer.callback_metrics, self.global_step)
 
 

@@ -27,6 +27,7 @@ def check_place(folder: Path) -> None:
 
     Raises:
         ValueError: naming what is in the way, a link that leads out, or a ``run.json`` that is damaged.
+        WriteError: if it is no folder.
     """
     check_folder_place(folder)
     check_inside(folder, (*OWN, CONFIG_FILE))

@@ -204,9 +204,7 @@ class Eraser(OneWriter, ABC):
             return
         name = type(self).__name__
         if not hasattr(self, "selected"):
-            raise ValueError(
-                f"{name} trains what train selects: null is for methods that bring parameters of their own"
-            )
+            raise ValueError(f"{name} trains what train selects: null is for methods with parameters of their own")
         if self.diffusion.erasure is not None:
             raise ValueError("the base model carries an erasure already: erase from the base itself")
         short = {str(p.dtype).removeprefix("torch.") for p in self.selected.values()} - {"float32", "float64"}
@@ -312,6 +310,7 @@ class Eraser(OneWriter, ABC):
     @torch.no_grad()
     def on_train_end(self) -> None:
         """See what is predicted now; later the model is no longer on its device."""
+        super().on_train_end()
         self._probe_end = self._probe(self._probe_prompts)
 
     def on_fit_end(self) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor
 LARGEST = 65504.0
 """The largest number of half precision, in which weights are stored and loaded; those of a network are below a few
 hundred."""
+LOOK_EVERY = 25
+"""Steps from one look at the loss to the next."""
 
 
 def check_losses(logged: Mapping[str, Tensor], step: int) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EINVAL, EIO
+from errno import EINVAL, EIO, ENOTDIR
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from tempfile import gettempdir
@@ -113,8 +113,7 @@ def check_writable(folder: Path) -> None:
     """Make a folder, clear it of what was left unfinished, and prove that it can be written, before long work.
 
     Raises:
-        ValueError: if something else is in its place.
-        WriteError: if it cannot.
+        WriteError: if it cannot, or something else is in its place.
     """
     check_folder_place(folder)
     with _explained(folder):
@@ -211,11 +210,11 @@ def check_folder_place(folder: Path) -> None:
         folder: which need not be there.
 
     Raises:
-        ValueError: naming what is in its place, or in that of a folder above.
+        WriteError: naming what is in its place, or in that of a folder above.
     """
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if there.exists() and not there.is_dir():
-        raise ValueError(f"{there} is no folder: choose another one, or remove it")
+        raise WriteError(ENOTDIR, "it is no folder", str(there))
 
 
 def _check_own(path: Path, root: Path) -> None:

@@ -12,7 +12,7 @@ from lit_memories.erasure import Erasure
 from lit_memories.lock import lock
 from lit_memories.records import LOCK, RUN_FILE
 from lit_memories.storage.configs import read_config
-from lit_memories.storage.files import check_writable
+from lit_memories.storage.files import WriteError, check_writable
 from lit_memories.storage.tensors import read_tensors
 from lit_memories.storage.weights import check_checkpoint, read_weights
 
@@ -60,11 +60,13 @@ def test_a_folder_is_not_made_of_a_device(tiny: Path, refused: Refused, tmp_path
     for place in (Path("/dev/null"), tmp_path / "file" / "run"):
         (tmp_path / "file").touch()
         for check in (check_place, check_writable):
-            with pytest.raises(ValueError, match="is no folder: choose another one, or remove it"):
+            with pytest.raises(WriteError, match="it is no folder; free the disk or the folder, or choose"):
                 check(place)
     recipe = Path(__file__).parents[2] / "recipes/pictograms/erase/esd.yaml"
     options = "--trainer.callbacks=[]", "--trainer.default_root_dir=/dev/null"
-    assert "/dev/null is no folder" in refused("fit", f"--config={recipe}", f"--model.diffusion.base={tiny}", *options)
+    assert "/dev/null: it is no folder" in refused(
+        "fit", f"--config={recipe}", f"--model.diffusion.base={tiny}", *options
+    )
 
 
 def test_a_lock_is_a_file_of_this_program(tmp_path: Path) -> None:
