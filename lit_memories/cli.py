@@ -9,10 +9,12 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from errno import EDQUOT, ENOSPC
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from lit_memories.recipe_files import empty_option
 from lit_memories.terminal import SAFE, printable, said
 
 TOOLS: dict[str, tuple[str, str]] = {
@@ -79,6 +81,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt | BrokenPipeError):
             raise SystemExit(_stopped(command, stop.__context__)) from None
         raise
+    except OSError as error:  # of printing: of the work itself it is one line already
+        raise SystemExit(f"lit-memories {command}: {_full(error) or error}") from None
+
+
+def _discard() -> None:
+    """Let what is still to be printed go nowhere, or it would be an error again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _full(error: Exception) -> str | None:
+    """The one line for a device that is full, if an error tells of none that has a name: the output."""
+    if isinstance(error, OSError) and error.errno in {ENOSPC, EDQUOT} and error.filename is None:
+        _discard()
+        return f"its output cannot be written: {error.strerror}"
+    return None
 
 
 def _run(command: str, argv: list[str]) -> None:
@@ -105,7 +122,7 @@ def _run(command: str, argv: list[str]) -> None:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        raise SystemExit(f"lit-memories {command}: {condense(str(error))}") from error
+        raise SystemExit(f"lit-memories {command}: {_full(error) or condense(str(error))}") from error
     finally:
         gc.enable()
 
@@ -113,8 +130,8 @@ def _run(command: str, argv: list[str]) -> None:
 def _stopped(command: str, error: BaseException) -> int:
     """The exit code of a command that was stopped from outside; an audit says how to go on."""
     interrupted = isinstance(error, KeyboardInterrupt)
-    if not interrupted:  # what is left in the buffer has nowhere to go, and would be an error again at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if not interrupted:
+        _discard()
     if os.environ.get("LOCAL_RANK", "0") == "0" and (interrupted or command in RECIPES):
         what = "interrupted" if interrupted else "nobody reads its output any more"
         _say(command, f"{what}; {SAFE}" if command == "predict" else what)
@@ -159,6 +176,8 @@ def wrong_option(command: str, argv: Sequence[str]) -> str | None:
             near = get_close_matches(name, sorted(known), 1)
             meant = f", did you mean --{near[0]}?" if near else f": lit-memories {command} --help lists them"
             return f"no option --{printable(name)}{meant}"
+    if (empty := empty_option(argv)) is not None:
+        return f"{printable(empty)} is empty: give it a value, or leave it out"
     needed = re.compile(r"(--config|-c|--model|--help|-h)\b")
     if command in RECIPES and not any(map(needed.match, argv)):
         return f"it needs a recipe, and recipes/ has many: lit-memories {command} --config {RECIPES[command]}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.storage.cards import CARD_FILE, kept, marked
 from lit_memories.storage.files import whole_folder, write
 from lit_memories.storage.hub import fetch, push, redact
 from lit_memories.storage.plain import parse
@@ -20,7 +21,7 @@ from lit_memories.storage.signed import sign, unsign
 from lit_memories.storage.tensors import read_tensors, write_tensors
 from lit_memories.terminal import printable
 
-WEIGHTS_FILE, PROVENANCE_FILE, CARD_FILE = "erasure.safetensors", "erasure.json", "README.md"
+WEIGHTS_FILE, PROVENANCE_FILE = "erasure.safetensors", "erasure.json"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights."""
 AGAIN = "make or fetch it again"
@@ -122,12 +123,17 @@ class Erasure:
         return any(name.endswith((f".{DOWN}", f".{UP}")) for name in self.tensors)
 
     def save(self, folder: Path) -> None:
-        """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`; no token is in any of them."""
+        """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`; no token is in any of them.
+
+        A card that somebody else wrote stays in the place of the new one.
+        """
+        theirs = kept(Path(folder) / CARD_FILE)
         with whole_folder(Path(folder)) as part:
             write_tensors(part / WEIGHTS_FILE, self.tensors)
             provenance = redact(json.dumps(self.provenance.to_dict(), indent=2, sort_keys=True))
             write(part / PROVENANCE_FILE, sign(provenance) + "\n")
-            write(part / CARD_FILE, self.card())
+            if not theirs:
+                write(part / CARD_FILE, self.card())
 
     @classmethod
     def load(cls, folder: str | Path, revision: str | None = None) -> "Erasure":
@@ -147,6 +153,8 @@ class Erasure:
                 f"{WEIGHTS_FILE}; lit-memories convert makes one of official files without unpickling code"
             )
         folder = fetch(str(folder), _wanted, revision).folder
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file: pass the folder of an erasure, with {WEIGHTS_FILE} in it")
         try:
             origin = Provenance.read(folder / PROVENANCE_FILE)
             labels = (origin.method, origin.base, origin.concept.get("name"))
@@ -176,6 +184,8 @@ class Erasure:
         commit_message: str | None = None,
     ) -> str:
         """Send the erasure, with its card, to a repository on the hub, which is made if there is none.
+
+        A card that somebody else wrote there stays.
 
         Args:
             repo_id: ``user/name``.
@@ -273,7 +283,7 @@ class Erasure:
             matter |= {"base_model": p.base, "base_model_relation": "adapter" if self.is_adapter else "finetune"}
         lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in matter.items() if value is not None)
         revision = "" if p.base_revision is None else f', revision="{p.base_revision}"'
-        return redact(f"""---
+        text = f"""---
 {lines}
 tags: [concept-erasure, text-to-image, lit-memories]
 ---
@@ -295,7 +305,8 @@ Whether the model forgot, or only refuses the prompt, is not said here: audit it
 | steps | {p.steps} |
 | seed | {p.seed} |
 {settings}
-""")
+"""
+        return marked(redact(text))
 
 
 def _wanted(files: Sequence[str]) -> list[str]:

@@ -18,6 +18,17 @@ from lit_memories.storage.files import check_place, write
 
 CONFIG_FILE, LOGS, CHECKPOINTS = "config.yaml", "lightning_logs", "checkpoints"
 """What is in a folder that a recipe writes to, besides its result."""
+CONFIG_HEAD = "# the settings that lit-memories ran with"
+"""How a configuration of this program's begins."""
+
+
+def own_config(file: Path) -> bool:
+    """Whether this program wrote a configuration."""
+    head = CONFIG_HEAD.encode()
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(len(head)) == head
 
 
 class SaveConfig(SaveConfigCallback):
@@ -28,7 +39,7 @@ class SaveConfig(SaveConfigCallback):
         root = Path(trainer.default_root_dir)
         folder = Path(trainer.log_dir or root)  # the processes agree on it, so that each has to ask
         if trainer.is_global_zero and not self.already_saved:
-            text = self.parser.dump(self.config, skip_none=False)
+            text = f"{CONFIG_HEAD}\n{self.parser.dump(self.config, skip_none=False)}"
             write(folder / CONFIG_FILE, text, root if folder.is_relative_to(root) else folder)
         self.already_saved = True
 

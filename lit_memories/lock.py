@@ -11,9 +11,12 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_memories.ops.sound import LOOK_EVERY, check_losses
 from lit_memories.records import LOCK
-from lit_memories.storage.files import check_writable
+from lit_memories.storage.files import check_place, check_writable
 
+MARK = b"process "
+"""How what a process writes to its lock begins."""
 _HELD: dict[Path, int] = {}
 """Descriptors of the locks that this process has, by folder: an audit that failed may be tried again."""
 
@@ -25,10 +28,11 @@ def lock(folder: Path) -> None:
         folder: the run folder, which is there.
 
     Raises:
-        ValueError: if another process is; names it.
+        ValueError: if another process is, which it names, or something else is in the lock's place.
         OSError: if the folder cannot be written.
     """
     file = folder.resolve() / LOCK
+    check_place(file)
     while file not in _HELD:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
@@ -47,8 +51,12 @@ def lock(folder: Path) -> None:
         if not _is(file, descriptor):  # its owner took it away in between
             os.close(descriptor)
             continue
+        there = os.read(descriptor, 100)
+        if there and not there.startswith(MARK):
+            os.close(descriptor)
+            raise ValueError(f"{file} is not of this program, which would replace it: move it")
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        os.write(descriptor, MARK + f"{os.getpid()} on {socket.gethostname()}\n".encode())
         _HELD[file] = descriptor
 
 
@@ -93,7 +101,7 @@ class Unlock(Callback):
 
 
 class OneWriter(LightningModule):
-    """A training that is the one process which writes to its folders."""
+    """A training that is the one process which writes to its folders, and ends when its loss is no number."""
 
     @property
     def folders(self) -> list[Path]:
@@ -115,6 +123,15 @@ class OneWriter(LightningModule):
             for folder in self.folders:
                 check_writable(folder)
                 lock(folder)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """End a training that is in vain; not every step, as the host waits for the device to know it."""
+        if self.global_step % LOOK_EVERY == 0:
+            check_losses(self.trainer.callback_metrics, self.global_step)
+
+    def on_train_end(self) -> None:
+        """The same at the end."""
+        check_losses(self.trainer.callback_metrics, self.global_step)
 
 
 def check_alone(trainer: Trainer) -> None:

@@ -13,6 +13,11 @@ SUFFIXES = {".yaml", ".yml"}
 LARGEST = 1 << 20
 """Bytes; people write recipes by hand."""
 
+TEXTS = {"phrase", "anchor", "text", "caption", "prefix"}
+"""Names of options of which an empty text says something."""
+OWN_CHECKS = {"concept", "where", "trainer.logger"}
+"""Names of settings whose texts are prompts and labels, or of other packages."""
+
 
 class _Loader(yaml.SafeLoader):
     """Refuses a name that stands twice in one mapping, of which YAML would keep the last without a word."""
@@ -65,6 +70,38 @@ def check_values(argv: Sequence[str]) -> None:
             read_recipe(file)
 
 
+def empty_option(argv: Sequence[str]) -> str | None:
+    """The first option, or argument before any, that is given an empty value: it would be taken for this folder.
+
+    Args:
+        argv: what follows the command.
+    """
+    before = ""
+    for argument in argv:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        before = name if not equals else ""
+        if equals and not value.strip() and name.rstrip("+").rpartition(".")[2].removeprefix("--") not in TEXTS:
+            return name.rstrip("+") or "an argument"
+    return None
+
+
+def check_empty(value: Any, name: str = "") -> None:
+    """Refuse an empty text where a file, folder or hub id is meant: it would be taken for this folder.
+
+    Args:
+        value: settings of a recipe, and whatever is in them.
+        name: of the value, by which errors call it; names within follow after dots.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    if isinstance(value, str) and not value.strip() and name.rpartition(".")[2] not in TEXTS:
+        raise ValueError(f"{name} is empty: give it a value, or leave it out")
+    if isinstance(value, Mapping) and not name.endswith(tuple(OWN_CHECKS)):
+        for key, part in value.items():
+            check_empty(part, f"{name}.{key}".removeprefix(".").replace(".init_args", ""))
+
+
 def overridden(argv: Sequence[str]) -> list[str]:
     """Options that stand before ``--config`` and are overridden by the recipe that follows.
 
@@ -72,7 +109,7 @@ def overridden(argv: Sequence[str]) -> list[str]:
         argv: what follows the command.
 
     Raises:
-        ValueError: as `read_recipe`.
+        ValueError: as `read_recipe`, or if a setting is empty that cannot be.
         FileNotFoundError: as `read_recipe`.
     """
     found: list[str] = []
@@ -80,6 +117,7 @@ def overridden(argv: Sequence[str]) -> list[str]:
     for name, value in _options(argv):
         if name in {"--config", "-c"}:
             settings = read_recipe(Path(value))
+            check_empty(settings)
             found += [option for option in before if _says(settings, re.split(r"[.+]", option[2:]))]
             before = []
         elif name.startswith("--"):

@@ -18,19 +18,23 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lit_memories.audit.place import check_place, check_whole
 from lit_memories.concept import Concept
-from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig
+from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig, own_config
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
-from lit_memories.recipe_files import model_of
+from lit_memories.recipe_files import check_empty, model_of
 from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
-from lit_memories.storage.weights import refuse_code
+from lit_memories.storage.weights import check_checkpoint
 from lit_memories.terminal import SAFE, said
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 """Loggers that need a package which comes with an extra of the same name."""
+
+FOUND_BY_LIGHTNING = {"best", "last", "hpc"}
+"""Words in the place of a checkpoint's name, for which Lightning looks for one."""
 
 
 class RecipeParser(LightningArgumentParser):
@@ -74,20 +78,25 @@ class RecipeCLI(LightningCLI):
         check_numbers(settings := asked.as_dict())
         for name in ("model", "data"):
             check_sizes(settings.get(name), name)
+            check_empty(settings.get(name), name)
             check_nulls(asked.get(name), name)
         if type(asked.seed_everything) is int and not 0 <= asked.seed_everything < 2**32:
             raise ValueError(f"seed_everything must be in 0..{2**32 - 1}, got {asked.seed_everything}")
         check_kind(command, str(asked.model.class_path), data=asked.get("data") is not None)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse, before anything is loaded, a logger whose package is missing, and hardware that is not there.
+        """Refuse, before anything is loaded, what cannot be: a logger without its package, hardware that is not there.
 
         Raises:
-            ValueError: naming the extra that brings it, another precision or accelerator.
+            ValueError: naming the extra that brings it, another precision or accelerator, what would leave an audit
+                incomplete, or what is in its folder and not an audit's.
         """
         gc.enable()
-        quiet_libraries()
         trainer = self.config[self.subcommand].trainer
+        if self.subcommand == "predict":
+            check_whole(trainer)
+            check_place(Path(trainer.default_root_dir or "."))
+        quiet_libraries()
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not {**there, "gpu": any(there.values())}.get(trainer.accelerator, True):
             raise ValueError(f"no GPU is there for --trainer.accelerator {trainer.accelerator}: choose cpu or auto")
@@ -109,7 +118,7 @@ class RecipeCLI(LightningCLI):
         """The recipe's trainer, its processes under watch; without a logger of its own it logs as CSV.
 
         Raises:
-            ValueError: if there can be none with these settings.
+            ValueError: if there can be none with these settings, or its folder holds somebody else's configuration.
         """
         asked = self.config_init[self.subcommand].trainer
         if asked.logger is None or asked.logger is True:
@@ -119,7 +128,14 @@ class RecipeCLI(LightningCLI):
         except Exception as error:  # it does nothing but look at settings, and has many words for those it refuses
             where = ", ".join(f"{name} {asked[name]}" for name in ("accelerator", "devices", "strategy"))
             raise ValueError(f"no trainer can be made with {where} and its other settings: {error}") from error
-        check_inside(Path(trainer.default_root_dir), (CONFIG_FILE, LOGS, CHECKPOINTS))
+        root = Path(trainer.default_root_dir)
+        check_inside(root, (CONFIG_FILE, LOGS, CHECKPOINTS))
+        config = root / CONFIG_FILE  # a log has a folder of its own for it, and audits have looked already
+        if self.subcommand != "predict" and not trainer.loggers and config.exists() and not own_config(config):
+            raise ValueError(
+                f"{config} is not of this program, which would replace it: move it, or choose another folder with "
+                "--trainer.default_root_dir"
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = Checkpoints()
         cast("Any", trainer).callbacks.insert(0, watch)
@@ -133,10 +149,10 @@ class RecipeCLI(LightningCLI):
         check_alone(self.trainer)
 
     def _parse_ckpt_path(self) -> None:
-        """Refuse a checkpoint that would run code; which classes are made, and with what, the recipe alone says."""
+        """Refuse what is no checkpoint, or would run code; which classes are made, and with what, the recipe says."""
         chosen = self.config[self.config["subcommand"]].get("ckpt_path")
-        if chosen and Path(chosen).is_file():
-            refuse_code(Path(chosen))
+        if chosen and chosen not in FOUND_BY_LIGHTNING:
+            check_checkpoint(Path(chosen))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

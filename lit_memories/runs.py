@@ -25,7 +25,7 @@ from lit_memories.records import (
     read_lines,
 )
 from lit_memories.schemas import OLD_SCHEMA, renewed_info
-from lit_memories.seeds import seed_keys
+from lit_memories.seeds import check_model, seed_keys
 from lit_memories.settings import short_hash
 from lit_memories.storage.files import check_inside, whole
 from lit_memories.storage.plain import parse
@@ -323,18 +323,28 @@ def check_records(folder: Path, records: Iterable[Record], model: str | None, ma
                 raise ValueError(f"{folder} holds answers of the probe {probe} with other settings than these")
 
 
+def check_origin(folder: Path, info: RunInfo, records: Iterable[Record]) -> None:
+    """Refuse a run folder whose records or seeds are of another model or of other settings than its ``run.json`` says.
+
+    Raises:
+        ValueError: naming what differs, and what to do.
+    """
+    try:
+        check_records(folder, records, info.fingerprint, {name: info.mark(name) for name in info.probes})
+        check_model(folder, info.fingerprint)
+    except ValueError as error:
+        raise ValueError(f"{error}: {RUN_FILE}, records or seeds were exchanged, restore what belongs") from None
+
+
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
         FileNotFoundError: if it is none.
-        ValueError: if a file in it is damaged, a link leads out of it, or its records are of another model than it
+        ValueError: if a file in it is damaged, a link leads out of it, or records or seeds are of another model than it
             names.
     """
     folder = Path(folder)
     info, records = RunInfo.load(folder), read_records(folder)
-    try:
-        check_records(folder, records, info.fingerprint, {name: info.mark(name) for name in info.probes})
-    except ValueError as error:
-        raise ValueError(f"{error}: {RUN_FILE} or the records were exchanged, restore what belongs") from None
+    check_origin(folder, info, records)
     return Run(folder, info, tuple(records), read_cost(folder), frozenset(seed_keys(folder)))

@@ -64,8 +64,12 @@ def read_seeds(folder: Path, keys: Collection[str]) -> dict[str, Tensor]:
     return found
 
 
-def check_model(folder: Path, model: str) -> None:
+def check_model(folder: Path, model: str | None) -> None:
     """Refuse seeds that say they are another model's.
+
+    Args:
+        folder: of the run.
+        model: fingerprint of the weights they should be of.
 
     Raises:
         ValueError: naming the file and both models.
@@ -76,10 +80,7 @@ def check_model(folder: Path, model: str) -> None:
         except (FileNotFoundError, ValueError):
             continue  # it is told of where its seeds are missed
         if there != model:
-            raise ValueError(
-                f"{file} holds seeds of another model ({there}), this is {model}: choose another folder with "
-                "--trainer.default_root_dir"
-            )
+            raise ValueError(f"{file} holds seeds of another model ({there}) than this one ({model})")
 
 
 def write_seeds(folder: Path, keys: Collection[str], sources: Iterable[Path], model: str | None) -> None:

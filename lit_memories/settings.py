@@ -48,7 +48,7 @@ def check_numbers(value: Any, name: str = "") -> None:
 
 
 def check_sizes(value: Any, name: str = "") -> None:
-    """Refuse whole numbers for which there is neither memory nor time, before anything is made of them.
+    """Refuse whole numbers for which there is neither memory nor time, and limits that leave nothing.
 
     Args:
         value: settings, and whatever is in them; those of others' classes are theirs to check.
@@ -57,6 +57,8 @@ def check_sizes(value: Any, name: str = "") -> None:
     Raises:
         ValueError: naming the first one.
     """
+    if name.endswith("limit") and isinstance(value, int) and value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}: leave it out to have all")
     if name.endswith(FREE):
         return
     if isinstance(value, int) and value > MOST:

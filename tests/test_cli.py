@@ -225,6 +225,7 @@ def test_a_missing_extra_is_named(
 
 
 ESD = RECIPES / "erase/esd.yaml"
+WEIGHTS = next((ROOT / "checkpoints/classifier").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -281,6 +282,43 @@ ESD = RECIPES / "erase/esd.yaml"
         ("predict", AUDIT, "--data.known=1000000000", "data.known must be at most 1000000, got 1000000000"),
         ("predict", AUDIT, "--data.prompted=1000000000", "data.prompted must be at most 1000000, got 1000000000"),
         ("predict", AUDIT, "--data.concept_images.size=1000000000", "data.concept_images.size must be at most 1000000"),
+        (
+            "predict",
+            AUDIT,
+            "--trainer.limit_predict_batches=1",
+            "limit_predict_batches would leave the run incomplete: ",
+        ),
+        (
+            "predict",
+            AUDIT,
+            "--trainer.limit_predict_batches=0.5",
+            "fewer samples with --data.concept_images.limit, --d",
+        ),
+        (
+            "predict",
+            AUDIT,
+            "--data.concept_images.limit=0",
+            "data.concept_images.limit must be at least 1, got 0: leave",
+        ),
+        (
+            "predict",
+            AUDIT,
+            "--data.reference_images.limit=-3",
+            "data.reference_images.limit must be at least 1, got -3",
+        ),
+        ("predict", AUDIT, "--model.probes=[{class_path: Seed, init_args: {limit: 0}}]", "limit must be at least 1"),
+        ("fit", RECIPES / "pretrain/classifier.yaml", "--data.limit=0", "data.limit must be at least 1, got 0: leave"),
+        ("predict", AUDIT, "--trainer.fast_dev_run=true", "--trainer.fast_dev_run would leave the run incomplete: ask"),
+        (
+            "fit",
+            ESD,
+            f"--ckpt_path={ESD}",
+            "erase/esd.yaml is refused: it is damaged, or no file of weights, or a pickle that",
+        ),
+        ("fit", ESD, f"--ckpt_path={WEIGHTS}", "safetensors is no checkpoint of a training: name one (.ckpt) with --"),
+        ("fit", ESD, "--ckpt_path=nowhere.ckpt", "nowhere.ckpt does not exist: name a checkpoint of a training (.ckpt"),
+        ("fit", ESD, f"--ckpt_path={ROOT}", "is no file: name a checkpoint of a training (.ckpt) with --ckpt_path"),
+        ("validate", ESD, "--ckpt_path=nowhere.ckpt", "nowhere.ckpt does not exist: name a checkpoint of a training"),
         ("fit", ESD, "--seed_everything=-1", "seed_everything must be in 0..4294967295, got -1"),
         ("fit", ESD, f"--seed_everything={10**30}", "seed_everything must have 64 bits at most, got 1000000000"),
     ],
@@ -295,6 +333,52 @@ def test_settings_that_cannot_be_are_named(
     assert code in (1, 2)
     assert said in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["quickstart", "--out", ""], "--out is empty: give it a value, or leave it out"),
+        (["report", "a", "--out="], "--out is empty"),
+        (["export", "", "e", "out"], "an argument is empty"),
+        (["convert", "w.pt", "base", ""], "an argument is empty"),
+        (["predict", f"--config={AUDIT}", "--model.diffusion.base", ""], "--model.diffusion.base is empty"),
+        (["predict", f"--config={AUDIT}", "--model.diffusion.erasure="], "--model.diffusion.erasure is empty"),
+        (["predict", f"--config={AUDIT}", "--data.concept_images.path", " "], "--data.concept_images.path is empty"),
+        (["fit", f"--config={ESD}", "--model.concept", ""], "--model.concept is empty"),
+        (["fit", f"--config={ESD}", "--trainer.default_root_dir", ""], "--trainer.default_root_dir is empty"),
+        (["fit", f"--config={ESD}", "--ckpt_path="], "--ckpt_path is empty"),
+        (["fit", "--config", ""], "--config is empty"),
+        (
+            ["predict", f"--config={AUDIT}", "--data.concept_images={class_path: ImageSource, init_args: {path: ''}}"],
+            "data.concept_images.path is empty",
+        ),
+    ],
+)
+def test_an_empty_value_is_not_taken_for_this_folder(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, message = ends(capsys, *argv)
+    assert code in (1, 2)
+    assert said in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["default_root_dir", "save_to"])
+def test_an_empty_value_in_a_recipe_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder, too, which the parser would make a path of that is this one."""
+    where = "trainer" if name == "default_root_dir" else "model"
+    text = "model: {class_path: X, init_args: {save_to: ''}}" if where == "model" else "trainer: {default_root_dir: ''}"
+    (tmp_path / "recipe.yaml").write_text(text)
+    code, said = ends(capsys, "fit", f"--config={tmp_path / 'recipe.yaml'}")
+    assert (code, f"{where}.{name} is empty: give it a value, or leave it out" in said) == (1, True)
+
+
+def test_an_empty_text_may_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={ESD}", "--model.concept.anchor=", "--print_config"])
+    assert stop.value.code == 0
 
 
 def test_a_method_that_selects_has_something_to_select(
@@ -344,7 +428,7 @@ def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--model.concept.prompts=[]", "needs at least one prompt"),
         ("--data.batch_size=0", "batch_size"),
         ("--data.concept_images.keep={object: unicorn}", "object='unicorn'"),
-        ("--data.concept_images.limit=0", "no rows left"),
+        ("--data.concept_images.limit=0", "limit must be at least 1"),
         ("--model.diffusion.erasure=nowhere.pt", "may be a pickle"),
         ("--model.diffusion.erasure=nowhere", "'nowhere' is neither a folder nor in the cache"),
         ("--model.judge.classifier=nowhere", "no classifier in nowhere"),

@@ -101,6 +101,24 @@ def test_the_card_says_what_it_is(erasure: Erasure, folder: Path) -> None:
     assert 'from_pretrained("me/base", revision="c0ffee", erasure="me/erasure")' in pushed.card("me/erasure")
 
 
+@pytest.mark.parametrize("whose", ["own", "changed", "theirs"])
+def test_a_card_that_somebody_wrote_is_kept(whose: str, erasure: Erasure, tmp_path: Path) -> None:
+    """It would be lost; one of this program's that nobody touched is replaced."""
+    erasure.save(tmp_path)
+    card = tmp_path / "README.md"
+    text = {"own": card.read_text(), "changed": card.read_text() + "My findings.\n", "theirs": "Mine.\n"}[whose]
+    card.write_text(text)
+    other = replace(erasure, provenance=replace(erasure.provenance, method="Other"))
+    if whose == "own":
+        other.save(tmp_path)
+        assert "# Other: umbrella" in card.read_text()
+    else:
+        with pytest.warns(UserWarning, match=r"README\.md is not of this program, or was changed: it stays"):
+            other.save(tmp_path)
+        assert card.read_text() == text
+    assert Erasure.load(tmp_path).provenance.method == "Other"
+
+
 def test_an_export_is_a_plain_pipeline(tiny: Path, folder: Path, tmp_path: Path) -> None:
     main(["export", str(tiny), str(folder), str(tmp_path / "full")])
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "full")

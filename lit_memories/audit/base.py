@@ -20,6 +20,7 @@ from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.audit.opening import asked_of, open_folder
+from lit_memories.audit.place import check_place, check_whole
 from lit_memories.audit.writer import RecordWriter, explained
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
@@ -119,7 +120,8 @@ class Audit(LightningModule, ABC):
         """Refuse, before anything is read, a precision that would round latents or weights, a full disk, company.
 
         Raises:
-            ValueError: for any but ``32-true`` and the mixed ones, or if another process writes to the run folder.
+            ValueError: for any but ``32-true`` and the mixed ones, or if another process writes to the run folder, or
+                something is there that is not an audit's, or the trainer would leave samples out.
             OSError: if the run folder cannot be written.
         """
         precision = str(self.trainer.precision)
@@ -128,6 +130,8 @@ class Audit(LightningModule, ABC):
                 f"an audit cannot be made in precision {precision}, which would store latents in it: choose "
                 f"--trainer.precision {', '.join(NETWORK_DTYPES)}; the model's torch_dtype stores weights in few bits"
             )
+        check_whole(self.trainer)
+        check_place(self.folder)
         with explained(self.folder):
             check_writable(self.folder)
             if self.trainer.is_global_zero:

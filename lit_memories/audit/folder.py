@@ -71,9 +71,9 @@ def look(
     )
     try:
         check_records(folder, [*there, *stale], model, marks)
+        check_model(folder, model)
     except ValueError as error:
         raise ValueError(f"{error}: choose another folder with --trainer.default_root_dir") from None
-    check_model(folder, model)
     seeds = sound_seeds(folder, damaged) | sound_seeds(folder / STALE, damaged)
     if damaged:
         rank_zero_warn(f"{_some(damaged)}: what was damaged is left out and made anew, all else is kept")

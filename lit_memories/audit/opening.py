@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_memories.audit.folder import Found, look
-from lit_memories.erasure import PROVENANCE_FILE
 from lit_memories.probes.base import Probe
 from lit_memories.records import RUN_FILE, Place, Record
 from lit_memories.runs import CONDITIONED, RunInfo, read_records
@@ -84,11 +83,8 @@ def open_folder(
         keep_images: how many samples of each set leave pictures.
 
     Raises:
-        ValueError: if the folder holds an erasure, records of another audit, or a probe's with other settings; names
-            what differs.
+        ValueError: if the folder holds records of another audit, or a probe's with other settings; names what differs.
     """
-    if (folder / PROVENANCE_FILE).exists():  # whose card and cost.json are not the audit's to replace
-        raise ValueError(f"{folder} holds an erasure: choose another folder with --trainer.default_root_dir")
     there = RunInfo.load(folder) if (folder / RUN_FILE).is_file() else None
     if there is not None:
         _compare(folder, there, info)

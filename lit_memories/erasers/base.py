@@ -16,6 +16,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.folder import check_folder
+from lit_memories.erasers.result import check_result
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.identity import arguments_of
 from lit_memories.lock import OneWriter
@@ -103,9 +104,7 @@ class Eraser(OneWriter, ABC):
             raise ValueError("the model carries a gated adapter, which no method trains on: load the base itself")
         replaced = self.diffusion.replaced
         if others := sorted(set(replaced) - set(self.selected)):
-            raise ValueError(
-                f"the model's erasure changed {others[0]}, which train={self.train_rule!r} does not select"
-            )
+            raise ValueError(f"its erasure changed {others[0]}, which train={self.train_rule!r} does not select")
         self._originals = {
             name: replaced.get(name, parameter.detach()).clone() for name, parameter in self.selected.items()
         }
@@ -205,9 +204,7 @@ class Eraser(OneWriter, ABC):
             return
         name = type(self).__name__
         if not hasattr(self, "selected"):
-            raise ValueError(
-                f"{name} trains what train selects: null is for methods that bring parameters of their own"
-            )
+            raise ValueError(f"{name} trains what train selects: null is for methods with parameters of their own")
         if self.diffusion.erasure is not None:
             raise ValueError("the base model carries an erasure already: erase from the base itself")
         short = {str(p.dtype).removeprefix("torch.") for p in self.selected.values()} - {"float32", "float64"}
@@ -262,6 +259,7 @@ class Eraser(OneWriter, ABC):
             self._probe_latents = rollout(noise, seeds, steps[:stop])
             self._probe_goal = self.probe_target(self._probe_latents, self._probe_timestep, self._probe_prompts)
             self._probe_start, self._probe_kept = self._probe(self._probe_prompts), self._probe(self._probe_retain)
+            self._probe_end = self._probe_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log how far the concept's prediction went, and how far the others' drifted.
@@ -309,19 +307,22 @@ class Eraser(OneWriter, ABC):
         """For methods that train an adapter: the prompts near which it acts."""
         return None
 
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """See what is predicted now; later the model is no longer on its device."""
+        super().on_train_end()
+        self._probe_end = self._probe(self._probe_prompts)
+
     def on_fit_end(self) -> None:
         """Save the artefact.
 
         Raises:
-            ValueError: if training left NaN or infinity behind, or changed nothing.
+            ValueError: if it is none; see `erasers.result.check_result`.
             OSError: if it cannot be written to its folder; says where it is instead.
         """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             erasure = self.erasure()
-            if bad := [name for name, tensor in erasure.tensors.items() if not tensor.isfinite().all()]:
-                raise ValueError(f"training diverged: {bad[0]} holds NaN or infinity; lower the learning rate")
-            if all(torch.equal(self._originals[name].cpu(), now.detach().cpu()) for name, now in self.selected.items()):
-                raise ValueError("training changed nothing, so nothing is saved: look at lr, steps and trainer limits")
+            check_result(erasure.tensors, self._originals, self._probe_start, self._probe_end, self.concept.name)
             keep(Path(self.trainer.default_root_dir), erasure.save)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -34,10 +34,13 @@ class Cost(Callback):
     def _count(self, _module: Any, args: tuple[Tensor, ...]) -> None:
         self.evaluations += len(args[0])
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop counting."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop counting, before the result is looked at."""
         if self._hook is not None:
             self._hook.remove()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the counts."""
         self._spent = {name: round(value, 1) for name, value in self.state_dict().items()}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

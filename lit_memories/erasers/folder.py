@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_memories.erasers.cost import COST_FILE
-from lit_memories.erasure import CARD_FILE, PROVENANCE_FILE, WEIGHTS_FILE, Provenance
+from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Provenance
 from lit_memories.records import RUN_FILE
 from lit_memories.settings import differences
+from lit_memories.storage.cards import CARD_FILE
 from lit_memories.storage.files import check_inside, check_writable
 from lit_memories.storage.hub import redact
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diffusers import ConfigMixin
 
+from lit_memories.storage.files import check_regular
 from lit_memories.storage.plain import parse_json
 
 JSON_LIMIT = 20 << 20
@@ -31,8 +32,9 @@ def check_size(file: Path) -> None:
     """Refuse a file that is too long to be a configuration, vocabulary or index, before it is read.
 
     Raises:
-        ValueError: if it is longer than `JSON_LIMIT`.
+        ValueError: if it is longer than `JSON_LIMIT`, or a pipe or a device.
     """
+    check_regular(file)
     if (size := file.stat().st_size) > JSON_LIMIT:
         raise ValueError(
             f"{file} has {size} bytes, and of such files at most {JSON_LIMIT} are read: it belongs to no model that is "

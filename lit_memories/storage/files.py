@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EINVAL, EIO
+from errno import EINVAL, EIO, ENOTDIR
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from tempfile import gettempdir
@@ -113,8 +113,9 @@ def check_writable(folder: Path) -> None:
     """Make a folder, clear it of what was left unfinished, and prove that it can be written, before long work.
 
     Raises:
-        WriteError: if it cannot.
+        WriteError: if it cannot, or something else is in its place.
     """
+    check_folder_place(folder)
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder)
@@ -185,6 +186,35 @@ def check_place(file: Path, within: Path | None = None) -> None:
     root = folder.resolve()
     for count in range(len(file.relative_to(folder).parts)):
         _check_own(file if count == 0 else file.parents[count - 1], root)
+
+
+def check_regular(file: Path) -> None:
+    """Refuse to read what has no end, or may have none: a pipe or a device in the place of a file.
+
+    Args:
+        file: which need not be there; a folder passes.
+
+    Raises:
+        ValueError: naming it.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = file.stat().st_mode
+        if not (S_ISREG(mode) or S_ISDIR(mode)):
+            raise ValueError(f"{file} is neither a file nor a folder but a pipe or a device: name a file")
+
+
+def check_folder_place(folder: Path) -> None:
+    """Refuse to take for a folder what is none.
+
+    Args:
+        folder: which need not be there.
+
+    Raises:
+        WriteError: naming what is in its place, or in that of a folder above.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise WriteError(ENOTDIR, "it is no folder", str(there))
 
 
 def _check_own(path: Path, root: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from huggingface_hub import HfApi, constants, get_token, hf_hub_download
@@ -17,7 +18,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from lit_memories.storage.files import write
+from lit_memories.storage.cards import CARD_FILE, kept
+from lit_memories.storage.files import check_regular, write
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +66,13 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
 
     Raises:
         FileNotFoundError: if there is no such file, folder, repository or revision, or none can be had.
-        ValueError: if two revisions are given, or a folder with a revision.
+        ValueError: if the name is empty or that of a pipe or a device, two revisions are given, or a folder with one.
         PermissionError: if the repository is gated, and not for this user.
     """
+    if not name.strip():
+        raise ValueError("the name of a file, a folder or a model on the hub is empty: give one")
     if (folder := Path(name)).exists():
+        check_regular(folder)
         if revision is not None:
             raise ValueError(f"{name} is on this machine, where nothing has a revision: leave out {revision!r}")
         if folder.is_dir():
@@ -98,6 +103,8 @@ def is_id(name: str) -> bool:
 def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token: str | None, message: str) -> str:
     """Send an erasure's files to a repository, which is made if there is none, as one commit.
 
+    A card that somebody else wrote there stays.
+
     Args:
         folder: where they are.
         repo_id: ``user/name``.
@@ -118,9 +125,8 @@ def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token:
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=list(files), commit_message=message
-        )
+        sent = [name for name in files if name != CARD_FILE or not _card_kept(api, repo_id)]
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=sent, commit_message=message)
     except HFValidationError:
         raise ValueError(f"{repo_id!r} is no name on the hub: user/name is") from None
     except Exception as error:  # the HTTP client's own errors are of another package in every version
@@ -132,6 +138,15 @@ def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token:
             ) from None
         raise OSError(f"cannot send the erasure to {repo_id}: {plain(error)}") from None
     return str(commit.oid)
+
+
+def _card_kept(api: HfApi, repo_id: str) -> bool:
+    """Whether a repository has a card that is not to be replaced; warns of it."""
+    if not api.file_exists(repo_id, CARD_FILE):
+        return False
+    with TemporaryDirectory() as there:
+        file = Path(api.hf_hub_download(repo_id, CARD_FILE, local_dir=there))
+        return kept(file, f"{CARD_FILE} in {repo_id}")
 
 
 def plain(error: Exception) -> str:

@@ -85,6 +85,8 @@ _QUICK = json.JSONDecoder(parse_constant=_finite)
 
 
 def _decode(text: str, decoder: json.JSONDecoder) -> Any:
+    if not text.strip():
+        raise ValueError("it is empty")
     try:
         value = decoder.decode(text)
     except RecursionError:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_memories.storage.files import whole
+from lit_memories.storage.files import check_regular, whole
 from lit_memories.storage.plain import parse
 
 HEADER_LIMIT = 32 << 20
@@ -177,8 +177,9 @@ def check_header(file: Path) -> None:
     """Refuse a header that would fill the memory, as of millions of empty tensors, before anything is made of it.
 
     Raises:
-        ValueError: if it claims to be longer than `HEADER_LIMIT`.
+        ValueError: if it claims to be longer than `HEADER_LIMIT`, or is no file.
     """
+    check_regular(file)
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     if length > HEADER_LIMIT:

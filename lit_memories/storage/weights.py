@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from lit_memories.storage.files import check_regular
 from lit_memories.storage.tensors import check_header, tensor_names
 
 TRAINING = frozenset(
@@ -23,6 +24,8 @@ TRAINING = frozenset(
     }
 )  # fmt: skip
 """What checkpoints hold besides weights: how training stood, which no model is made of."""
+CHECKPOINT = frozenset({"state_dict", "pytorch-lightning_version", "global_step", "loops"})
+"""What every checkpoint of Lightning's has."""
 OUTER = frozenset(
     {
         "model", "unet", "net", "network", "diffusion_model", "base_model", "state_dict", "model_state_dict",
@@ -99,19 +102,23 @@ def weight_names(path: Path) -> list[str]:
     return sorted(map(str, content))
 
 
-def refuse_code(path: Path) -> None:
-    """Refuse a checkpoint that needs code to be read, whatever it holds.
+def check_checkpoint(path: Path) -> None:
+    """Refuse, before a training is taken up from a checkpoint, a file that is none, or that needs code to be read.
 
     Raises:
-        ValueError: if it does, or is damaged.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint of Lightning's, damaged, or would run code.
     """
-    if _is_safetensors(path):
-        check_header(path)
-    else:
-        _unpickle(path)
+    if not path.is_file():
+        there = "is no file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {there}: name a checkpoint of a training (.ckpt) with --ckpt_path")
+    content = None if _is_safetensors(path) else _unpickle(path, "meta")  # of which torch reads shapes alone
+    if not isinstance(content, Mapping) or not content.keys() >= CHECKPOINT:
+        raise ValueError(f"{path} is no checkpoint of a training: name one (.ckpt) with --ckpt_path, or leave it out")
 
 
 def _is_safetensors(path: Path) -> bool:
+    check_regular(path)
     with path.open("rb") as stream:
         start = stream.read(9)
     return start[8:] == b"{"  # after the header's length, a safetensors file goes on as JSON; a pickle cannot

@@ -5,17 +5,14 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import CARD_FILE, Erasure, Provenance, versions
+from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.settings import short_hash
+from lit_memories.storage.cards import CARD_FILE, erasure_of, marked
 from lit_memories.storage.files import check_inside, check_writable, whole_folder, write
 from lit_memories.storage.hub import redact
+from lit_memories.storage.tensors import checksum
+from lit_memories.storage.unfinished import LEFT
 from lit_memories.tools.portable import make_portable
-
-HEAD = """---
-library_name: diffusers
-pipeline_tag: text-to-image
-tags: [concept-erasure, text-to-image, lit-memories]
----"""
-"""How the card of an export begins."""
 
 
 def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> None:
@@ -32,11 +29,12 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
 
     Raises:
         OSError: if `out` cannot be written.
-        ValueError: if a link leads out of it, or it holds anything but an earlier export of the same.
+        ValueError: if a link leads out of it, it is the base, or it holds anything but an earlier export of the same.
     """
     check_inside(out, (".",))
     applied = Erasure.load(erasure)
-    _check_free(out, _title(applied.provenance))
+    mark = _mark(applied)
+    _check_free(out, base, mark)
     check_writable(out)
     model = Diffusion(base, revision=revision)
     applied.apply(model, gated=False)
@@ -44,29 +42,38 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
     with whole_folder(out) as part:
         pipeline.save_pretrained(part)
         make_portable(part)
-        write(part / CARD_FILE, _card(applied.provenance, type(pipeline).__name__))
+        write(part / CARD_FILE, _card(applied.provenance, mark, type(pipeline).__name__))
 
 
-def _check_free(out: Path, title: str) -> None:
-    """Refuse a folder that holds anything but an export of this title: a base model, say, or the user's own files."""
-    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    card = out / CARD_FILE
-    own = card.is_file() and (text := card.read_text(encoding="utf-8", errors="replace")).startswith(HEAD)
-    if held and not (own and f"\n{title}\n" in text):
-        what = "an export of another erasure" if own else f"{held[0]}, and is no export"
+def _check_free(out: Path, base: str, mark: str) -> None:
+    """Refuse a folder that holds anything but an export of this erasure: a base model, say, or the user's own files."""
+    if out.is_dir() and Path(base).is_dir() and out.samefile(base):
+        raise ValueError(f"{out} is the base itself, which every erasure of it needs: choose another OUT")
+    held = sorted(path.name for path in out.iterdir() if not LEFT.fullmatch(path.name)) if out.is_dir() else []
+    if held and (there := erasure_of(out)) != mark:
+        what = f"{held[0]}, and is no export" if there is None else f"an export of another erasure ({there})"
         raise ValueError(f"{out} holds {what}: choose another OUT, or remove it")
 
 
-def _title(origin: Provenance) -> str:
-    return redact(f"# {origin.method}: {origin.concept['name']} erased from {origin.base}")
+def _mark(erasure: Erasure) -> str:
+    """A hash of what an export holds, by which a later one knows its own."""
+    sums = [checksum(name, tensor.cpu()) for name, tensor in sorted(erasure.tensors.items())]
+    origin = erasure.provenance
+    return short_hash(" ".join([origin.method, origin.concept["name"], origin.base_fingerprint, *sums]))
 
 
-def _card(origin: Provenance, kind: str) -> str:
+def _card(origin: Provenance, mark: str, kind: str) -> str:
     """A model card: what it is, and what wrote it."""
     wrote = "\n".join(f"| {package} | {version} |" for package, version in versions().items())
-    return redact(f"""{HEAD}
+    return marked(
+        redact(f"""---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [concept-erasure, text-to-image, lit-memories]
+erasure: "{mark}"
+---
 
-{_title(origin)}
+# {origin.method}: {origin.concept["name"]} erased from {origin.base}
 
 A whole pipeline, with the erasure worked into its weights. It opens with diffusers beside transformers 4 or 5:
 
@@ -79,6 +86,7 @@ pipeline = {kind}.from_pretrained("path/to/this/folder")
 |---|---|
 {wrote}
 """)
+    )
 
 
 def push(

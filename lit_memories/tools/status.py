@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lit_memories.records import LOCK, MEMORY_SETS, PARTS, RECORDS_FILE, RUN_FILE, SETS, Record, read_lines
-from lit_memories.runs import CONDITIONED, Run, RunInfo, check_records, counted_as, read_records
+from lit_memories.runs import CONDITIONED, Run, RunInfo, check_origin, counted_as, read_records
 from lit_memories.seeds import seed_keys
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.convergence import INVERTING, inversion_of
+from lit_memories.storage.files import check_inside
 from lit_memories.storage.tensors import tensor_names
 from lit_memories.terminal import SAFE, printable
 
@@ -108,15 +109,16 @@ def look(folder: Path, now: float | None = None) -> Status:
 
     Raises:
         FileNotFoundError: if it is no run folder.
-        ValueError: if its ``run.json`` is damaged or of another release, or its records are of another model.
+        ValueError: if its ``run.json`` is damaged or of another release, or its records or seeds are of another model.
     """
+    check_inside(folder, (LOCK,))
     held, info = _held(folder), RunInfo.load(folder)
     parts = {file.stem.partition("-")[2]: _lines(file) for file in _parts(folder, "records-*.jsonl")}
     damaged: list[str] = []
     records = read_records(folder, damaged)
     if _cut(folder / RECORDS_FILE):
         damaged.append(f"{folder / RECORDS_FILE}: its last line is cut")
-    check_records(folder, records, info.fingerprint, {name: info.mark(name) for name in info.probes})
+    check_origin(folder, info, records)
     started = (folder / RUN_FILE).stat().st_mtime  # of the last attempt: each writes it anew when it begins
     batches = [(started, 0), *sorted(b for b in map(_batch, _parts(folder, "seeds-*.safetensors")) if b[0] > started)]
     batches = [batch for batch in batches if batch[0] >= batches[-1][0] - WINDOW]

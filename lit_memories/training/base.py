@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_memories.images import grid
 from lit_memories.lightning_files import forgiven
 from lit_memories.lock import OneWriter
+from lit_memories.ops.sound import check_weights
 from lit_memories.storage.files import check_inside, keep, whole, whole_folder
 from lit_memories.training.muon import MuonAdamW
 
@@ -88,9 +89,11 @@ class Pretraining(OneWriter, ABC):
         """Save once; by now the averaged weights, if any, are in place.
 
         Raises:
+            ValueError: if the training diverged.
             OSError: if that cannot be done; says where they are instead.
         """
         if self.trainer.is_global_zero and not self.trainer.interrupted:
+            check_weights(dict(self.named_parameters()))
             keep(self.save_to, self._save)
 
     def _save(self, folder: Path) -> None:

@@ -99,7 +99,11 @@ def test_exchanged_seeds_are_named(run: Path, arguments: Arguments) -> None:
 
     assert read_notes(run / SEEDS_FILE) == {"model": RunInfo.load(run).fingerprint}
     write_tensors(run / SEEDS_FILE, read_tensors(run / SEEDS_FILE), {"model": "another"})
-    assert "holds seeds of another model (another)" in refused(arguments(run))
+    said = "seeds.safetensors holds seeds of another model (another) than this one"
+    assert said in refused(arguments(run))
+    for command in (["status", str(run)], ["report", str(run), f"--out={run.parent / 'out'}"]):
+        message = refused(command)
+        assert f"{said} ({RunInfo.load(run).fingerprint}): run.json, records or seeds were exchanged" in message
 
 
 def test_records_of_an_earlier_release_need_their_run_file(run: Path, arguments: Arguments) -> None:
@@ -217,7 +221,7 @@ def test_a_second_audit_in_a_folder_ends_at_its_start(run: Path, arguments: Argu
 def test_a_lock_is_no_way_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(ValueError, match="lock leads out of its folder"):
         lock(tmp_path / "run")
     assert not (tmp_path / "victim").exists()
 

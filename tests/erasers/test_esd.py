@@ -14,6 +14,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasers import rollout as rollout_module
 from lit_memories.erasers.base import draw
 from lit_memories.erasers.esd import ESD
+from lit_memories.erasers.result import check_result
 from lit_memories.erasure import Erasure
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.schedule import DDIMStep
@@ -278,13 +279,37 @@ def test_validating_an_erasure_measures_from_the_base(diffusion: Diffusion, tiny
     assert untouched["val/erase_ratio"] == 1
 
 
-def test_divergence_is_named(diffusion: Diffusion, tmp_path: Path) -> None:
-    method = esd(diffusion, lr=1e30)
-    with pytest.raises(
-        ValueError, match=r"training diverged: unet\.\S+ holds NaN or infinity; lower the learning rate"
-    ):
-        trainer(tmp_path, 3).fit(method)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": 1e30}, r"training diverged: train/loss is (nan|inf) after step \d; lower lr"),
+        ({"eta": 1e38}, r"training diverged: train/loss is inf after step \d; lower lr, or the option that multiplies"),
+        ({"lr": 1e30, "steps": 1}, r"training diverged: unet\.\S+ holds 1e\+30, no weight is so large; lower lr"),
+        (
+            {"lr": 1e-9, "eta": 0.0, "steps": 1},
+            "nothing was erased, so nothing is saved: what the model",
+        ),
+    ],
+)
+def test_a_training_in_vain_is_named(options: dict[str, Any], said: str, diffusion: Diffusion, tmp_path: Path) -> None:
+    """It ended as if all were well but for the folder."""
+    method = esd(diffusion, **options)
+    with pytest.raises(ValueError, match=said):
+        trainer(tmp_path, options.get("steps", 3)).fit(method)
     assert not (tmp_path / "erasure.safetensors").exists()
+
+
+def test_a_result_with_nan_or_predictions_that_are_none_is_refused() -> None:
+    before, weights = torch.ones(2, 3), {"unet.x": torch.ones(2)}
+    for tensor, after, said in (
+        (torch.tensor([1.0, float("nan")]), before, "unet.x holds NaN or infinity"),
+        (torch.zeros(2), before / 0, "predicts NaN or infinity for umbrella"),
+        (torch.zeros(2), before * (1 + 2e-7), "nothing was erased"),
+        (torch.ones(2), before, "changed nothing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_result({"unet.x": tensor}, weights, before, after, "umbrella")
+    check_result({"unet.x": torch.zeros(2)}, weights, before, before * 1.01, "umbrella")
 
 
 @pytest.mark.parametrize(("rate", "options"), [(0.0, {}), (1e-3, {"limit_train_batches": 0})])

@@ -39,6 +39,9 @@ EXPLAINED = {
     "erasers/spm.py": "noise, and what is logged",
     "erasers/advunlearn.py": "noise, words to begin the attack with, and what is logged",
     "erasers/fmn.py": "where the concept's words stand, and what is logged",
+    "on_train_end": "whether the loss is a number",
+    "check_losses": "the same; besides at the end at each of `LOOK_EVERY` steps",
+    "erasers/result.py: check_result": "what training came to, when it is over",
     "erasers/closed_form.py: _vectors: number read": "tokens, read on the host",
 }
 """Where training has the host wait for the device, and for what."""

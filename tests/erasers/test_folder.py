@@ -16,6 +16,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasers import esd
 from lit_memories.erasers.folder import check_folder
 from lit_memories.erasure import Erasure, Provenance
+from lit_memories.lightning_files import CONFIG_HEAD
 from lit_memories.records import LOCK
 from lit_memories.runs import RunInfo
 
@@ -82,6 +83,25 @@ def test_a_recipe_is_refused_before_data_are_made(folder: Path, tiny: Path, monk
         main([*command, f"--trainer.default_root_dir={folder}"])
     with pytest.raises(AssertionError, match="training began"):
         main([*command, f"--trainer.default_root_dir={folder.parent / 'new'}"])
+
+
+def test_a_configuration_of_somebody_elses_is_not_replaced(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a log, which has a folder of its own, it would stand in its place; one of an earlier run is replaced."""
+
+    def begun(*_: Any, **__: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(Trainer, "fit", begun)
+    command = ["fit", f"--config={RECIPE}", f"--model.diffusion.base={tiny}", "--trainer.callbacks=[]"]
+    command += ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}"]
+    (tmp_path / "config.yaml").write_text("mine: true\n")
+    with pytest.raises(SystemExit, match=r"config\.yaml is not of this program, which would replace it: move it"):
+        main(command)
+    (tmp_path / "config.yaml").write_text(f"{CONFIG_HEAD}\nmodel: null\n")
+    with pytest.raises(AssertionError, match="training began"):
+        main(command)
 
 
 @pytest.fixture

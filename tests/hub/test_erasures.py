@@ -91,6 +91,22 @@ def test_a_revision_of_an_erasure(base: tuple[str, str], hub: FakeHub, tmp_path:
     assert erased.erasure.provenance == first.provenance
 
 
+def test_a_card_that_somebody_wrote_stays_on_the_hub(
+    base: tuple[str, str], hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", MINE)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "README.md").write_text("---\ntags: [lit-memories]\n---\nMine.")
+    hub.add("me/erased", tmp_path / "theirs")
+    with pytest.warns(UserWarning, match=r"README\.md in me/erased is not of this program, or was changed: it stays"):
+        erase(base).push_to_hub("me/erased")
+    assert hub.files("me/erased")["README.md"].decode().endswith("Mine.")
+    assert "erasure.json" in hub.files("me/erased")
+    erase(base).push_to_hub("me/new", license_id="mit")
+    erase(base).push_to_hub("me/new")
+    assert "license" not in hub.files("me/new")["README.md"].decode(), "its own card is replaced"
+
+
 def test_the_command_pushes_a_folder(
     base: tuple[str, str],
     hub: FakeHub,

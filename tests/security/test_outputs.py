@@ -1,6 +1,7 @@
 """No command writes through a link or to a pipe, wherever among its files that stands."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,3 +87,19 @@ def test_status_and_probes_write_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     main(["status", str(run)])
     main(["probes"])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("command", ["probes", "--help"])
+def test_a_full_device_as_the_output_is_one_line(command: str, buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lit_memories", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "its output cannot be written: No space left on device" in done.stderr

@@ -28,7 +28,7 @@ def unwritable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(Path, "write_text", read_only)
         return tmp_path / "run", "Read-only file system"
     (tmp_path / "run").write_text("in the way")
-    return tmp_path / "run", "File exists"
+    return tmp_path / "run", "it is no folder"
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_by_an_audit(unwritable: tuple[Path, str], tiny: Path, tiny_classifier: 
         "predict", f"--config={PICTOGRAMS / 'audit/umbrella.yaml'}", f"--model.diffusion.base={tiny}",
         f"--model.judge.classifier={tiny_classifier}", "--trainer.callbacks=[]", f"--trainer.default_root_dir={folder}",
     )  # fmt: skip
-    assert f"cannot write to {folder}: {reason}" in message
+    assert f"{folder}: {reason}" in message
 
 
 def test_by_an_eraser(tiny: Path, tmp_path: Path, refused: Refused) -> None:

@@ -66,17 +66,39 @@ def test_a_tokenizer_can_be_made_of_its_words_and_merges(exported: Path, tiny: P
 def test_nothing_but_an_export_of_the_same_is_replaced(exported: Path, tiny: Path, tmp_path: Path) -> None:
     """A base model least of all: every erasure of it would be lost with it."""
     erasure = exported.parent / "erasure"
-    export(str(tiny), erasure, shutil.copytree(exported, tmp_path / "again"))
+    again = shutil.copytree(exported, tmp_path / "again")
+    (again / "again.0a1b2c3d.part").mkdir()  # of an export that was killed
+    export(str(tiny), erasure, again)
     base = shutil.copytree(tiny, tmp_path / "base")
     before = {file: file.read_bytes() for file in base.rglob("*") if file.is_file()}
-    with pytest.raises(ValueError, match="and is no export: choose another OUT, or remove it"):
+    with pytest.raises(ValueError, match="is the base itself, which every erasure of it needs: choose another OUT"):
         export(str(base), erasure, base)
+    with pytest.raises(ValueError, match="and is no export: choose another OUT, or remove it"):
+        export(str(tiny), erasure, base)
     assert before == {file: file.read_bytes() for file in base.rglob("*") if file.is_file()}
-    other = shutil.copytree(exported, tmp_path / "other")
-    card = (other / "README.md").read_text(encoding="utf-8")
-    (other / "README.md").write_text(card.replace("umbrella erased", "castle erased"), encoding="utf-8")
-    with pytest.raises(ValueError, match="holds an export of another erasure"):
-        export(str(tiny), erasure, other)
+
+
+@pytest.mark.parametrize("whose", ["weights", "card", "copied"])
+def test_an_export_of_the_same_title_may_still_be_another(
+    whose: str, exported: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Of other weights, of a card that its owner went on writing, or a pipeline with a card from elsewhere."""
+    erasure, out = exported.parent / "erasure", shutil.copytree(exported, tmp_path / "full")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    if whose == "weights":
+        loaded = Erasure.load(erasure)
+        other = {name: tensor + 1 for name, tensor in loaded.tensors.items()}
+        Erasure(other, loaded.provenance).save(erasure := tmp_path / "other")
+    elif whose == "card":
+        (out / "README.md").write_text(card + "\nMy own findings.\n", encoding="utf-8")
+    else:
+        lines = [line for line in card.splitlines(keepends=True) if not line.startswith(("erasure:", "lit_memories"))]
+        (out / "README.md").write_text("".join(lines), encoding="utf-8")
+    said = "holds an export of another erasure" if whose == "weights" else "README.md, and is no export"
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=f"{said}.*: choose another OUT, or remove it"):
+        export(str(tiny), erasure, out)
+    assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 
 def test_nothing_tells_of_the_machine(exported: Path, tiny: Path) -> None:
@@ -94,7 +116,9 @@ def test_it_is_the_erased_model(exported: Path, tiny: Path) -> None:
 
 def test_the_card_names_what_wrote_it(exported: Path) -> None:
     card = (exported / "README.md").read_text(encoding="utf-8")
-    assert yaml.safe_load(card.split("---")[1])["library_name"] == "diffusers"
+    matter = yaml.safe_load(card.split("---")[1])
+    assert matter["library_name"] == "diffusers"
+    assert len(matter["erasure"]) == 20
     assert "Test: umbrella erased from somebody/base" in card
     assert "StableDiffusionPipeline.from_pretrained" in card
     for package, version in versions().items():

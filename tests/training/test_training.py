@@ -249,6 +249,12 @@ def test_the_autoencoder_is_saved_even_without_validation(tmp_path: Path) -> Non
     assert AutoencoderKL.from_pretrained(tmp_path / "saved").config.scaling_factor > 0
 
 
+def test_a_training_that_diverged_saves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"training diverged: .* lower"):
+        run("classifier", tmp_path, "--model.lr=1e30", "--model.weight_decay=0", steps=2)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_two_runs_of_the_classifier_recipe_are_the_same(tmp_path: Path) -> None:
     run("classifier", tmp_path / "one", steps=4)
     run("classifier", tmp_path / "again", steps=4)
