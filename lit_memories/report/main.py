@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -147,21 +146,6 @@ def _read(
     summary = summarise(comparison, draws, seed, begin)
     summary = expose(summary, scale, comparison.runs[comparison.vanilla].info)
     return ConceptLevel(comparison, summary, judge(summary)), memories
-
-
-def command(args: Sequence[str] | None = None) -> None:
-    """``lit-memories report RUN RUN ... --out DIR``: `report` as a command; errors are one line.
-
-    Args:
-        args: command line after the command's name, or None for that of the process.
-    """
-    parser = ArgumentParser(prog="lit-memories report", description="Compare audit runs: what did each model forget?")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders: one vanilla, erased ones, a control, random")
-    parser.add_function_arguments(report, skip={"runs"})
-    try:
-        report(**parser.parse_args(args).as_dict())
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
 
 
 def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:
