@@ -150,15 +150,17 @@ def _prompted(run: RunStatistics, vanilla: RunStatistics) -> str:
     share += f" (vanilla: {_percent(usual)})"
     if usual.value < PROMPTABLE_ABOVE:
         return f"{share}; as vanilla rarely shows it either, or the judge rarely sees it, that says little."
-    needed = samples_to_know(vanilla)
     meaning = {
         "works": "not distinguishable from vanilla, the prompt still works",
         "weakened": "less than vanilla, though the prompt is not shown to be dead",
         "refused": "the prompt no longer works, which by itself is not forgetting",
-        "unknown": "too few samples to say whether the prompt still works; with "
-        f"{needed} of either model it could be said",
     }
-    return f"{share}: {meaning[prompt_state(run, vanilla)]}."
+    if (state := prompt_state(run, vanilla)) == "unknown":
+        return (
+            f"{share}: too few samples to say whether the prompt still works; at these rates, with "
+            f"{samples_to_know(run, vanilla)} of either model it could be said."
+        )
+    return f"{share}: {meaning[state]}."
 
 
 def _memory(summary: Summary, run: RunStatistics) -> str:

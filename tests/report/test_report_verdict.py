@@ -7,7 +7,7 @@ from synthetic_runs import Model, altered, write
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.report.verdict import judge
 from lit_memories.statistics import criteria
-from lit_memories.statistics.criteria import categorise, prompt_state
+from lit_memories.statistics.criteria import categorise, prompt_state, samples_to_know
 from lit_memories.statistics.pairing import compare
 from lit_memories.statistics.summary import summarise
 
@@ -98,6 +98,16 @@ def test_how_many_samples_would_do_is_said(summary):
     (needed,) = re.findall(r"with (\d+) of either model it could be said", verdict.paragraph())
     assert against(summary, int(needed), int(needed), int(needed), int(needed)) == "works"
     assert against(summary, int(needed) - 1, int(needed) - 1, int(needed) - 1, int(needed) - 1) == "unknown"
+
+
+@pytest.mark.parametrize(("hits", "usual"), [(4, 8), (5, 8), (5, 7), (4, 7), (6, 8)])
+def test_more_samples_are_asked_for_than_there_are(summary, hits, usual):
+    """Eight samples of each model that leave it open are not answered by four."""
+    vanilla = altered(summary.vanilla, prompted=wilson_interval(usual, 8))
+    run = altered(summary.runs[1], prompted=wilson_interval(hits, 8))
+    needed = samples_to_know(run, vanilla)
+    assert needed > 8
+    assert against(summary, round(hits / 8 * needed), needed, round(usual / 8 * needed), needed) != "unknown"
 
 
 @pytest.mark.parametrize(
