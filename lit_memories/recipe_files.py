@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from lit_memories.concept import check_described
+
 SUFFIXES = {".yaml", ".yml"}
 """How values end that name another file, such as a concept's or a trainer's."""
 LARGEST = 1 << 20
@@ -51,17 +53,26 @@ def read_recipe(file: Path) -> dict[str, Any]:
 
 
 def check_values(argv: Sequence[str]) -> None:
-    """Read the files that options name, a concept's for instance, as `read_recipe` would.
+    """Read the files that options name, as `read_recipe` would; a concept's must be one.
 
     Args:
         argv: what follows the command.
 
     Raises:
-        ValueError: as `read_recipe`.
+        ValueError: as `read_recipe`, or if a concept's file lacks a field, or has one that no concept has.
+        FileNotFoundError: if a concept's file is not there.
     """
-    for argument in argv:
-        file = Path(argument.partition("=")[2] or argument)
-        if file.suffix in SUFFIXES and file.is_file():
+    for name, value in _options(argv):
+        file = Path(value)
+        if file.suffix not in SUFFIXES:
+            continue
+        if name == "--model.concept":
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{file} is no file: --model.concept names a concept's, recipes/*/concepts has some"
+                )
+            check_described(read_recipe(file), value)
+        elif file.is_file():
             read_recipe(file)
 
 

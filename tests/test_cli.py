@@ -171,6 +171,36 @@ def test_help_of_recipes_loads_no_model_library() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("kind: object\nprompts: [a]", "the concept has no name: its file must have name, kind and prompts"),
+        ("name: x\nkind: object", "the concept has no prompts"),
+        ("name: x\nkind: object\nprompts: a", "prompts must be a list of texts, one a line after a dash, got 'a'"),
+        ("name: x\nkind: object\nprompts: [1]", "prompts must be a list of texts"),
+        ("name: x\nkind: thing\nprompts: [a]", "kind must be one of object, style, color, nudity, image, got 'thing'"),
+        ("name: x\nkind: object\nprompts: [a]\nfactor: {object: star}", "has no field 'factor', did you mean factors?"),
+        ("name: x\nkind: object\nprompts: [a]\nfactors: red", "factors must be names, each with a text"),
+        ("name: x\nkind: object\nprompts: [a]\nfactors: {object: 3}", "factors must be names, each with a text"),
+    ],
+)
+def test_what_is_wrong_with_the_file_of_a_concept_is_one_line(
+    text: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a look of its own, fields that the file lacks would be those of the recipe's concept."""
+    (tmp_path / "mine.yaml").write_text(text)
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", f"--model.concept={tmp_path / 'mine.yaml'}")
+    assert code == 1
+    assert said.startswith(f"lit-memories predict: {tmp_path / 'mine.yaml'}: ")
+    assert named in said
+
+
+def test_a_concept_without_a_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", "--model.concept", str(tmp_path / "mine.yaml"))
+    assert code == 1
+    assert "recipes/*/concepts has some" in said
+
+
 def test_an_unknown_key_on_the_command_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = ends(capsys, "predict", f"--config={AUDIT}", "--model.stepps=3")
     assert code == 2

@@ -67,7 +67,8 @@ class Audit(LightningModule, ABC):
         seed: of everything drawn.
 
     Raises:
-        ValueError: if `block_size` is below 1, a probe is named twice, or lacks what it needs.
+        ValueError: if `block_size` is below 1, a probe is named twice, or lacks what it needs, or the judge cannot
+            tell the concept.
     """
 
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images", "probes"})
@@ -91,6 +92,8 @@ class Audit(LightningModule, ABC):
         super().__init__()
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
+        if judge is not None:
+            judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
         self.name, self.role = name, role or _role(diffusion)
         self.guidance_scale, self.block_size = guidance_scale, block_size
