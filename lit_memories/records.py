@@ -30,6 +30,9 @@ from lit_memories.storage.plain import fit, parse_quickly
 from lit_memories.storage.signed import sign, unsign
 
 SetName = Literal["concept", "reference", "known", "prompted", "retained", "unprompted", "own", "repeat", "memory"]
+TOO_FEW = 8
+"""With fewer images than this in a set nothing is concluded: intervals hold what they say from here on
+(docs/results/intervals.md)."""
 SETS: tuple[SetName, ...] = ("concept", "reference", "known", "prompted", "retained", "unprompted")
 MEMORY_SETS: tuple[SetName, ...] = ("own", "repeat", "memory")
 """The sets of a concept-level and of an image-level audit."""

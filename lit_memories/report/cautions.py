@@ -2,12 +2,12 @@
 
 import math
 
+from lit_memories.records import TOO_FEW
 from lit_memories.report.formats import decimal, number
 from lit_memories.report.hygiene import placebo_sentences, resolution_sentence
 from lit_memories.statistics.criteria import (
     BIAS_SHARE,
     FEW,
-    TOO_FEW,
     bias_difference,
     biased,
     convergence,

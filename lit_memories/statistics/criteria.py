@@ -6,6 +6,7 @@ from typing import Literal
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.boschloo import rates_differ
 from lit_memories.metrics.intervals import rate_difference_interval
+from lit_memories.records import TOO_FEW
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 REMEMBERS_BELOW = 0.25
@@ -45,9 +46,6 @@ CONVERGED_AT_LEAST = 0.9
 """With a smaller share of converged inversions the seeds themselves are in doubt."""
 FEW = 32
 """With fewer images than this in a set, intervals of skewed shifts may hold less than they say."""
-TOO_FEW = 8
-"""With fewer images than this in a set nothing is concluded: intervals hold what they say from here on
-(docs/results/intervals.md)."""
 PSNR_SPREAD = 1.0
 """Mean PSNR that differs by less than this many dB between all models carries no news about any."""
 
