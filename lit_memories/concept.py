@@ -64,6 +64,10 @@ class Concept:
             if not _has_both(template):
                 raise ValueError(f"concept {self.name!r}: template {template!r} needs {{prompt}} and {{phrase}}")
 
+    def __repr__(self) -> str:
+        """One line, without the prompts."""
+        return f"Concept({self.name!r}, {self.kind}, {len(self.prompts)} prompts, {len(self.retain)} to retain)"
+
     def named_in(self, prompt: str) -> bool:
         """Whether a prompt names the concept: it holds the phrase, or is one of `prompts` or `pairs`."""
         return self._holds_phrase(prompt) or prompt in self.prompts or prompt in self.pairs

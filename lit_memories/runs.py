@@ -206,6 +206,10 @@ class Run:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    def __repr__(self) -> str:
+        """One line, without the records."""
+        return f"Run({str(self.folder)!r}, {self.info.role}, {self.info.concept!r}, {len(self.records)} records)"
+
     def of(self, name: SetName, probe: str, conditioning: str | None = None) -> list[Record]:
         """The records of one set, under one conditioning, for which a probe's answer may be counted."""
         return [r for r in self._of_set.get((name, conditioning), ()) if r.counts(probe)]
