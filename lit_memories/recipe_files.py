@@ -4,6 +4,7 @@ import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -50,6 +51,29 @@ def read_recipe(file: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or not settings:
         raise ValueError(f"{file} has no settings: a recipe begins with model: and its class_path")
     return settings
+
+
+def audit_command(concept: str, base: object, *options: str) -> str:
+    """The command that audits a model of a base for a concept, by the recipe in ``recipes/`` that is for both.
+
+    Args:
+        concept: its name.
+        base: hub id or folder of the base model.
+        options: of the command, such as ``--model.role=control``.
+
+    Returns:
+        The command; in it stands ``RECIPE`` where none here is for them.
+    """
+    for file in sorted(Path("recipes").glob("*/audit/*.yaml")):
+        try:
+            model = read_recipe(file)["model"]
+            settings = model["init_args"]
+            found = settings["concept"]["name"], settings["diffusion"]["base"]
+        except (ValueError, OSError, KeyError, TypeError):  # a trainer's, or somebody's draft
+            continue
+        if found == (concept, base) and str(model.get("class_path")).endswith(".ConceptAudit"):
+            return " ".join(["lit-memories predict --config", quote(str(file)), *options])
+    return " ".join(["lit-memories predict --config RECIPE", *options])
 
 
 def check_values(argv: Sequence[str]) -> None:
@@ -113,6 +137,29 @@ def model_of(argv: Sequence[str]) -> str | None:
         model = read_recipe(Path(value)).get("model") if name in {"--config", "-c"} else None
         found = model.get("class_path", found) if isinstance(model, Mapping) else found
     return found if isinstance(found, str) else None
+
+
+def probes_of(argv: Sequence[str]) -> list[str]:
+    """The classes of probes that a command line and its recipes name.
+
+    Args:
+        argv: what follows the command.
+
+    Raises:
+        ValueError: as `read_recipe`.
+        FileNotFoundError: as `read_recipe`.
+    """
+    found: list[Any] = []
+    for name, value in _options(argv):
+        if name in {"--config", "-c"}:
+            model = read_recipe(Path(value)).get("model")
+            settings = model.get("init_args") if isinstance(model, Mapping) else None
+            found.append(settings.get("probes") if isinstance(settings, Mapping) else None)
+        elif name in {"--model.probes", "--model.probes+"}:
+            found.append(yaml.safe_load(value))
+    parts = [part for one in found for part in (one if isinstance(one, list) else [one])]
+    names = [part.get("class_path") if isinstance(part, Mapping) else part for part in parts]
+    return [name for name in names if isinstance(name, str)]
 
 
 def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.folder import check_folder
+from lit_memories.erasers.folder import announce, check_folder
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.identity import arguments_of
 from lit_memories.lock import OneWriter
@@ -322,7 +322,8 @@ class Eraser(OneWriter, ABC):
                 raise ValueError(f"training diverged: {bad[0]} holds NaN or infinity; lower the learning rate")
             if all(torch.equal(self._originals[name].cpu(), now.detach().cpu()) for name, now in self.selected.items()):
                 raise ValueError("training changed nothing, so nothing is saved: look at lr, steps and trainer limits")
-            keep(Path(self.trainer.default_root_dir), erasure.save)
+            keep(folder := Path(self.trainer.default_root_dir), erasure.save)
+            announce(folder, erasure.provenance)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what can change."""

@@ -32,6 +32,20 @@ def seed_sentences(summary: Summary, run: RunStatistics) -> list[str]:
     return [f"{text}{'; its seeds are not to be trusted here' if doubt else ''}."]
 
 
+def inverted(summary: Summary) -> str:
+    """Of how many images seeds were sought, where they were not of all; else nothing."""
+    parts = []
+    for name, what in (("concept", "the concept"), ("reference", "other things")):
+        counts = [
+            (found.sets[name].count, run.pairing[name].used + run.pairing[name].left_out)
+            for run in summary.runs
+            if (found := run.numbers.get("seed.nll")) is not None and name in found.sets
+        ]
+        if counts and min(counts)[0] < max(total for _, total in counts):
+            parts.append(f"{min(counts)[0]} of {max(total for _, total in counts)} images of {what}")
+    return f"Numbers of seeds rest on {' and '.join(parts)}: no more were inverted, or count." if parts else ""
+
+
 def cautions(summary: Summary, run: RunStatistics) -> list[str]:
     """Whatever a reader must hold against the numbers."""
     sentences = []

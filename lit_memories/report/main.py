@@ -19,7 +19,7 @@ from lit_memories.report.verdict import judge, limits
 from lit_memories.runs import Run, read_run
 from lit_memories.statistics.exposure import SHIPPED, Scale, expose, read_scale
 from lit_memories.statistics.image_level import Memories, compare_memories, image_notes, is_image_level
-from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
+from lit_memories.statistics.pairing import NO_RUN, compare_runs
 from lit_memories.statistics.summary import summarise
 from lit_memories.storage.files import check_inside, check_writable, write
 from lit_memories.terminal import printable
@@ -70,7 +70,7 @@ def report(
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
     if not runs:
-        raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
+        raise ValueError(NO_RUN)
     with stages(2 * len(runs) + 3) as begin:
         level, memories, shown = write_report(runs, out, draws, seed, read_scale(scale or SHIPPED), begin)
     _print(level, memories, shown, out)

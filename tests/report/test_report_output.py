@@ -230,7 +230,7 @@ def test_missing_control_reads_not_calibrated(tmp_path, capsys):
     report(runs, out=tmp_path / "out", draws=50)
     printed = capsys.readouterr().out
     assert "not calibrated" in printed
-    assert "lit-memories predict --config recipes/" in " ".join(printed.split())
+    assert "lit-memories predict --config RECIPE --model.diffusion.base MODEL" in " ".join(printed.split())
     assert "not calibrated" in (tmp_path / "out" / "tables" / "main.tex").read_text()
 
 

@@ -5,10 +5,10 @@ import pytest
 from synthetic_runs import Model, altered, write
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
-from lit_memories.report.verdict import judge
+from lit_memories.report.verdict import judge, limits
 from lit_memories.statistics import criteria
 from lit_memories.statistics.criteria import categorise, prompt_state, samples_to_know
-from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.pairing import Pairing, compare
 from lit_memories.statistics.summary import summarise
 
 
@@ -197,8 +197,29 @@ def test_without_control_says_what_to_run(summary, forgetting, headline):
     _, run, verdict = made(uncalibrated(summary, None), forgetting=forgetting)
     assert verdict.category == "not calibrated"
     assert headline in verdict.headline
-    assert "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml" in verdict.paragraph()
+    assert "lit-memories predict --config RECIPE --model.diffusion.base MODEL --model.role" in verdict.paragraph()
     assert categorise(uncalibrated(summary, None), run) == "not calibrated"
+
+
+@pytest.mark.parametrize(
+    ("base", "concept", "recipe"),
+    [
+        ("checkpoints/pictograms", "umbrella", "recipes/pictograms/audit/umbrella.yaml"),
+        ("checkpoints/pictograms", "striped", "recipes/pictograms/audit/striped.yaml"),
+        ("CompVis/stable-diffusion-v1-4", "church", "recipes/sd14/audit/concept.yaml"),
+        ("checkpoints/pictograms", "church", "RECIPE"),
+    ],
+)
+def test_a_hint_names_the_recipe_of_the_runs_own_world(summary, base, concept, recipe):
+    found = replace(uncalibrated(summary, None), base=base, concept_name=concept)
+    assert f"lit-memories predict --config {recipe} --model.diffusion.base MODEL" in limits(found)[0]
+
+
+def test_of_how_many_images_there_are_seeds_is_said(summary):
+    assert not any("Numbers of seeds rest" in sentence for sentence in limits(summary))
+    run = replace(summary.runs[1], pairing={"concept": Pairing(24, 40), "reference": Pairing(24, 0)})
+    (said,) = (s for s in limits(replace(summary, runs=(summary.runs[0], run))) if s.startswith("Numbers of seeds"))
+    assert said == "Numbers of seeds rest on 24 of 64 images of the concept: no more were inverted, or count."
 
 
 def test_control_without_effect_is_said(summary):
