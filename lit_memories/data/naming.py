@@ -29,7 +29,7 @@ one kind?"]
     if own and not any(own & _words(caption) for caption in captions):
         lines.append(
             f"none of the {len(captions)} captions of the concept set has a word for {concept.name!r}, such as "
-            f"{captions[0][:60]!r}: are concept and pictures of one kind?"
+            f"{max(captions, key=len)[:60]!r}: are concept and pictures of one kind?"
         )
     name = _words(concept.name)
     named = [text for text in others if concept.named_in(text) or (name and name <= _words(text))]
