@@ -25,9 +25,9 @@ from lit_memories.audit.folder import merge
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.metrics.functional import TESTS
 from lit_memories.probes import PROBES
-from lit_memories.records import RECORDS_FILE, Place, Record, SetName
+from lit_memories.records import RECORDS_FILE, Place, Record, SetName, read_records
 from lit_memories.report.main import write_report
-from lit_memories.runs import RunInfo, read_records
+from lit_memories.runs import RunInfo
 from lit_memories.seeds import seed_files
 from lit_memories.settings import short_hash
 from lit_memories.statistics.exposure import SHIPPED, read_scale

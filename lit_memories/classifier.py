@@ -84,6 +84,22 @@ class PictogramJudge(Judge):
         super().__init__()
         self.classifier = load_classifier(classifier)
 
+    def check(self, concept: Concept) -> None:
+        """Refuse a concept whose factors are none, or not the world's.
+
+        Raises:
+            ValueError: naming the ones that there are.
+        """
+        start = f"concept {concept.name!r}: "
+        if not concept.factors:
+            known = ", ".join(FACTORS)
+            raise ValueError(f"{start}factors must say how PictogramJudge tells it, such as {{object: star}}: {known}")
+        for factor, value in concept.factors.items():
+            if factor not in FACTORS:
+                raise ValueError(f"{start}no factor {factor!r} in factors: choose of {', '.join(FACTORS)}")
+            if value not in FACTORS[factor]:
+                raise ValueError(f"{start}no {factor} {value!r} in factors: choose one of {', '.join(FACTORS[factor])}")
+
     def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
         """The verdict on one picture.
 

@@ -4,6 +4,7 @@ import ast
 import gc
 import io
 import locale
+import logging
 import os
 import re
 import sys
@@ -113,6 +114,7 @@ def _run(command: str, argv: list[str]) -> None:
         raise SystemExit(2)
     from jsonargparse import ArgumentError
 
+    logging.getLogger("transformers.utils.import_utils").addFilter(_is_news)
     gc.disable()  # a fifth of what importing libraries takes is the search for garbage, of which they make none
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
@@ -125,6 +127,11 @@ def _run(command: str, argv: list[str]) -> None:
         raise SystemExit(f"lit-memories {command}: {_full(error) or condense(str(error))}") from error
     finally:
         gc.enable()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a library's message is of use; how it would resize pictures that nobody shows it is of none."""
+    return "requires torchvision (not installed)" not in record.getMessage()
 
 
 def _stopped(command: str, error: BaseException) -> int:

@@ -1,8 +1,10 @@
 """What to forget."""
 
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
 
 Kind = Literal["object", "style", "color", "nudity", "image"]
 
@@ -61,6 +63,10 @@ class Concept:
         for template in self.templates:
             if not _has_both(template):
                 raise ValueError(f"concept {self.name!r}: template {template!r} needs {{prompt}} and {{phrase}}")
+
+    def __repr__(self) -> str:
+        """One line, without the prompts."""
+        return f"Concept({self.name!r}, {self.kind}, {len(self.prompts)} prompts, {len(self.retain)} to retain)"
 
     def named_in(self, prompt: str) -> bool:
         """Whether a prompt names the concept: it holds the phrase, or is one of `prompts` or `pairs`."""
@@ -123,6 +129,45 @@ class Concept:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for provenance and checkpoints."""
         return asdict(self)
+
+
+def check_described(values: Mapping[str, Any], where: str) -> None:
+    """Refuse what a file says of a concept if a field is missing, unknown or of another type.
+
+    Args:
+        values: of the fields, as read.
+        where: the file, for the error.
+
+    Raises:
+        ValueError: naming the first such field.
+    """
+    known = {one.name: one for one in fields(Concept)}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            meant = f", did you mean {near[0]}?" if near else f": it may have {', '.join(known)}"
+            raise ValueError(f"{where}: a concept has no field {name!r}{meant}")
+    for name, one in known.items():
+        needed = one.default is MISSING and one.default_factory is MISSING
+        if name not in values and needed:
+            raise ValueError(f"{where}: the concept has no {name}: its file must have name, kind and prompts")
+        if name in values:
+            _check_type(f"{where}: {name}", values[name], one.type)
+
+
+def _check_type(where: str, value: Any, kind: Any) -> None:
+    """A field is a text, a list of texts, or names each with a text."""
+    texts = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, Mapping) else [value]
+    what, wanted = "a text", isinstance(value, str)
+    if kind == list[str]:
+        what, wanted = "a list of texts, one a line after a dash", isinstance(value, list)
+    elif kind == dict[str, str]:
+        what, wanted = "names, each with a text, such as {object: umbrella}", isinstance(value, Mapping)
+    if not wanted or not all(isinstance(text, str) for text in texts):
+        quotes = "; numbers need quotes" if wanted else ""
+        raise ValueError(f"{where} must be {what}, got {str(value)[:60]!r}{quotes}")
+    if kind is Kind and value not in get_args(Kind):
+        raise ValueError(f"{where} must be one of {', '.join(get_args(Kind))}, got {value!r}")
 
 
 def _check_name(name: str) -> None:

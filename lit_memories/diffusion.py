@@ -104,6 +104,11 @@ class Diffusion(nn.Module):
             self.speed = speed
             speed.apply(self.unet, self.vae)
 
+    def __repr__(self) -> str:
+        """One line, without the network's layers."""
+        weights = ", random weights" if self.weights == "random" else ""
+        return f"Diffusion({self.base!r}{weights}{'' if self.erasure is None else f', {self.erasure!r}'})"
+
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *, revision: str | None = None, **options: Any) -> Self:
         """Load from a folder or the hub; `options` as for the class."""

@@ -117,6 +117,11 @@ class Erasure:
     tensors: Mapping[str, Tensor]
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        """One line, without the tensors."""
+        p, count = self.provenance, len(self.tensors)
+        return f"Erasure({p.method} of {p.concept.get('name')!r} from {p.base!r}, {count} tensors)"
+
     @property
     def is_adapter(self) -> bool:
         """Whether the tensors are low-rank factors."""
@@ -277,7 +282,9 @@ class Erasure:
         """
         p = self.provenance
         count = sum(tensor.numel() for tensor in self.tensors.values())
-        settings = "\n".join(f"| `{name}` | {value} |" for name, value in sorted(p.settings.items()))
+        run = {"steps": p.steps or None, "seed": p.seed}  # closed forms and converted weights have no steps
+        rows = [f"| {name} | {value} |" for name, value in run.items() if value is not None]
+        settings = "\n".join([*rows, *(f"| `{name}` | {value} |" for name, value in sorted(p.settings.items()))])
         matter = {"library_name": "lit-memories", "pipeline_tag": "text-to-image", "license": license_id}
         if p.base_revision is not None:  # else the base is a folder of its owner's, which the hub would take for an id
             matter |= {"base_model": p.base, "base_model_relation": "adapter" if self.is_adapter else "finetune"}
@@ -302,8 +309,6 @@ Whether the model forgot, or only refuses the prompt, is not said here: audit it
 
 | setting | value |
 |---|---|
-| steps | {p.steps} |
-| seed | {p.seed} |
 {settings}
 """
         return marked(redact(text))

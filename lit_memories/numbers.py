@@ -11,7 +11,8 @@ Comparison = Literal["forgetting", "paired", "mean", "rate", "test", "none"]
 ``paired``: its mean, and that less vanilla's. ``mean``: its mean. ``rate``: the share of samples in which it exceeds
 0.5, and that less vanilla's. ``test``: the share of samples whose p-value, the second of two numbers, is below 0.05.
 ``none``: it stands in the records and in no table."""
-Direction = Literal["up", "down"]
+Direction = Literal["up", "down", "none"]
+"""Where a number goes when a model forgets; ``none`` if forgetting does not move it one way."""
 COUNTS = {"evaluations", "decoder_passes"}
 """Numbers that are whole and not negative in any probe."""
 SHARES = {"shows_concept", "probability", "met"}
@@ -33,7 +34,7 @@ class Number:
         title: what tables call it, without the unit.
         compare: how models are compared by it.
         unit: of the value; empty for pure numbers.
-        direction: where it goes when a model forgets.
+        direction: where it goes when a model forgets; ``none`` if that is not known, or it is no matter of forgetting.
         zero: what 0 means, where that is no matter of course; for ``forgetting`` 0 is vanilla.
         one: what 1 means; for ``forgetting``, whose fraction is in units of the control's, a model that never knew.
         digits: decimals that tables show.
@@ -65,8 +66,8 @@ class Number:
 
     @property
     def sign(self) -> int:
-        """1 if the number grows as a model forgets, else -1."""
-        return 1 if self.direction == "up" else -1
+        """-1 if the number falls as a model forgets, else 1."""
+        return -1 if self.direction == "down" else 1
 
 
 @dataclass(frozen=True)

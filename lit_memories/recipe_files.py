@@ -4,9 +4,12 @@ import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
+
+from lit_memories.concept import check_described
 
 SUFFIXES = {".yaml", ".yml"}
 """How values end that name another file, such as a concept's or a trainer's."""
@@ -55,18 +58,50 @@ def read_recipe(file: Path) -> dict[str, Any]:
     return settings
 
 
+def audit_command(concept: str, base: object, *options: str) -> str:
+    """The command that audits a model of a base for a concept, by the recipe in ``recipes/`` that is for both.
+
+    Args:
+        concept: its name.
+        base: hub id or folder of the base model.
+        options: of the command, such as ``--model.role=control``.
+
+    Returns:
+        The command; in it stands ``RECIPE`` where none here is for them.
+    """
+    for file in sorted(Path("recipes").glob("*/audit/*.yaml")):
+        try:
+            model = read_recipe(file)["model"]
+            settings = model["init_args"]
+            found = settings["concept"]["name"], settings["diffusion"]["base"]
+        except (ValueError, OSError, KeyError, TypeError):  # a trainer's, or somebody's draft
+            continue
+        if found == (concept, base) and str(model.get("class_path")).endswith(".ConceptAudit"):
+            return " ".join(["lit-memories predict --config", quote(str(file)), *options])
+    return " ".join(["lit-memories predict --config RECIPE", *options])
+
+
 def check_values(argv: Sequence[str]) -> None:
-    """Read the files that options name, a concept's for instance, as `read_recipe` would.
+    """Read the files that options name, as `read_recipe` would; a concept's must be one.
 
     Args:
         argv: what follows the command.
 
     Raises:
-        ValueError: as `read_recipe`.
+        ValueError: as `read_recipe`, or if a concept's file lacks a field, or has one that no concept has.
+        FileNotFoundError: if a concept's file is not there.
     """
-    for argument in argv:
-        file = Path(argument.partition("=")[2] or argument)
-        if file.suffix in SUFFIXES and file.is_file():
+    for name, value in _options(argv):
+        file = Path(value)
+        if file.suffix not in SUFFIXES:
+            continue
+        if name == "--model.concept":
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{file} is no file: --model.concept names a concept's, recipes/*/concepts has some"
+                )
+            check_described(read_recipe(file), value)
+        elif file.is_file():
             read_recipe(file)
 
 
@@ -140,6 +175,29 @@ def model_of(argv: Sequence[str]) -> str | None:
         model = read_recipe(Path(value)).get("model") if name in {"--config", "-c"} else None
         found = model.get("class_path", found) if isinstance(model, Mapping) else found
     return found if isinstance(found, str) else None
+
+
+def probes_of(argv: Sequence[str]) -> list[str]:
+    """The classes of probes that a command line and its recipes name.
+
+    Args:
+        argv: what follows the command.
+
+    Raises:
+        ValueError: as `read_recipe`.
+        FileNotFoundError: as `read_recipe`.
+    """
+    found: list[Any] = []
+    for name, value in _options(argv):
+        if name in {"--config", "-c"}:
+            model = read_recipe(Path(value)).get("model")
+            settings = model.get("init_args") if isinstance(model, Mapping) else None
+            found.append(settings.get("probes") if isinstance(settings, Mapping) else None)
+        elif name in {"--model.probes", "--model.probes+"}:
+            found.append(yaml.safe_load(value))
+    parts = [part for one in found for part in (one if isinstance(one, list) else [one])]
+    names = [part.get("class_path") if isinstance(part, Mapping) else part for part in parts]
+    return [name for name in names if isinstance(name, str)]
 
 
 def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
@@ -23,7 +24,7 @@ from lit_memories.concept import Concept
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig, own_config
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
-from lit_memories.recipe_files import check_empty, model_of
+from lit_memories.recipe_files import check_empty, model_of, probes_of
 from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
@@ -73,6 +74,7 @@ class RecipeCLI(LightningCLI):
         except ArgumentError:
             if (named := model_of(args)) is not None:  # where that is the reason, the error says something else
                 check_kind(command, named)
+            check_probes(probes_of(args))
             raise
         asked = self.config[command]
         check_numbers(settings := asked.as_dict())
@@ -219,6 +221,26 @@ def _hints(kind: Any) -> dict[str, Any]:
         if "__init__" in vars(base) and base.__module__.startswith("lit_memories."):
             found |= get_type_hints(vars(base)["__init__"])
     return {option: hint for option, hint in found.items() if hint is not Any}
+
+
+def check_probes(names: Sequence[str]) -> None:
+    """Refuse the name of a probe that is none of this package's and no dotted path of another.
+
+    Args:
+        names: of classes.
+
+    Raises:
+        ValueError: naming the nearest, and those that there are.
+    """
+    from lit_memories.probes import PROBES
+
+    known = {probe.__name__: f"{probe.__module__}.{probe.__name__}" for probe in PROBES.values()}
+    for name in names:
+        own = "." not in name or name.startswith("lit_memories.probes.")
+        if own and name not in known and name not in known.values():
+            near = get_close_matches(name.rpartition(".")[2], known, 1)
+            meant = f", did you mean {known[near[0]] if '.' in name else near[0]}?" if near else ";"
+            raise ValueError(f"no probe is called {name}{meant} there are {', '.join(known)}: see lit-memories probes")
 
 
 STEPS = {"fit": "training_step", "validate": "validation_step", "predict": "predict_step"}

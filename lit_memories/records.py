@@ -18,7 +18,7 @@ Every record says of which model it is and with which settings its probes were a
 import contextlib
 import gc
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +26,14 @@ from typing import Any, Literal
 from lit_memories.costs import COST_FILE
 from lit_memories.numbers import LARGEST, check_answer
 from lit_memories.schemas import renewed_record
+from lit_memories.storage.files import check_inside
 from lit_memories.storage.plain import fit, parse_quickly
 from lit_memories.storage.signed import sign, unsign
 
 SetName = Literal["concept", "reference", "known", "prompted", "retained", "unprompted", "own", "repeat", "memory"]
+TOO_FEW = 8
+"""With fewer images than this in a set nothing is concluded: intervals hold what they say from here on
+(docs/results/intervals.md)."""
 SETS: tuple[SetName, ...] = ("concept", "reference", "known", "prompted", "retained", "unprompted")
 MEMORY_SETS: tuple[SetName, ...] = ("own", "repeat", "memory")
 """The sets of a concept-level and of an image-level audit."""
@@ -226,3 +230,63 @@ def order(records: Iterable[Record]) -> list[Record]:
 
 def _place(record: Record) -> tuple[int, int, int, str]:
     return RANKS[record.set], record.index, record.support or 0, record.key
+
+
+def read_records(folder: Path, damaged: list[str] | None = None) -> list[Record]:
+    """All records of a run folder: those still in parts, and the merged ones.
+
+    Parts are read first: what a merge takes from them meanwhile is in the merged file by the time that is read. Of two
+    answers of one probe, the merged one stays.
+
+    Args:
+        folder: the run folder.
+        damaged: takes what is wrong with damaged lines, which are left out; without, the first is an error.
+
+    Raises:
+        ValueError: if a line is damaged, or a link leads out of the folder.
+    """
+    folder = Path(folder)
+    check_inside(folder, OWN)
+    with no_collecting():
+        parts = [record for file in _parts(folder) for record in read_lines(file, damaged)]
+        return order([*read_lines(folder / RECORDS_FILE, damaged), *parts])
+
+
+def _parts(folder: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):  # a merge may take the folder away between two looks
+        return sorted((folder / PARTS).glob("records-*.jsonl"))
+    return []
+
+
+def read_stale(folder: Path, damaged: list[str] | None = None) -> list[Record]:
+    """Records of a run folder that were set aside, because the audit no longer had their samples.
+
+    Args:
+        folder: the run folder.
+        damaged: as `read_records` takes it.
+
+    Raises:
+        ValueError: if a line is damaged, or a link leads out of the folder.
+    """
+    check_inside(Path(folder), OWN)
+    return read_lines(Path(folder) / STALE / RECORDS_FILE, damaged)
+
+
+def check_records(folder: Path, records: Iterable[Record], model: str | None, marks: Mapping[str, str]) -> None:
+    """Refuse records that say they are of another model, or of probes with other settings.
+
+    Args:
+        folder: where they stand.
+        records: to check; those of earlier releases say nothing, and pass.
+        model: fingerprint of the weights they should be of.
+        marks: of the settings of some probes, by name (`RunInfo.mark`).
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    for record in records:
+        if record.model not in (None, model):
+            raise ValueError(f"{folder} holds records of another model ({record.model}) than this one ({model})")
+        for probe, mark in record.asked.items():
+            if marks.get(probe, mark) != mark:
+                raise ValueError(f"{folder} holds answers of the probe {probe} with other settings than these")

@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +12,12 @@ from lit_memories.costs import read_cost
 from lit_memories.numbers import Asked
 from lit_memories.records import (
     OWN,
-    PARTS,
-    RECORDS_FILE,
     RUN_FILE,
-    STALE,
     Record,
     SetName,
+    check_records,
     image_path,
-    no_collecting,
-    order,
-    read_lines,
+    read_records,
 )
 from lit_memories.schemas import OLD_SCHEMA, renewed_info
 from lit_memories.seeds import check_model, seed_keys
@@ -206,6 +201,10 @@ class Run:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    def __repr__(self) -> str:
+        """One line, without the records."""
+        return f"Run({str(self.folder)!r}, {self.info.role}, {self.info.concept!r}, {len(self.records)} records)"
+
     def of(self, name: SetName, probe: str, conditioning: str | None = None) -> list[Record]:
         """The records of one set, under one conditioning, for which a probe's answer may be counted."""
         return [r for r in self._of_set.get((name, conditioning), ()) if r.counts(probe)]
@@ -261,66 +260,6 @@ class Run:
 def counted_as(record: Record) -> str:
     """The set that a record counts in: images under other prompts than their own are one, `CONDITIONED`."""
     return record.set if record.conditioning is None else CONDITIONED
-
-
-def read_records(folder: Path, damaged: list[str] | None = None) -> list[Record]:
-    """All records of a run folder: those still in parts, and the merged ones.
-
-    Parts are read first: what a merge takes from them meanwhile is in the merged file by the time that is read. Of two
-    answers of one probe, the merged one stays.
-
-    Args:
-        folder: the run folder.
-        damaged: takes what is wrong with damaged lines, which are left out; without, the first is an error.
-
-    Raises:
-        ValueError: if a line is damaged, or a link leads out of the folder.
-    """
-    folder = Path(folder)
-    check_inside(folder, OWN)
-    with no_collecting():
-        parts = [record for file in _parts(folder) for record in read_lines(file, damaged)]
-        return order([*read_lines(folder / RECORDS_FILE, damaged), *parts])
-
-
-def _parts(folder: Path) -> list[Path]:
-    with suppress(FileNotFoundError):  # a merge may take the folder away between two looks
-        return sorted((folder / PARTS).glob("records-*.jsonl"))
-    return []
-
-
-def read_stale(folder: Path, damaged: list[str] | None = None) -> list[Record]:
-    """Records of a run folder that were set aside, because the audit no longer had their samples.
-
-    Args:
-        folder: the run folder.
-        damaged: as `read_records` takes it.
-
-    Raises:
-        ValueError: if a line is damaged, or a link leads out of the folder.
-    """
-    check_inside(Path(folder), OWN)
-    return read_lines(Path(folder) / STALE / RECORDS_FILE, damaged)
-
-
-def check_records(folder: Path, records: Iterable[Record], model: str | None, marks: Mapping[str, str]) -> None:
-    """Refuse records that say they are of another model, or of probes with other settings.
-
-    Args:
-        folder: where they stand.
-        records: to check; those of earlier releases say nothing, and pass.
-        model: fingerprint of the weights they should be of.
-        marks: of the settings of some probes, by name (`RunInfo.mark`).
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    for record in records:
-        if record.model not in (None, model):
-            raise ValueError(f"{folder} holds records of another model ({record.model}) than this one ({model})")
-        for probe, mark in record.asked.items():
-            if marks.get(probe, mark) != mark:
-                raise ValueError(f"{folder} holds answers of the probe {probe} with other settings than these")
 
 
 def check_origin(folder: Path, info: RunInfo, records: Iterable[Record]) -> None:

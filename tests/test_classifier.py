@@ -39,6 +39,21 @@ def test_a_verdict_does_not_depend_on_the_pictures_beside_it(tiny_classifier: Pa
     assert set(together[0]["correct"]) == {"object", "color", "background", "style"}
 
 
+@pytest.mark.parametrize(
+    ("factors", "named"),
+    [
+        ({"colour": "red"}, "no factor 'colour' in factors: choose of object, color, background, style"),
+        ({"style": "dotted"}, "no style 'dotted' in factors: choose one of solid"),
+        ({}, "factors must say how PictogramJudge tells it"),
+    ],
+)
+def test_a_concept_that_cannot_be_told_is_refused(tiny_classifier: Path, factors: dict[str, str], named: str) -> None:
+    """Of a concept without factors the judge would say that every picture shows it."""
+    with pytest.raises(ValueError, match="concept 'x': ") as error:
+        PictogramJudge(tiny_classifier).check(Concept("x", "color", ["x"], factors=factors))
+    assert named in str(error.value)
+
+
 def test_a_prompt_of_another_grammar_has_no_right_answer(tiny_classifier: Path) -> None:
     (verdict,) = PictogramJudge(tiny_classifier)(torch.zeros(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
     assert verdict["correct"] is None

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import inspect
+import logging
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lit_memories import recipes
-from lit_memories.cli import OPTIONS, TOOLS, main, wrong_option
+from lit_memories.cli import OPTIONS, TOOLS, _is_news, main, wrong_option
 from lit_memories.recipes import RecipeCLI
 from lit_memories.runs import RunInfo
 from lit_memories.terminal import SAFE
@@ -169,6 +170,68 @@ def test_help_of_recipes_loads_no_model_library() -> None:
     assert not {"diffusers", "datasets"} & set(done.stdout.splitlines()[-1].split()), (
         "transformers is torchmetrics' own"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("kind: object\nprompts: [a]", "the concept has no name: its file must have name, kind and prompts"),
+        ("name: x\nkind: object", "the concept has no prompts"),
+        ("name: x\nkind: object\nprompts: a", "prompts must be a list of texts, one a line after a dash, got 'a'"),
+        ("name: x\nkind: object\nprompts: [1]", "prompts must be a list of texts"),
+        ("name: x\nkind: thing\nprompts: [a]", "kind must be one of object, style, color, nudity, image, got 'thing'"),
+        ("name: x\nkind: object\nprompts: [a]\nfactor: {object: star}", "has no field 'factor', did you mean factors?"),
+        ("name: x\nkind: object\nprompts: [a]\nfactors: red", "factors must be names, each with a text"),
+        ("name: x\nkind: object\nprompts: [a]\nfactors: {object: 3}", "factors must be names, each with a text"),
+    ],
+)
+def test_what_is_wrong_with_the_file_of_a_concept_is_one_line(
+    text: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a look of its own, fields that the file lacks would be those of the recipe's concept."""
+    (tmp_path / "mine.yaml").write_text(text)
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", f"--model.concept={tmp_path / 'mine.yaml'}")
+    assert code == 1
+    assert said.startswith(f"lit-memories predict: {tmp_path / 'mine.yaml'}: ")
+    assert named in said
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Denoisng", "no probe is called Denoisng, did you mean Denoising? there are Denoising, Seed,"),
+        ("lit_memories.probes.rech.Reach", "did you mean lit_memories.probes.reach.Reach?"),
+        ("Zzz", "no probe is called Zzz; there are Denoising, Seed,"),
+    ],
+)
+def test_a_misspelt_probe_is_one_line_beside_which_no_library_speaks(name: str, meant: str) -> None:
+    done = as_a_program("predict", f"--config={AUDIT}", f"--model.probes+={name}")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert meant in line
+
+
+def test_a_misspelt_probe_of_a_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = AUDIT.read_text().replace("../concepts", str(RECIPES / "concepts")).replace("reach", "")
+    text = text.replace("trainer: trainer.yaml", f"trainer: {AUDIT.parent / 'trainer.yaml'}")
+    (tmp_path / "recipe.yaml").write_text(text.replace("typicality.Typicality", "typicality.Typicalty"))
+    code, said = ends(capsys, "predict", f"--config={tmp_path / 'recipe.yaml'}")
+    assert code == 1
+    assert "did you mean lit_memories.probes.typicality.Typicality?" in said
+
+
+def test_other_messages_of_libraries_are_news() -> None:
+    def record(message: str) -> logging.LogRecord:
+        return logging.LogRecord("transformers", logging.WARNING, "", 0, message, (), None)
+
+    assert not _is_news(record("`CLIPImageProcessor` requires torchvision (not installed); falling back"))
+    assert _is_news(record("some weights were not used"))
+
+
+def test_a_concept_without_a_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ends(capsys, "predict", f"--config={AUDIT}", "--model.concept", str(tmp_path / "mine.yaml"))
+    assert code == 1
+    assert "recipes/*/concepts has some" in said
 
 
 def test_an_unknown_key_on_the_command_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,11 @@ def test_values_are_kept() -> None:
     assert Concept(**concept.to_dict()) == concept
 
 
+def test_it_is_shown_in_a_line() -> None:
+    shown = repr(Concept("umbrella", "object", ["umbrella"] * 40, ["star"]))
+    assert shown == "Concept('umbrella', object, 40 prompts, 1 to retain)"
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

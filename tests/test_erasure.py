@@ -57,6 +57,17 @@ def folder(erasure: Erasure, tmp_path: Path) -> Path:
     return tmp_path / "erasure"
 
 
+def test_models_and_erasures_are_shown_in_a_line(diffusion: Diffusion, erasure: Erasure) -> None:
+    assert repr(erasure) == f"Erasure(Test of 'umbrella' from {diffusion.base!r}, 3 tensors)"
+    assert repr(diffusion) == f"Diffusion({diffusion.base!r})"
+
+
+def test_a_card_says_nothing_of_steps_that_were_none(erasure: Erasure) -> None:
+    assert "| steps | 3 |\n| seed | 0 |\n" in erasure.card()
+    closed = Erasure(erasure.tensors, replace(erasure.provenance, steps=0, seed=None))
+    assert "|---|---|\n| `lr` | 0.1 |\n" in closed.card()
+
+
 def untouched(diffusion: Diffusion) -> bool:
     original = Diffusion.from_pretrained(diffusion.base).state_dict()
     return all(torch.equal(tensor, original[name]) for name, tensor in diffusion.state_dict().items())

@@ -16,9 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STANDARD = set(sys.stdlib_module_names)
 
 LEVELS = (
-    {"ops", "speed", "recipe_files"},
+    {"ops", "speed"},
     {"storage", "concept", "images"},
-    {"numbers", "schemas", "costs", "settings", "terminal"},
+    {"numbers", "schemas", "costs", "settings", "terminal", "recipe_files"},
     {"records", "processes", "lightning_files"},
     {"seeds", "lock"},
     {"runs"},

@@ -33,8 +33,8 @@ from lit_memories.lock import Unlock, lock
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.probes.base import Column, Probe
-from lit_memories.records import Place, Record
-from lit_memories.runs import Role, RunInfo, read_records
+from lit_memories.records import Place, Record, read_records
+from lit_memories.runs import Role, RunInfo
 from lit_memories.seeds import sound_seeds
 from lit_memories.settings import plain, short_hash
 from lit_memories.storage.files import check_writable
@@ -68,7 +68,8 @@ class Audit(LightningModule, ABC):
         seed: of everything drawn.
 
     Raises:
-        ValueError: if `block_size` is below 1, a probe is named twice, or lacks what it needs.
+        ValueError: if `block_size` is below 1, a probe is named twice, or lacks what it needs, or the judge cannot
+            tell the concept.
     """
 
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images", "probes"})
@@ -92,6 +93,8 @@ class Audit(LightningModule, ABC):
         super().__init__()
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
+        if judge is not None:
+            judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
         self.name, self.role = name, role or _role(diffusion)
         self.guidance_scale, self.block_size = guidance_scale, block_size

@@ -16,11 +16,13 @@ from lit_memories.records import (
     Place,
     Record,
     SetName,
+    check_records,
     image_path,
     order,
     read_lines,
+    read_records,
+    read_stale,
 )
-from lit_memories.runs import check_records, read_records, read_stale
 from lit_memories.seeds import MODEL, check_model, seed_files, sound_seeds, write_seeds
 from lit_memories.storage.files import whole
 from lit_memories.storage.tensors import read_sound, write_tensors

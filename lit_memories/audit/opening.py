@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lit_memories.audit.folder import Found, look
 from lit_memories.probes.base import Probe
-from lit_memories.records import RUN_FILE, Place, Record
-from lit_memories.runs import CONDITIONED, RunInfo, read_records
+from lit_memories.records import RUN_FILE, Place, Record, read_records
+from lit_memories.runs import CONDITIONED, RunInfo
 from lit_memories.schemas import OLD_SCHEMA
 from lit_memories.settings import differences
 

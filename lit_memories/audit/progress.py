@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 from statistics import mean
 from typing import Any, cast
 
@@ -165,7 +166,8 @@ class AuditProgress(ProgressBar):
             self._bar.show(self._expected, self._tally.describe(0))
         self._stop()
         if whole:
-            self._say(f"all {self._expected} answers are in {audit.folder}")
+            report = f"lit-memories report {quote(str(audit.folder))} RUN …, with the folders of other models"
+            self._say(f"all {self._expected} answers are in {audit.folder}; to read them: {report}")
         else:
             self._say(
                 f"answers are missing in {audit.folder}: it must be one folder for all processes, on whichever node; "

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lit_memories.data.conditionings import Conditioning
+from lit_memories.data.naming import doubts
 from lit_memories.data.samples import Audit, AuditRows, ImageRows, Sample, count_cut, digest, fill_up, in_stages
 from lit_memories.data.sources import Resize, Source
 from lit_memories.records import SetName
@@ -80,6 +82,8 @@ class AuditData(LightningDataModule):
                 raise ValueError(f"the {name} set is empty: none of its {len(rows.rows)} images can be read")
         if shared := {s.picture for s in images["concept"].samples} & {s.picture for s in images["reference"].samples}:
             raise ValueError(f"concept and reference set share {len(shared)} images: keep them apart")
+        for line in doubts(audit.concept, *([s.prompt for s in images[name].samples] for name in names)):
+            rank_zero_warn(line)
         samples = [s for rows in images.values() for s in rows.samples]
         samples += [c for how in self.conditionings for rows in images.values() for c in how.all(rows, audit.concept)]
         samples += self._promptings(images)

@@ -10,7 +10,7 @@ import stat
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_memories.data.shards import LARGEST, Row, rows_of_table
 from lit_memories.images import PICTURES
@@ -167,9 +168,9 @@ def pictures_of(tree: Tree, split: str) -> Pictures:
         ValueError: if a table is damaged or names what is outside of its folder, or the split has no picture.
     """
     tables = [name for name in tree.names if PurePosixPath(name).name in METADATA]
+    listed: dict[str, str] = {}
     if tables:
         found: list[tuple[str, Row]] = []
-        listed: dict[str, str] = {}
         for table in tables:
             for row in _table(tree, table):
                 name = _within(table, row)
@@ -180,10 +181,20 @@ def pictures_of(tree: Tree, split: str) -> Pictures:
         names = [name for name in tree.names if PurePosixPath(name).suffix.lower() in PICTURES]
         found = [(name, _beside(tree, name)) for name in names]
     chosen = chosen_split([name for name, _ in found], split)
+    if tables and (more := _unlisted(tree, listed, split)):
+        rank_zero_warn(
+            f"{len(more)} pictures that {tables[0]} does not list are left out, such as {_printable(more[0])}"
+        )
     rows = [(name, row) for name, row in found if name in chosen]
     columns = dict.fromkeys(column for _, row in rows for column in row if column != "file_name")
     values = {column: [row.get(column) for _, row in rows] for column in columns}
     return Pictures(tree, [name for name, _ in rows], {name: _of_one_type(column) for name, column in values.items()})
+
+
+def _unlisted(tree: Tree, listed: Collection[str], split: str) -> list[str]:
+    """Pictures of a split that no table names."""
+    pictures = (name for name in tree.names if PurePosixPath(name).suffix.lower() in PICTURES and name not in listed)
+    return [name for name in pictures if (_split_of(name, by_name=False) or "train") == _canonical(split)]
 
 
 def chosen_split(names: Sequence[str], split: str, by_name: bool = False) -> frozenset[str]:

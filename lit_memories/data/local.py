@@ -24,6 +24,10 @@ Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 KINDS = {".parquet": "parquet tables", ".tar": "tar archives", ".zip": "zip archives"}
 """Files with rows, by the end of their names."""
 IMAGE = datasets.Image(decode=False)
+CAPTIONS = (
+    "; put a .txt beside each picture, list them in metadata.csv (file_name,caption), or give all one with `text`"
+)
+"""How a folder of pictures comes to have captions."""
 
 
 class ColumnError(ValueError):
@@ -95,14 +99,19 @@ def open_local(found: list[Path], split: str, wanted: Collection[str], image: st
     return _generated(rows, kept, lazily, {"files": [str(file) for file in found], "columns": columns})
 
 
-def check_columns(features: Collection[str], wanted: Collection[str]) -> None:
+def check_columns(features: Collection[str], wanted: Collection[str], advice: str = "") -> None:
     """Refuse a data set that lacks a column.
+
+    Args:
+        features: the columns that it has.
+        wanted: those that it must have.
+        advice: how it comes to have them.
 
     Raises:
         ColumnError: naming the first that it lacks, and those that there are.
     """
     if missing := sorted(set(wanted) - set(features)):
-        raise ColumnError(f"has no column {missing[0]!r}: it has {', '.join(map(str, features))}")
+        raise ColumnError(f"has no column {missing[0]!r}: it has {', '.join(map(str, features))}{advice}")
 
 
 def check_kinds(features: Mapping[str, Any], wanted: Collection[str], image: str | None) -> None:
@@ -162,7 +171,7 @@ def _generated(rows: Any, features: datasets.Features, lazily: bool, arguments: 
 
 def _as_rows(found: Pictures, wanted: Collection[str], image: str | None) -> datasets.Dataset:
     """Pictures that stay where they are."""
-    check_columns(["image", *found.columns], wanted)
+    check_columns(["image", *found.columns], wanted, CAPTIONS)
     known = [found.tree.picture(name) if name in found.tree.known else None for name in found.names]
     rows = datasets.Dataset.from_dict({"image": known}, features=datasets.Features({"image": IMAGE}))
     for name, values in found.columns.items():

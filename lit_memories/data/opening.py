@@ -63,6 +63,9 @@ def open_rows(
         ValueError: if a column is missing or holds other things, or files of this machine are given a revision.
     """
     found = find(path)
+    if not found and (path.startswith(("/", ".", "~")) or "\\" in path or path.count("/") > 1) and "://" not in path:
+        where = f"cannot open data set {redact(path)!r} (split {split!r})"
+        raise FileNotFoundError(f"{where}: there is no such folder or file on this machine")
     if found and revision is not None:
         raise ValueError(f"{redact(path)} is on this machine, where nothing has a revision: leave out {revision!r}")
     try:
@@ -131,4 +134,6 @@ def cannot_open(path: str, split: str, error: Exception) -> FileNotFoundError:
     reason = redact((str(error).strip() or type(error).__name__).splitlines()[0])
     if "scripts are no longer supported" in reason:
         reason += f"; the hub's own parquet copy may be there with revision: {PARQUET_COPY}"
+    if "://" not in path and not find(path):
+        reason += "; no folder or file here is called so either"
     return FileNotFoundError(f"cannot open data set {redact(path)!r} (split {split!r}): {reason}")

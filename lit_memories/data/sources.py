@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import datasets
 from datasets.utils.file_utils import xopen
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 
 from lit_memories.data import pictograms
@@ -178,6 +179,10 @@ class ImageSource(Source):
                 )
             named = dict(zip(self._columns, values, strict=True))
             captions.append(values[0] if plain else self.caption.format(**named))
+        if blank := sum(not caption.strip() for caption in captions):
+            rank_zero_warn(
+                f"{blank} of {len(captions)} captions of {self.describe()} are blank, which is no prompt at all"
+            )
         return captions
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents, repeated
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.folder import check_folder
+from lit_memories.erasers.folder import announce, check_folder
 from lit_memories.erasers.result import check_result
 from lit_memories.erasure import Erasure, Provenance, versions
 from lit_memories.identity import arguments_of
@@ -323,7 +323,8 @@ class Eraser(OneWriter, ABC):
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             erasure = self.erasure()
             check_result(erasure.tensors, self._originals, self._probe_start, self._probe_end, self.concept.name)
-            keep(Path(self.trainer.default_root_dir), erasure.save)
+            keep(folder := Path(self.trainer.default_root_dir), erasure.save)
+            announce(folder, erasure.provenance)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what can change."""

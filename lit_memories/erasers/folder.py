@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lit_memories.erasers.cost import COST_FILE
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Provenance
+from lit_memories.recipe_files import audit_command
 from lit_memories.records import RUN_FILE
 from lit_memories.settings import differences
 from lit_memories.storage.cards import CARD_FILE
 from lit_memories.storage.files import check_inside, check_writable
 from lit_memories.storage.hub import redact
+from lit_memories.terminal import said
 
 ELSEWHERE = "choose another folder with --trainer.default_root_dir"
 
@@ -42,6 +45,18 @@ def check_folder(folder: Path, made: Provenance, elsewhere: str = ELSEWHERE) -> 
     if lines := differences(_comparable(there), _comparable(made)):
         names = " and this is ".join(f"{one.method} of {one.concept.get('name')}" for one in (there, made))
         raise ValueError(f"{folder} holds another erasure, {names} ({'; '.join(lines[:2])}): {elsewhere}, or remove it")
+
+
+def announce(folder: Path, provenance: Provenance) -> None:
+    """Say where an erasure is, and what tells whether it forgot.
+
+    Args:
+        folder: that it was written to.
+        provenance: of it.
+    """
+    model = [f"--model.diffusion.base {quote(provenance.base)}", f"--model.diffusion.erasure {quote(str(folder))}"]
+    command = audit_command(str(provenance.concept["name"]), provenance.base, *model)
+    print(said(f"the erasure is in {folder}; to audit it: {command} --trainer.default_root_dir RUN"))  # noqa: T201
 
 
 def _comparable(provenance: Provenance) -> dict[str, Any]:

@@ -36,6 +36,13 @@ class Judge(nn.Module, ABC):
         pairs = zip(images.split(1), prompts, strict=True)
         return [_sound(self.look(image, prompt, concept)) for image, prompt in pairs]
 
+    def check(self, concept: Concept) -> None:
+        """Refuse a concept that this judge cannot tell, before any picture is looked at; any is told if not overridden.
+
+        Raises:
+            ValueError: naming what its file lacks.
+        """
+
     @abstractmethod
     def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
         """The verdict on one picture (1, 3, h, w)."""

@@ -14,9 +14,9 @@ class Known(Probe):
     question = "How far are seeds that are known from what the inverter makes of their pictures?"
     sets = ("known",)
     numbers = (
-        Number("nll_bias", "bias on known seeds", "mean", "nats", digits=2),
-        Number("seed_error", "seed error", "mean", digits=4),
-        Number("psnr_round_trip", "PSNR to the picture they made", "mean", "dB"),
+        Number("nll_bias", "bias on known seeds", "mean", "nats", "none", digits=2),
+        Number("seed_error", "seed error", "mean", direction="none", digits=4),
+        Number("psnr_round_trip", "PSNR to the picture they made", "mean", "dB", "none"),
         Number("nll", "NLL of the seed found", unit="nats"),
         *CONVERGENCE,
     )

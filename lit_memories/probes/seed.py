@@ -14,8 +14,8 @@ from lit_memories.probes.quality import quality, sound_psnr
 
 CONVERGENCE = (
     Number("residual", "residual"),
-    Number("evaluations", "evaluations", "mean", digits=0),
-    Number("converged", "converged", "rate", percent=True, digits=0),
+    Number("evaluations", "evaluations", "mean", digits=0, direction="none"),
+    Number("converged", "converged", "rate", percent=True, digits=0, direction="none"),
 )
 """What every inversion leaves."""
 SEEN = (
@@ -39,9 +39,9 @@ class Seed(Probe):
     question = "Which seed does the picture have, and how likely is it? (Memories of Forgotten Concepts, CVPR 2025)"
     numbers = (
         Number("nll", "NLL of the seed", "forgetting", "nats", one="a model that never saw the concept"),
-        Number("psnr", "PSNR", "mean", "dB"),
-        Number("psnr_ceiling", "VAE ceiling", "mean", "dB"),
-        Number("psnr_round_trip", "PSNR to round trip", "mean", "dB"),
+        Number("psnr", "PSNR", "mean", "dB", "down"),
+        Number("psnr_ceiling", "VAE ceiling", "mean", "dB", "none"),
+        Number("psnr_round_trip", "PSNR to round trip", "mean", "dB", "down"),
         *CONVERGENCE,
         *SEEN,
     )

@@ -1,5 +1,5 @@
 """From audit runs to tables, figures, verdicts and one page; imports neither Lightning nor diffusers."""
 
-from lit_memories.report.main import command, report
+from lit_memories.report.main import report
 
-__all__ = ["command", "report"]
+__all__ = ["report"]

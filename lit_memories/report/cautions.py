@@ -2,12 +2,12 @@
 
 import math
 
+from lit_memories.records import TOO_FEW
 from lit_memories.report.formats import decimal, number
 from lit_memories.report.hygiene import placebo_sentences, resolution_sentence
 from lit_memories.statistics.criteria import (
     BIAS_SHARE,
     FEW,
-    TOO_FEW,
     bias_difference,
     biased,
     convergence,
@@ -30,6 +30,20 @@ def seed_sentences(summary: Summary, run: RunStatistics) -> list[str]:
         text += f", {number(seeds.fraction, digits=2)} of the control's"
     doubt = biased(summary, run) or unconverged(summary, run) or unverified(summary, run)
     return [f"{text}{'; its seeds are not to be trusted here' if doubt else ''}."]
+
+
+def inverted(summary: Summary) -> str:
+    """Of how many images seeds were sought, where they were not of all; else nothing."""
+    parts = []
+    for name, what in (("concept", "the concept"), ("reference", "other things")):
+        counts = [
+            (found.sets[name].count, run.pairing[name].used + run.pairing[name].left_out)
+            for run in summary.runs
+            if (found := run.numbers.get("seed.nll")) is not None and name in found.sets
+        ]
+        if counts and min(counts)[0] < max(total for _, total in counts):
+            parts.append(f"{min(counts)[0]} of {max(total for _, total in counts)} images of {what}")
+    return f"Numbers of seeds rest on {' and '.join(parts)}: no more were inverted, or count." if parts else ""
 
 
 def cautions(summary: Summary, run: RunStatistics) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -20,7 +19,7 @@ from lit_memories.report.verdict import judge, limits
 from lit_memories.runs import Run, read_run
 from lit_memories.statistics.exposure import SHIPPED, Scale, expose, read_scale
 from lit_memories.statistics.image_level import Memories, compare_memories, image_notes, is_image_level
-from lit_memories.statistics.pairing import AUDIT_COMMAND, compare_runs
+from lit_memories.statistics.pairing import NO_RUN, compare_runs
 from lit_memories.statistics.summary import summarise
 from lit_memories.storage.files import check_inside, check_writable, write
 from lit_memories.terminal import printable
@@ -71,7 +70,7 @@ def report(
     if draws < 1:
         raise ValueError(f"draws must be positive, got {draws}")
     if not runs:
-        raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
+        raise ValueError(NO_RUN)
     with stages(2 * len(runs) + 3) as begin:
         level, memories, shown = write_report(runs, out, draws, seed, read_scale(scale or SHIPPED), begin)
     _print(level, memories, shown, out)
@@ -147,21 +146,6 @@ def _read(
     summary = summarise(comparison, draws, seed, begin)
     summary = expose(summary, scale, comparison.runs[comparison.vanilla].info)
     return ConceptLevel(comparison, summary, judge(summary)), memories
-
-
-def command(args: Sequence[str] | None = None) -> None:
-    """``lit-memories report RUN RUN ... --out DIR``: `report` as a command; errors are one line.
-
-    Args:
-        args: command line after the command's name, or None for that of the process.
-    """
-    parser = ArgumentParser(prog="lit-memories report", description="Compare audit runs: what did each model forget?")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders: one vanilla, erased ones, a control, random")
-    parser.add_function_arguments(report, skip={"runs"})
-    try:
-        report(**parser.parse_args(args).as_dict())
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
 
 
 def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 
 from lit_memories.metrics.bootstrap import Estimate
-from lit_memories.report.cautions import cautions, seed_sentences
+from lit_memories.recipe_files import audit_command
+from lit_memories.report.cautions import cautions, inverted, seed_sentences
 from lit_memories.report.exposure import exposure_sentences
 from lit_memories.report.formats import number, percent
 from lit_memories.statistics.criteria import (
@@ -23,7 +24,6 @@ from lit_memories.statistics.criteria import (
     scale,
     words_only,
 )
-from lit_memories.statistics.pairing import AUDIT_COMMAND
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 
@@ -80,7 +80,7 @@ def limits(summary: Summary) -> tuple[str, ...]:
     missing = (
         f"No equivalent number of pictures is given: {summary.no_scale}; docs/exposure.md says how to make a scale."
     )
-    sentences = (scale, missing if summary.no_scale else "", _psnr(summary), _scope(summary))
+    sentences = (scale, missing if summary.no_scale else "", _psnr(summary), inverted(summary), _scope(summary))
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -150,15 +150,17 @@ def _prompted(run: RunStatistics, vanilla: RunStatistics) -> str:
     share += f" (vanilla: {_percent(usual)})"
     if usual.value < PROMPTABLE_ABOVE:
         return f"{share}; as vanilla rarely shows it either, or the judge rarely sees it, that says little."
-    needed = samples_to_know(vanilla)
     meaning = {
         "works": "not distinguishable from vanilla, the prompt still works",
         "weakened": "less than vanilla, though the prompt is not shown to be dead",
         "refused": "the prompt no longer works, which by itself is not forgetting",
-        "unknown": "too few samples to say whether the prompt still works; with "
-        f"{needed} of either model it could be said",
     }
-    return f"{share}: {meaning[prompt_state(run, vanilla)]}."
+    if (state := prompt_state(run, vanilla)) == "unknown":
+        return (
+            f"{share}: too few samples to say whether the prompt still works; at these rates, with "
+            f"{samples_to_know(run, vanilla)} of either model it could be said."
+        )
+    return f"{share}: {meaning[state]}."
 
 
 def _memory(summary: Summary, run: RunStatistics) -> str:
@@ -211,9 +213,11 @@ def uncalibrated(summary: Summary) -> str:
             f"The control {control.name} itself is not distinguishable from vanilla, so it sets no scale; "
             "check that it never saw the concept, or audit more images."
         )
+    options = "--model.diffusion.base MODEL", "--model.role control", "--trainer.default_root_dir RUN"
     return (
-        "Without a control that never saw the concept nothing says how many nats full forgetting would be; make one "
-        f"with {AUDIT_COMMAND} on a model trained without the concept, role control, and add its folder to the report."
+        "Without a control that never saw the concept nothing says how many nats full forgetting would be; audit a "
+        "MODEL that was trained without it, and add that RUN to the report: "
+        f"{audit_command(summary.concept_name, summary.base, *options)}."
     )
 
 

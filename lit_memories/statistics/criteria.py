@@ -6,6 +6,7 @@ from typing import Literal
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.boschloo import rates_differ
 from lit_memories.metrics.intervals import rate_difference_interval
+from lit_memories.records import TOO_FEW
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 REMEMBERS_BELOW = 0.25
@@ -45,9 +46,6 @@ CONVERGED_AT_LEAST = 0.9
 """With a smaller share of converged inversions the seeds themselves are in doubt."""
 FEW = 32
 """With fewer images than this in a set, intervals of skewed shifts may hold less than they say."""
-TOO_FEW = 8
-"""With fewer images than this in a set nothing is concluded: intervals hold what they say from here on
-(docs/results/intervals.md)."""
 PSNR_SPREAD = 1.0
 """Mean PSNR that differs by less than this many dB between all models carries no news about any."""
 
@@ -72,25 +70,38 @@ def prompt_state(run: RunStatistics, vanilla: RunStatistics) -> Prompt:
     rate, usual = run.prompted, vanilla.prompted
     if rate is None or usual is None or usual.value < PROMPTABLE_ABOVE:
         return "unknown"
-    (hits, total), (others, total_others) = _cases(rate), _cases(usual)
-    if rate.value < usual.value and rates_differ(hits, total, others, total_others) < LEVEL:
+    cases = *_cases(rate), *_cases(usual)
+    if _fewer(*cases):
         little = rate.value < REFUSES_BELOW * usual.value and rate.high < MATTERS * usual.value
         return "refused" if little else "weakened"
+    return "works" if _as_often(*cases) else "unknown"
+
+
+def _fewer(hits: int, total: int, others: int, total_others: int) -> bool:
+    """Whether a rate is significantly below vanilla's."""
+    return hits * total_others < others * total and rates_differ(hits, total, others, total_others) < LEVEL
+
+
+def _as_often(hits: int, total: int, others: int, total_others: int) -> bool:
+    """Whether a loss that matters is excluded."""
     change = rate_difference_interval(hits, total, others, total_others)
-    return "works" if change.low > -MATTERS * usual.value else "unknown"
+    return change.low > -MATTERS * others / total_others
 
 
-def samples_to_know(vanilla: RunStatistics) -> int | None:
-    """How many samples of each model would show that a prompt works as in vanilla; None if there it hardly does."""
-    usual = vanilla.prompted
-    if usual is None or usual.value < PROMPTABLE_ABOVE:
+def samples_to_know(run: RunStatistics, vanilla: RunStatistics) -> int | None:
+    """How many samples of each model would tell at these rates whether the prompt works: more than the fewer there are.
+
+    None if a rate is not known, or vanilla itself hardly answers the prompt.
+    """
+    rate, usual = run.prompted, vanilla.prompted
+    if rate is None or usual is None or usual.value < PROMPTABLE_ABOVE:
         return None
-    count = 1
+    count = min(rate.count, usual.count)
     while True:
-        hits = round(usual.value * count)
-        if rate_difference_interval(hits, count, hits, count).low > -MATTERS * hits / count:
+        count += 1 + count // 20
+        cases = round(rate.value * count), count, round(usual.value * count), count
+        if _as_often(*cases) or _fewer(*cases):
             return count
-        count += 1
 
 
 def _cases(rate: Estimate) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from lit_memories.statistics.pairing import check_against, check_names, data_not
 
 FEW_QUERIES = 10
 """With fewer queries intervals may be too narrow."""
-IMAGE_AUDIT = "lit-memories predict --config recipes/pictograms/audit/image.yaml"
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def embed(matrix: Tensor) -> Tensor:
 def _summarise(run: Run, vanilla: Run | None) -> Memories:
     queries = _queries(run)
     if not queries:
-        raise ValueError(f"{run.folder} holds no memories of an image: {AGAIN}, {IMAGE_AUDIT}")
+        raise ValueError(f"{run.folder} holds no memories of an image: {AGAIN}")
     usual = None if vanilla is None else {query.index: query for query in _queries(vanilla)}
     independent = math.sqrt(2 * run.info.dimension), 1.0
     euclidean, cosine = (_spread(queries, usual, which, independent[which]) for which in (0, 1))

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_memories.probes import PROBES
+from lit_memories.recipe_files import audit_command
 from lit_memories.records import AGAIN, Record, SetName
 from lit_memories.runs import Role, Run, RunInfo, read_run
 from lit_memories.settings import differences
@@ -20,7 +23,10 @@ ROLES: tuple[Role, ...] = ("vanilla", "erased", "control", "random")
 HEADLINES = "denoising.surprise", "seed.nll"
 """Numbers that can carry a verdict, the better one first."""
 PAIRED: tuple[SetName, SetName] = ("concept", "reference")
-AUDIT_COMMAND = "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml"
+NO_RUN = (
+    "no run given: name the folders of at least one vanilla run; lit-memories predict --config RECIPE makes one, and "
+    "recipes/*/audit has recipes"
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         ValueError: if the runs cannot be compared; says which and why.
     """
     if not folders:
-        raise ValueError(f"no run given: name the folders of at least one vanilla run; {AUDIT_COMMAND} makes one")
+        raise ValueError(NO_RUN)
     return compare_runs([read_run(folder) for folder in folders])
 
 
@@ -165,7 +171,8 @@ def _check(runs: Sequence[Run]) -> None:
     vanilla = [run for run in runs if run.info.role == "vanilla"]
     if len(vanilla) != 1:
         found = ", ".join(str(run.folder) for run in vanilla) or "none"
-        hint = f"; audit the unchanged model with {AUDIT_COMMAND}" if not vanilla else ""
+        command = audit_command(runs[0].info.concept, runs[0].info.model.get("base"), "--trainer.default_root_dir RUN")
+        hint = f"; audit the unchanged model with {command}" if not vanilla else ""
         raise ValueError(f"a report needs exactly one run whose role is vanilla, found {found}{hint}")
     for run in runs:
         check_against(vanilla[0], run)
@@ -235,10 +242,12 @@ def _lacking(runs: Sequence[Run], path: str) -> str:
     probe = path.partition(".")[0]
     names = [run for run in runs if not any(record.counts(probe) for record in run.records)]
     shown = ", ".join(run.info.name for run in names)
+    folder = quote(str(names[0].folder))
+    more = f"--model.probes+={PROBES[probe].__name__}", f"--trainer.default_root_dir {folder}"
+    command = audit_command(names[0].info.concept, names[0].info.model.get("base"), *more)
     return (
         f"{shown}: the probe {probe} was not asked, so verdicts rest on the NLL of seeds, which says whether a trace "
-        f"is left and not how much. Audit the same folders again to add it, what is there is kept: {AUDIT_COMMAND} "
-        f"--trainer.default_root_dir {names[0].folder}"
+        f"is left and not how much. Audit the same folders again to add it, what is there is kept: {command}"
     )
 
 
@@ -250,10 +259,25 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     if len({run.info.precision for run in runs}) > 1:
         found = ", ".join(f"{run.info.name} {run.info.precision}" for run in runs)
         notes.append(f"The runs were made in different precisions ({found}).")
+    notes += _asked_of_one(runs)
     controls = [run.info.name for run in runs if run.info.role == "control"]
     if len(controls) > 1:
         notes.append(f"Several controls were given; fractions refer to {controls[0]}.")
     return notes
+
+
+def _asked_of_one(runs: Sequence[Run]) -> list[str]:
+    """Which probes were asked of one run alone, so that their numbers compare with nothing."""
+    asked = Counter(name for run in runs for name in run.info.asked)
+    if len(runs) == 1:
+        return []
+    alone = {name: run.info.name for run in runs for name in run.info.asked if asked[name] == 1}
+    return [
+        f"The probe {name} was asked of {run} alone, so its numbers compare with nothing: audit the other folders with "
+        "it too, which keeps what is there."
+        for name, run in alone.items()
+        if name != HEADLINES[0].partition(".")[0]
+    ]
 
 
 def incomplete(run: Run) -> list[str]:

@@ -240,8 +240,8 @@ def _known(estimate: Estimate | None) -> Estimate:
 class Summary:
     """All runs, vanilla first, and what they share.
 
-    Of its fields, ``scale`` is the name of the scale on which exposures stand, ``doses`` its rungs, and ``no_scale``
-    why there is none.
+    Of its fields, ``scale`` is the name of the scale on which exposures stand, ``doses`` its rungs, ``no_scale`` why
+    there is none, and ``base`` the hub id or folder of the vanilla model.
     """
 
     concept_name: str
@@ -257,6 +257,7 @@ class Summary:
     scale: str | None = None
     doses: tuple[float, ...] = ()
     no_scale: str | None = None
+    base: str | None = None
 
     @property
     def vanilla(self) -> RunStatistics:

@@ -67,6 +67,7 @@ def summarise(
         guidance_scale=_guidance(settings.get("seed", {})),
         inverter=_inverter_name(settings.get("seed", {})),
         notes=comparison.notes,
+        base=info.model.get("base"),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.folder import check_folder
+from lit_memories.erasers.folder import announce, check_folder
 from lit_memories.erasure import PROVENANCE_FILE, Erasure, Provenance, versions
 from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
 from lit_memories.storage.shards import INDEX, check_shards, complete_sets
@@ -109,6 +109,7 @@ def convert(
     )
     _check_out(out, erasure := Erasure(tensors, provenance))
     erasure.save(out)
+    announce(out, provenance)
 
 
 def _check_out(out: Path, erasure: Erasure) -> None:

@@ -1,17 +1,20 @@
 """An erased model for everybody else: as a pipeline for other tools, and on the hub."""
 
 from pathlib import Path
+from shlex import quote
 
 from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.recipe_files import audit_command
 from lit_memories.settings import short_hash
 from lit_memories.storage.cards import CARD_FILE, erasure_of, marked
 from lit_memories.storage.files import check_inside, check_writable, whole_folder, write
 from lit_memories.storage.hub import redact
 from lit_memories.storage.tensors import checksum
 from lit_memories.storage.unfinished import LEFT
+from lit_memories.terminal import said
 from lit_memories.tools.portable import make_portable
 
 
@@ -43,6 +46,9 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
         pipeline.save_pretrained(part)
         make_portable(part)
         write(part / CARD_FILE, _card(applied.provenance, mark, type(pipeline).__name__))
+    command = audit_command(str(applied.provenance.concept["name"]), applied.provenance.base)
+    audit = f"{command} --model.diffusion.base {quote(str(out))} --model.role erased --trainer.default_root_dir RUN"
+    print(said(f"the pipeline is in {out}: its README.md says how to open it; to audit it: {audit}"))  # noqa: T201
 
 
 def _check_free(out: Path, base: str, mark: str) -> None:

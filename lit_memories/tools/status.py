@@ -14,8 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lit_memories.records import LOCK, MEMORY_SETS, PARTS, RECORDS_FILE, RUN_FILE, SETS, Record, read_lines
-from lit_memories.runs import CONDITIONED, Run, RunInfo, check_origin, counted_as, read_records
+from lit_memories.records import (
+    LOCK,
+    MEMORY_SETS,
+    PARTS,
+    RECORDS_FILE,
+    RUN_FILE,
+    SETS,
+    Record,
+    read_lines,
+    read_records,
+)
+from lit_memories.runs import CONDITIONED, Run, RunInfo, check_origin, counted_as
 from lit_memories.seeds import seed_keys
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.convergence import INVERTING, inversion_of

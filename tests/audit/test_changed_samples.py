@@ -9,8 +9,8 @@ from PIL import Image
 
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.cli import main
-from lit_memories.records import STALE
-from lit_memories.runs import read_run, read_stale
+from lit_memories.records import STALE, read_stale
+from lit_memories.runs import read_run
 from lit_memories.tools.status import look
 
 Arguments = Callable[..., list[str]]

@@ -19,8 +19,19 @@ from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
 from lit_memories.data.conditionings import Conditioning
 from lit_memories.lock import lock, unlock
-from lit_memories.records import LOCK, PARTS, RECORDS_FILE, RUN_FILE, SEEDS, SEEDS_FILE, Place, Record, read_lines
-from lit_memories.runs import RunInfo, read_records, read_run
+from lit_memories.records import (
+    LOCK,
+    PARTS,
+    RECORDS_FILE,
+    RUN_FILE,
+    SEEDS,
+    SEEDS_FILE,
+    Place,
+    Record,
+    read_lines,
+    read_records,
+)
+from lit_memories.runs import RunInfo, read_run
 from lit_memories.storage.tensors import read_notes
 
 sys.path.append(str(Path(__file__).parent))

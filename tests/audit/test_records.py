@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_memories.records import PARTS, Record, finite, image_path, order, read_lines
-from lit_memories.runs import RunInfo, read_records, read_run
+from lit_memories.records import PARTS, Record, finite, image_path, order, read_lines, read_records
+from lit_memories.runs import RunInfo, read_run
 from lit_memories.settings import differences
 
 FULL = Record(

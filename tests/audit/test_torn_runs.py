@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lit_memories.cli import main
-from lit_memories.records import LOCK, RECORDS_FILE, RUN_FILE, SEEDS_FILE
-from lit_memories.runs import read_records, read_run
+from lit_memories.records import LOCK, RECORDS_FILE, RUN_FILE, SEEDS_FILE, read_records
+from lit_memories.runs import read_run
 
 sys.path.append(str(Path(__file__).parent))
 from cli_errors import refused

@@ -19,8 +19,7 @@ from lit_memories import records
 from lit_memories.audit.embedding import KEPT, Embeddings
 from lit_memories.audit.folder import merge, rearrange
 from lit_memories.audit.writer import RecordWriter, explained
-from lit_memories.records import PARTS, SEEDS_FILE, STALE, Place, Record
-from lit_memories.runs import read_records, read_stale
+from lit_memories.records import PARTS, SEEDS_FILE, STALE, Place, Record, read_records, read_stale
 from lit_memories.seeds import seed_keys
 from lit_memories.storage import tensors
 

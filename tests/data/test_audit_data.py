@@ -327,9 +327,18 @@ def test_prompts_beyond_the_window_are_counted(tmp_path: Path) -> None:
     # Known seeds: three of E's prompts and two of R's; prompted samples: E's three, and the first again.
     assert cut == {"concept": 1, "reference": 0, "conditioned": 1, "known": 1, "prompted": 1, "retained": 0}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", ".* window ")
         samples(audit)
     assert not any(entry["cut"] for entry in audit.data.values())
+
+
+def test_few_pictures_and_pictures_of_other_things_are_warned_of_before_an_audit() -> None:
+    with pytest.warns(UserWarning, match="none of the 4 captions of the concept set has a word for 'umbrella'"):
+        samples(FakeAudit(), concept_images=OTHERS, reference_images=UMBRELLAS)
+    with pytest.warns(
+        UserWarning, match="the concept set has 3 pictures: with fewer than 8 a report concludes nothing"
+    ):
+        samples(FakeAudit())
 
 
 @pytest.mark.parametrize("options", [{"known": -1}, {"prompted": -1}, {"batch_size": 0}])

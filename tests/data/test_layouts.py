@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from lit_memories.data import opening
 from lit_memories.data.cache import cached
 from lit_memories.data.presets import CocoCaptions, PromptList
 from lit_memories.data.samples import ImageRows
@@ -122,6 +123,43 @@ def test_tables_may_stand_above_the_splits_or_in_them(ending: str, place: str, t
     assert read(folder, split="validation") == ["valid/2, x"]
     with pytest.raises(FileNotFoundError, match=r"no split 'test' with pictures; it has: train, validation"):
         read(folder, split="test")
+
+
+def test_pictures_that_no_table_lists_are_counted(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, ["0.png", "1.png", "more/2.png", "test/3.png"])
+    (folder / "metadata.csv").write_text("file_name,caption\n0.png,x\n")
+    with pytest.warns(UserWarning, match=r"2 pictures that metadata\.csv does not list are left out, such as 1\.png"):
+        assert read(folder) == ["x"]
+
+
+def test_blank_captions_are_counted(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, ["0.png", "1.png"])
+    (folder / "metadata.csv").write_text('file_name,caption\n0.png,x\n1.png," "\n')
+    with pytest.warns(UserWarning, match="1 of 2 captions of .* are blank, which is no prompt at all"):
+        assert read(folder) == ["x", " "]
+
+
+def test_a_folder_without_captions_says_how_to_give_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no column 'caption': it has image; put a \.txt beside each .* `text`"):
+        read(folder_of(tmp_path, ["0.png"]))
+
+
+@pytest.mark.parametrize("name", ["{}/mine", "./mine", "~/nobody's/mine", "my/own/pictures"])
+def test_a_missing_folder_is_said_without_asking_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_open_elsewhere", lambda *_: pytest.fail("the hub was asked"))
+    with pytest.raises(FileNotFoundError, match="there is no such folder or file on this machine"):
+        read(name.format(tmp_path))
+
+
+def test_what_the_hub_has_not_may_have_been_meant_to_be_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any) -> None:
+        raise ConnectionError("Couldn't reach 'mine' on the Hub")
+
+    monkeypatch.setattr(opening, "_open_elsewhere", unreachable)
+    with pytest.raises(FileNotFoundError, match="on the Hub; no folder or file here is called so either"):
+        read("mine")
 
 
 def test_a_picture_in_two_tables_is_named(tmp_path: Path) -> None:

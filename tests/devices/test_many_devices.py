@@ -13,8 +13,8 @@ from machine import left_over
 
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
-from lit_memories.records import PARTS
-from lit_memories.runs import RunInfo, read_records, read_run
+from lit_memories.records import PARTS, read_records
+from lit_memories.runs import RunInfo, read_run
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., list[str]]

@@ -10,7 +10,8 @@ import pytest
 from machine import free_port, left_over
 
 from lit_memories.cli import main
-from lit_memories.runs import read_records, read_run
+from lit_memories.records import read_records
+from lit_memories.runs import read_run
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., list[str]]

@@ -61,7 +61,7 @@ def test_a_run_from_stop_to_end(
     assert len(told) == len(lines)
     assert told == sorted(set(told))
     assert told[-1] > 40
-    assert last == f"all 48 answers are in {stopped}"
+    assert last.startswith(f"all 48 answers are in {stopped}; to read them: lit-memories report {stopped} RUN …")
     with next(stopped.glob("lightning_logs/version_0/metrics.csv")).open() as file:
         logged = list(csv.DictReader(file))
     run = read_run(stopped)
@@ -90,7 +90,7 @@ def test_a_terminal_gets_a_bar(concept_audit: Command, tmp_path: Path, monkeypat
     said = console.file.getvalue()
     assert "0/48" in said
     assert re.search(r"48/48.* answers/s, [\d.]+ evaluations/inversion", said)
-    assert said.endswith(f"all 48 answers are in {tmp_path / 'run'}\n")
+    assert f"all 48 answers are in {tmp_path / 'run'}; to read them: lit-memories report" in said
     assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1, "the cursor is back"
 
 

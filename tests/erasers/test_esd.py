@@ -239,11 +239,14 @@ KEEP = (
 )
 
 
-def test_resumed_is_uninterrupted_and_twice_is_the_same(tiny: Path, tmp_path: Path) -> None:
+def test_resumed_is_uninterrupted_and_twice_is_the_same(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     keep = [option.replace("%s", str(tmp_path / "kept")) for option in KEEP]
     whole, twice, half = tmp_path / "whole", tmp_path / "twice", tmp_path / "half"
     for folder in (whole, twice):
         main(["fit", *command(folder, tiny, "--trainer.limit_train_batches=4")])
+        assert f"the erasure is in {folder}; to audit it: lit-memories predict --config" in capsys.readouterr().out
     main(["fit", *command(half, tiny, "--trainer.max_steps=2", *keep)])
     last = tmp_path / "kept" / "last.ckpt"
     assert last.stat().st_size < 1.2 * sum(p.stat().st_size for p in (tiny / "unet").glob("*.safetensors"))

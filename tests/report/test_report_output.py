@@ -14,7 +14,9 @@ from PIL import Image
 from rich.console import Console
 from synthetic_runs import Model, change_records, world, write
 
-from lit_memories.report import command, progress, report, schema
+import lit_memories.report
+from lit_memories.cli import main
+from lit_memories.report import progress, report, schema
 from lit_memories.report.formats import decimal, escape_latex, to_csv, to_latex
 from lit_memories.report.tables import tables
 from lit_memories.statistics.pairing import compare
@@ -228,7 +230,7 @@ def test_missing_control_reads_not_calibrated(tmp_path, capsys):
     report(runs, out=tmp_path / "out", draws=50)
     printed = capsys.readouterr().out
     assert "not calibrated" in printed
-    assert "lit-memories predict --config recipes/" in " ".join(printed.split())
+    assert "lit-memories predict --config RECIPE --model.diffusion.base MODEL" in " ".join(printed.split())
     assert "not calibrated" in (tmp_path / "out" / "tables" / "main.tex").read_text()
 
 
@@ -293,14 +295,24 @@ def test_import_is_light():
 
 
 def test_command_line(runs, tmp_path):
-    command([*map(str, runs), "--out", str(tmp_path), "--draws", "20"])
+    main(["report", *map(str, runs), "--out", str(tmp_path), "--draws", "20"])
     assert json.loads((tmp_path / "results.json").read_text())["resampling"] == {"draws": 20, "seed": 0}
 
 
-def test_command_line_error_is_one_line(runs, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        command([str(tmp_path), "--out", str(tmp_path)])
-    assert "is not an audit run" in capsys.readouterr().err.strip().splitlines()[-1]
-    with pytest.raises(SystemExit):
-        command([str(runs[0]), "--drawz", "3"])
-    assert "drawz" in capsys.readouterr().err
+def test_a_folder_that_is_no_run_is_one_line_and_exit_code_1(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "lit_memories", "report", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "is not an audit run" in done.stderr
+
+
+def test_the_report_has_no_second_command_line_with_other_errors():
+    assert lit_memories.report.__all__ == ["report"]
+
+
+def test_the_page_says_of_each_number_which_way_it_goes_as_its_probe_does(made):
+    html = (made / "report.html").read_text()
+    assert "<b>NLL of the seed</b>, nats: grows as a model forgets." in html
+    assert "<b>PSNR</b>, dB: falls as a model forgets." in html
+    assert "<b>VAE ceiling</b>, dB." in html
+    assert "<b>bias on known seeds</b>, nats." in html

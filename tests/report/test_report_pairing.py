@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from synthetic_runs import INVERTER, SETTINGS, Model, asked, change_records, write
 
@@ -138,3 +140,13 @@ def test_repeated_images_are_said(tmp_path):
     assert note.startswith("4 images")
     plain = [write(tmp_path, Model(name, role)) for name, role in (("w", "vanilla"), ("f", "erased"))]
     assert not any("more than once" in note for note in compare(plain).notes)
+
+
+def test_a_probe_that_one_run_alone_was_asked_is_said(pair):
+    assert not any("alone" in note for note in compare(pair).notes)
+    info = json.loads((pair[0] / "run.json").read_text())
+    del info["probes"]["reach"]
+    info.pop("crc32", None)
+    (pair[0] / "run.json").write_text(json.dumps(info))
+    (note,) = (note for note in compare(pair).notes if "alone" in note)
+    assert note.startswith("The probe reach was asked of ESD alone, so its numbers compare with nothing")

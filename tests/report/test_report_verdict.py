@@ -5,10 +5,10 @@ import pytest
 from synthetic_runs import Model, altered, write
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
-from lit_memories.report.verdict import judge
+from lit_memories.report.verdict import judge, limits
 from lit_memories.statistics import criteria
-from lit_memories.statistics.criteria import categorise, prompt_state
-from lit_memories.statistics.pairing import compare
+from lit_memories.statistics.criteria import categorise, prompt_state, samples_to_know
+from lit_memories.statistics.pairing import Pairing, compare
 from lit_memories.statistics.summary import summarise
 
 
@@ -100,6 +100,16 @@ def test_how_many_samples_would_do_is_said(summary):
     assert against(summary, int(needed) - 1, int(needed) - 1, int(needed) - 1, int(needed) - 1) == "unknown"
 
 
+@pytest.mark.parametrize(("hits", "usual"), [(4, 8), (5, 8), (5, 7), (4, 7), (6, 8)])
+def test_more_samples_are_asked_for_than_there_are(summary, hits, usual):
+    """Eight samples of each model that leave it open are not answered by four."""
+    vanilla = altered(summary.vanilla, prompted=wilson_interval(usual, 8))
+    run = altered(summary.runs[1], prompted=wilson_interval(hits, 8))
+    needed = samples_to_know(run, vanilla)
+    assert needed > 8
+    assert against(summary, round(hits / 8 * needed), needed, round(usual / 8 * needed), needed) != "unknown"
+
+
 @pytest.mark.parametrize(
     ("damage", "change", "damaged"),
     [
@@ -187,8 +197,29 @@ def test_without_control_says_what_to_run(summary, forgetting, headline):
     _, run, verdict = made(uncalibrated(summary, None), forgetting=forgetting)
     assert verdict.category == "not calibrated"
     assert headline in verdict.headline
-    assert "lit-memories predict --config recipes/pictograms/audit/umbrella.yaml" in verdict.paragraph()
+    assert "lit-memories predict --config RECIPE --model.diffusion.base MODEL --model.role" in verdict.paragraph()
     assert categorise(uncalibrated(summary, None), run) == "not calibrated"
+
+
+@pytest.mark.parametrize(
+    ("base", "concept", "recipe"),
+    [
+        ("checkpoints/pictograms", "umbrella", "recipes/pictograms/audit/umbrella.yaml"),
+        ("checkpoints/pictograms", "striped", "recipes/pictograms/audit/striped.yaml"),
+        ("CompVis/stable-diffusion-v1-4", "church", "recipes/sd14/audit/concept.yaml"),
+        ("checkpoints/pictograms", "church", "RECIPE"),
+    ],
+)
+def test_a_hint_names_the_recipe_of_the_runs_own_world(summary, base, concept, recipe):
+    found = replace(uncalibrated(summary, None), base=base, concept_name=concept)
+    assert f"lit-memories predict --config {recipe} --model.diffusion.base MODEL" in limits(found)[0]
+
+
+def test_of_how_many_images_there_are_seeds_is_said(summary):
+    assert not any("Numbers of seeds rest" in sentence for sentence in limits(summary))
+    run = replace(summary.runs[1], pairing={"concept": Pairing(24, 40), "reference": Pairing(24, 0)})
+    (said,) = (s for s in limits(replace(summary, runs=(summary.runs[0], run))) if s.startswith("Numbers of seeds"))
+    assert said == "Numbers of seeds rest on 24 of 64 images of the concept: no more were inverted, or count."
 
 
 def test_control_without_effect_is_said(summary):

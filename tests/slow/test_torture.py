@@ -20,8 +20,8 @@ from diffusers import StableDiffusionPipeline
 
 from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
-from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE
-from lit_memories.runs import RunInfo, read_records
+from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, read_records
+from lit_memories.runs import RunInfo
 
 Arguments = Callable[..., list[str]]
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]

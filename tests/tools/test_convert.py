@@ -84,6 +84,17 @@ def is_attn2_kv(name: str) -> bool:
 # --- state dicts with diffusers' names -------------------------------------------------------------------------------
 
 
+def test_it_says_where_the_erasure_is_and_what_audits_it(
+    base: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, names = changed(base, lambda name: name == "unet.conv_out.weight")
+    save_file(of(model, "unet", names), tmp_path / "esd.safetensors")
+    convert(tmp_path / "esd.safetensors", base, out, "umbrella")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"the erasure is in {out}; to audit it: lit-memories predict --config RECIPE ")
+    assert f"--model.diffusion.base {base} --model.diffusion.erasure {out}" in line
+
+
 def test_a_full_unet(base: str, original: Diffusion, tmp_path: Path, out: Path) -> None:
     model, names = changed(base, lambda name: ".attn1." in name)
     torch.save(of(model, "unet"), tmp_path / "full.pt")

@@ -107,6 +107,15 @@ def test_nothing_tells_of_the_machine(exported: Path, tiny: Path) -> None:
             assert str(tiny) not in file.read_text(encoding="utf-8"), file
 
 
+def test_it_says_where_the_pipeline_is_and_what_audits_it(
+    exported: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(str(tiny), exported.parent / "erasure", tmp_path / "full")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"the pipeline is in {tmp_path / 'full'}: ")
+    assert f"--model.diffusion.base {tmp_path / 'full'} --model.role erased" in line
+
+
 def test_it_is_the_erased_model(exported: Path, tiny: Path) -> None:
     ours, base = Diffusion(str(exported)), Diffusion(str(tiny))
     wrong = [name for name, tensor in base.state_dict().items() if not torch.equal(tensor, ours.state_dict()[name])]

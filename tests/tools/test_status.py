@@ -19,8 +19,8 @@ from lit_memories import runs
 from lit_memories.cli import main
 from lit_memories.lock import lock, unlock
 from lit_memories.probes import PROBES
-from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record, read_lines
-from lit_memories.runs import RunInfo, read_records, read_run
+from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, Record, read_lines, read_records
+from lit_memories.runs import RunInfo, read_run
 from lit_memories.storage.tensors import read_tensors
 from lit_memories.tools import status
 from lit_memories.tools.status import Status, describe, duration, expected_answers, look
