@@ -27,7 +27,7 @@ from lit_memories.costs import COST_FILE
 from lit_memories.numbers import LARGEST, check_answer
 from lit_memories.schemas import renewed_record
 from lit_memories.storage.files import check_inside
-from lit_memories.storage.plain import fit, parse_quickly
+from lit_memories.storage.plain import fit, parse_json
 from lit_memories.storage.signed import sign, unsign
 
 SetName = Literal["concept", "reference", "known", "prompted", "retained", "unprompted", "own", "repeat", "memory"]
@@ -128,7 +128,7 @@ class Record:
         """
         text, intact = unsign(line)
         try:
-            record = fit(cls, parse_quickly(renewed_record(text)))
+            record = fit(cls, parse_json(renewed_record(text)))
             if record.index < 0 or (record.support or 0) < 0:
                 raise ValueError(f"{'index' if record.index < 0 else 'support'} is negative")
             own = record.key, record.conditioning or "", record.model or ""

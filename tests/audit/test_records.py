@@ -67,7 +67,7 @@ def test_what_is_no_record_is_refused(line: str) -> None:
         {"seed": {"a b": 1}},
         {"seed": {"nll": [[[1]]]}},
         {"seed": {"note": "\x1b[2J"}},
-        {"seed": {"nll": 10**30}},
+        {"seed": {"nll": 2**63}},
     ],
 )
 def test_answers_that_no_probe_gives_are_refused(probes: object) -> None:
@@ -79,7 +79,7 @@ def test_answers_that_no_probe_gives_are_refused(probes: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "1e999", "-1e40", "[1.0, 1e999]", f"[1.0, {10**30}]", f"[{-(2**63)}, 0.5]", f'{{"a": {2**63}}}', "NaN",
+        "1e999", "-1e40", "[1.0, 1e999]", f"[1.0, {2**63}]", f"[{-(2**63)}, 0.5]", f'{{"a": {2**63}}}', "NaN",
         "[0.5, Infinity]", '{"a": [1e999]}', '[1.0, "\\u001b"]', '"\\ud800"', '{"\\ud800": 1.0}', "[" * 40 + "]" * 40,
         f'{{"a": {"9" * 5000}}}',
     ],
@@ -89,6 +89,11 @@ def test_numbers_and_labels_are_looked_at_wherever_they_stand(value: str) -> Non
     assert Record.from_json(line % "[1.0, 2, true, -1e39]").value("seed.nll") == [1.0, 2, True, -1e39]
     with pytest.raises(ValueError, match="not a record"):
         Record.from_json(line % value)
+
+
+def test_a_whole_number_that_no_integer_holds_is_the_nearest_float() -> None:
+    line = f'{{"key": "k", "set": "concept", "index": 0, "prompt": "", "probes": {{"seed": {{"nll": {10**30}}}}}}}'
+    assert Record.from_json(line).value("seed.nll") == 1e30
 
 
 @pytest.mark.parametrize(("name", "value"), [("prompt", '"\\udc80"'), ("index", "1e999"), ("index", str(2**63))])
