@@ -157,12 +157,14 @@ class Place:
         index: its row there.
         support: of an image-level audit, the support's row in its set.
         conditioned: whether it is an image under another prompt than its own.
+        lesson: whether it is one of those that probes teach the model.
     """
 
     set: SetName
     index: int
     support: int | None = None
     conditioned: bool = False
+    lesson: bool = False
 
     def holds(self, record: Record) -> bool:
         """Whether a record of the sample says the same."""

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from lit_memories.audit.costs import Costs
 from lit_memories.audit.embedding import Embeddings
 from lit_memories.audit.folder import merge, rearrange, renew
+from lit_memories.audit.group import SampleGroup
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
@@ -33,7 +34,7 @@ from lit_memories.lock import Unlock, lock
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.probes.base import Column, Probe
-from lit_memories.records import Place, Record, read_records
+from lit_memories.records import Place, Record, SetName, read_records
 from lit_memories.runs import Role, RunInfo
 from lit_memories.seeds import sound_seeds
 from lit_memories.settings import plain, short_hash
@@ -74,6 +75,8 @@ class Audit(LightningModule, ABC):
 
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images", "probes"})
     """Arguments that are no settings: model, concept and probes stand elsewhere, the others change no number."""
+    lessons: Mapping[SetName, SampleGroup]
+    """The pictures that probes teach the model, by set."""
 
     def __init__(
         self,

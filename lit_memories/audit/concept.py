@@ -1,6 +1,6 @@
 """The concept-level audit: what does a model say of the concept's pictures, and of others?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from lit_memories.probes.known import Known
 from lit_memories.probes.samples import Samples
 from lit_memories.probes.seed import Seed
 from lit_memories.probes.typicality import Typicality
-from lit_memories.records import Record, image_path
+from lit_memories.records import Record, SetName, image_path
 from lit_memories.seeds import read_seeds
+from lit_memories.settings import short_hash
 
 
 class ConceptAudit(Audit):
@@ -53,6 +54,8 @@ class ConceptAudit(Audit):
     ) -> None:
         usual = (Denoising(), Samples(), Seed(), Typicality(), Known())
         super().__init__(diffusion, inverter, concept, usual if probes is None else probes, **options)
+        for probe in self.probes.values():
+            probe.check(diffusion.unet)
         self._posterior_seed = posterior_seed
         self.metrics = AuditMetrics(self.dimension)
 
@@ -60,6 +63,16 @@ class ConceptAudit(Audit):
     def posterior_seed(self) -> int | None:
         """From which latents are drawn of the encoder's posterior; None takes its mean."""
         return self._posterior_seed
+
+    @property
+    def lesson(self) -> int:
+        """How many pictures of each set probes teach the model."""
+        return max(probe.lesson for probe in self.probes.values())
+
+    def teach(self, lessons: Mapping[SetName, Sequence[Sample]]) -> None:
+        """Take the pictures that probes teach the model, by set; the model stays as it is."""
+        self.lessons = {name: SampleGroup(self, samples) for name, samples in lessons.items()}
+        self.taught = {name: short_hash("/".join(s.content for s in samples)) for name, samples in lessons.items()}
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing, and count what is recorded already."""

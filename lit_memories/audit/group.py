@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.data.samples import Sample
@@ -75,6 +75,19 @@ class SampleGroup:
     def inverter(self) -> Inverter:
         """The audit's."""
         return self.audit.inverter
+
+    @property
+    def network(self) -> nn.Module:
+        """The U-Net."""
+        network: nn.Module = self.audit.diffusion.unet
+        return network
+
+    @property
+    def lesson(self) -> "SampleGroup":
+        """The pictures of the set that probes teach the model, always the same object."""
+        lesson = self.audit.lessons[self.set]
+        lesson.noises = self.noises  # so that this group pays for it
+        return lesson
 
     @cached_property
     def images(self) -> Tensor:

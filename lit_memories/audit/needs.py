@@ -11,6 +11,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "seeds": INVERTER,
     "steps": ("num_inference_steps",),
     "judge": ("judge",),
+    "lesson": ("taught",),
 }
 """Arguments of an audit on which only those probes' numbers depend that have the need."""
 

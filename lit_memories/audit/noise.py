@@ -44,8 +44,8 @@ class BlockwiseNoise:
         """Embeddings of the empty prompt (tokens, width): rows of text alone, without a pooled embedding or a gate."""
         return self._empty[0, : self.diffusion.tokenizer.model_max_length]
 
-    def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
-        """Noise predicted for latents (m, c, h, w) under the prompts of their rows, guided."""
+    def __call__(self, latents: Tensor, timestep: int | Tensor, rows: Tensor) -> Tensor:
+        """Noise predicted for latents (m, c, h, w) under the prompts of their rows, guided; timesteps may be each's."""
         return self._blocks(latents, timestep, self._prompts[rows], self.guidance_scale)
 
     def under(self, latents: Tensor, timestep: int, embeds: Tensor, rows: Tensor) -> Tensor:
@@ -58,10 +58,18 @@ class BlockwiseNoise:
             more = torch.cat([more[:, :-1], self._prompts[rows][:, -1:]], 1)
         return self._blocks(latents, timestep, torch.cat([embeds, more], 1), 1.0)
 
-    def _blocks(self, latents: Tensor, timestep: int, embeds: Tensor, guidance_scale: float) -> Tensor:
+    def _blocks(self, latents: Tensor, timestep: int | Tensor, embeds: Tensor, guidance_scale: float) -> Tensor:
         self.evaluations += len(latents) * (1 if guidance_scale == 1.0 else 2)
         empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
         with torch.autocast(latents.device.type, self.network_dtype, enabled=self.network_dtype is not None):
+            if isinstance(timestep, Tensor):
+                return in_blocks(
+                    lambda x, c, t: self.diffusion.predict_noise(x, t, c, guidance_scale, empty),
+                    self.block_size,
+                    latents,
+                    embeds,
+                    timestep,
+                )
             return in_blocks(
                 lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
                 self.block_size,

@@ -54,11 +54,11 @@ class Opened:
 
 
 def asked_of(place: Place, probes: Mapping[str, Probe]) -> list[str]:
-    """The probes that a sample is put to: those that need seeds where seeds are sought."""
+    """The probes that a sample is put to: those that need seeds where seeds are sought, none that teaches it."""
 
     def within(probe: Probe) -> bool:
         limits = [probe.limit, *([probes["seed"].limit] if "seeds" in probe.needs else [])]
-        return all(limit is None or place.index < limit for limit in limits)
+        return all(limit is None or place.index < limit for limit in limits) and not (place.lesson and probe.lesson)
 
     return [
         name

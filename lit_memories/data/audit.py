@@ -71,7 +71,7 @@ class AuditData(LightningDataModule):
         """Read and check the sets, and leave out what the run has recorded already.
 
         Raises:
-            ValueError: if a set is empty, or both show the same image, under whatever captions.
+            ValueError: if a set is empty or no more than a lesson, or both show the same image, whatever the captions.
         """
         trainer = cast("Trainer", self.trainer)
         audit = cast("Audit", trainer.lightning_module)
@@ -84,6 +84,8 @@ class AuditData(LightningDataModule):
             raise ValueError(f"concept and reference set share {len(shared)} images: keep them apart")
         for line in doubts(audit.concept, *([s.prompt for s in images[name].samples] for name in names)):
             rank_zero_warn(line)
+        if audit.lesson:
+            audit.teach({name: rows.lesson(audit.lesson) for name, rows in images.items()})
         samples = [s for rows in images.values() for s in rows.samples]
         samples += [c for how in self.conditionings for rows in images.values() for c in how.all(rows, audit.concept)]
         samples += self._promptings(images)

@@ -31,6 +31,7 @@ class Sample:
         conditioning: what the prompt is, if not the image's own.
         guidance_scale: it is looked at under, if not the audit's.
         ask: the probes that it is put to.
+        lesson: whether it is one of those that probes teach the model.
     """
 
     set: SetName
@@ -42,6 +43,7 @@ class Sample:
     conditioning: str | None = None
     guidance_scale: float | None = None
     ask: tuple[str, ...] = ()
+    lesson: bool = False
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ class Sample:
     @property
     def place(self) -> Place:
         """Where its record stands."""
-        return Place(self.set, self.index, conditioned=self.conditioning is not None)
+        return Place(self.set, self.index, conditioned=self.conditioning is not None, lesson=self.lesson)
 
     @property
     def work(self) -> tuple[str, ...]:
@@ -66,6 +68,13 @@ class Audit(Protocol):
     diffusion: Diffusion
     image_size: tuple[int, int]
     concept: Concept
+
+    @property
+    def lesson(self) -> int:
+        """How many pictures of each set probes teach the model."""
+
+    def teach(self, lessons: Mapping[SetName, Sequence[Sample]]) -> None:
+        """Take these pictures, with their pixels, by set."""
 
     @property
     def stages(self) -> list[tuple[str, ...]]:
@@ -105,6 +114,21 @@ class ImageRows:
     def pixels(self, index: int) -> Tensor:
         """The image (3, h, w) of a row."""
         return to_tensor(read_picture(self.rows[index]["image"], self.size, self.resize))
+
+    def lesson(self, count: int) -> list[Sample]:
+        """The first samples, which probes teach the model, with their images; they are marked as such.
+
+        Raises:
+            ValueError: if no other is left to ask about.
+        """
+        if count >= len(self.samples):
+            name = self.samples[0].set
+            raise ValueError(
+                f"a lesson takes {count} pictures of the {name} set and asks about the others, and it has "
+                f"{len(self.samples)}: add pictures, or set the probe's lesson to fewer"
+            )
+        self.samples[:count] = [replace(sample, lesson=True) for sample in self.samples[:count]]
+        return [self.with_pixels(sample) for sample in self.samples[:count]]
 
     def with_pixels(self, sample: Sample) -> Sample:
         """One of the samples, with its image."""

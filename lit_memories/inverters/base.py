@@ -24,7 +24,7 @@ class PromptedNoise(Protocol):
     def empty(self) -> Tensor:
         """Embeddings of the empty prompt (tokens, width)."""
 
-    def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: int | Tensor, rows: Tensor) -> Tensor:
         """Noise predicted for latents (m, c, h, w) under the prompts of their rows."""
 
     def under(self, latents: Tensor, timestep: int, embeds: Tensor, rows: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from lit_memories.probes.known import Known
 from lit_memories.probes.likelihood import Likelihood
 from lit_memories.probes.memories import Memories
 from lit_memories.probes.reach import Reach
+from lit_memories.probes.relearning import Relearning
 from lit_memories.probes.samples import Samples
 from lit_memories.probes.seed import Seed
 from lit_memories.probes.typicality import Typicality
 
-PROBES: dict[str, type[Probe]] = {
-    probe.name: probe for probe in (Denoising, Seed, Typicality, Likelihood, Reach, Samples, Known, Memories)
-}
+_ALL = (Denoising, Seed, Typicality, Likelihood, Reach, Relearning, Samples, Known, Memories)
+PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in _ALL}
 """Those that come with this package; any other is named by its dotted path."""

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise
 from lit_memories.numbers import Asked, Number
 from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
 from lit_memories.records import SetName
 
-Need: TypeAlias = Literal["inverter", "seeds", "judge", "gradients", "steps"]
+Need: TypeAlias = Literal["inverter", "seeds", "judge", "gradients", "steps", "lesson"]
 """What a probe cannot do without: the audit's inverter, the seeds that the probe ``seed`` finds, a judge, gradients of
-the network, or the audit's DDIM steps."""
+the network, the audit's DDIM steps, or pictures to teach the model."""
 Column: TypeAlias = Tensor | Sequence[Any]
 """A value a sample: a tensor (n,) or (n, k) of numbers that have to be finite, or plain values."""
 IMAGES: tuple[SetName, ...] = ("concept", "reference")
@@ -66,6 +66,14 @@ class Group(Protocol):
     @property
     def inverter(self) -> Inverter:
         """The audit's."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The U-Net, to compute with other weights than its own (`ops.lessons`), which nobody writes to."""
+
+    @property
+    def lesson(self) -> "Group":
+        """The pictures of the set that probes teach the model, always the same object; see `Probe.lesson`."""
 
     @property
     def images(self) -> Tensor:
@@ -146,6 +154,8 @@ class Probe(ABC):
     """What changes its numbers where it is there."""
     limit: int | None = None
     """Of how many samples of a set, its first, it is asked; None asks it of all. No number depends on it."""
+    lesson: int = 0
+    """How many pictures of a set, its first that can be read, it teaches the model; it is not asked about them."""
     leaves_seeds: ClassVar[bool] = False
     """Whether each of its answers comes with a seed to keep."""
     pictures: ClassVar[bool] = False
@@ -158,6 +168,13 @@ class Probe(ABC):
     @abstractmethod
     def __call__(self, group: Group) -> Answers:
         """What the model says of samples."""
+
+    def check(self, network: nn.Module) -> None:  # noqa: B027, most probes ask nothing of it
+        """Refuse, before anything is asked, a network that it cannot be put to; none if not overridden.
+
+        Raises:
+            ValueError: saying why.
+        """
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Name the probe after its class."""
