@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from worlds_between import section
 from worlds_models import CONCEPTS, HELD_BACK
 
 from lit_memories.metrics.bootstrap import Estimate
@@ -52,6 +53,7 @@ def page(
         *(_table(readings, curves, path, seeds) for path in curves),
         *_rises(curves),
         _hold_out(guesses, best),
+        *([section(models, list(CONCEPTS), HELD_BACK, HOW)] if len(seeds) > 1 else []),
     ]  # fmt: skip
     return "\n".join(parts)
 

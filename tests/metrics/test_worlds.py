@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from scipy.special import stdtrit
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +52,12 @@ def lines(folder: Path, seeds: int, noise: float = 0.03, missing: bool = False) 
 
 def _asked(draw: random.Random, left: float, noise: float) -> dict[str, Any]:
     sets: dict[str, Any] = {}
-    scatters = {"denoising.surprise": noise, "denoising.surprise_empty": 3 * noise, "seed.nll": 12 * noise}
+    scatters = {
+        "denoising.surprise": noise,
+        "denoising.surprise_empty": 3 * noise,
+        "seed.nll": 12 * noise,
+        "seed.psnr": 0,
+    }
     own = {path: left + draw.gauss(0, scatter) for path, scatter in scatters.items()}
     for side in ("concept", "reference"):
         sets[side] = {
@@ -81,6 +88,39 @@ def test_a_scale_finds_doses_of_trainings_it_never_saw(tmp_path: Path) -> None:
     covered = [float(row[-2]) for row in rows]
     assert min(covered) >= 85
     assert figure.read_bytes().startswith(b"\x89PNG")
+    section = out.read_text().split("## Between trainings")[1]
+    told = next(line.split(" | ") for line in section.splitlines() if line.startswith("| by surprise | chosen by"))
+    assert told[-1].startswith("1.00, 1.00"), "the same picture, whatever the training"
+
+
+def test_between_trainings_false_alarms_are_those_of_the_trainings(tmp_path: Path) -> None:
+    """Trainings that differ by nothing but pictures are rarely told apart, others nearly always."""
+    from worlds_between import alarms, parts, told
+
+    few = {}
+    for noise in (0.0, 0.2):
+        models = [json.loads(line) for line in lines(tmp_path, 3, noise).read_text().splitlines()]
+        few[noise] = alarms(models, ["umbrella", "anchor", "castle"], "denoising.surprise", range(7)).value
+        assert min(told(models, ["anchor"], "denoising.surprise").paired) > 0.9
+        scatter = parts(models, "castle", "denoising.surprise", 3).trainings ** 0.5
+        assert (scatter < 0.02) if noise == 0 else (scatter > 0.04)
+    assert few[0.0] < 0.15
+    assert few[0.2] > 0.8
+
+
+@pytest.mark.parametrize(("trainings", "expected"), [(2, 5.653), (5, 2.024), (1000, 2.802 * 2**0.5 / 1000**0.5)])
+def test_the_least_difference_that_is_seen_has_the_power_it_is_said_to(trainings: int, expected: float) -> None:
+    """Against the normal law for many, and against trainings that are drawn for few."""
+    from worlds_between import resolved
+
+    least = resolved(1.0, trainings)
+    assert least == pytest.approx(expected, rel=0.02)
+    if trainings < 1000:
+        draw = torch.Generator().manual_seed(0)
+        a, b = torch.randn(2, 20_000, trainings, generator=draw, dtype=torch.float64)
+        spread = ((a.var(1) + b.var(1)) / trainings).sqrt()
+        seen = ((a + least).mean(1) - b.mean(1)).abs() / spread > stdtrit(2 * trainings - 2, 0.975)
+        assert float(seen.double().mean()) == pytest.approx(0.8, abs=0.02)
 
 
 def test_one_training_makes_the_curve_of_any_object_only(tmp_path: Path) -> None:

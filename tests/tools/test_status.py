@@ -15,7 +15,7 @@ import torch
 from flat_records import flat
 from safetensors.torch import save_file
 
-from lit_memories import runs
+from lit_memories import records
 from lit_memories.cli import main
 from lit_memories.lock import lock, unlock
 from lit_memories.probes import PROBES
@@ -246,7 +246,7 @@ def test_a_merge_meanwhile_hides_nothing(run: Path, monkeypatch: pytest.MonkeyPa
         return read_lines(file, damaged)
 
     monkeypatch.setattr(status, "read_lines", merged)
-    monkeypatch.setattr(runs, "read_lines", merged)
+    monkeypatch.setattr(records, "read_lines", merged)
     assert seen(run, 45).run.records == before
 
 
