@@ -21,7 +21,7 @@ from lit_memories.ops.likelihood import ladder
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Answers, Column, Group, Probe
 
-RATES = {False: 1e-3, True: 3e-4}
+RATES = {False: 3e-3, True: 1e-4}
 """Learning rates of factors, and of all weights (docs/results/relearning.md)."""
 
 
