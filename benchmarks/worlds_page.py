@@ -62,7 +62,8 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
     return "\n".join([_row(head), _row(["---"] * len(head)), *map(_row, rows)]) + "\n"
 
 
@@ -86,7 +87,7 @@ def _truths(models: Sequence[dict[str, Any]]) -> str:
             )
             cells.append(f"{loss:.1f} · {100 * rate:.0f} % · {sure:.2f}")
         rows.append(cells)
-    return _grid(["concept", "0", "1", "4", "16", "64", "256", "all"], rows)
+    return grid_of(["concept", "0", "1", "4", "16", "64", "256", "all"], rows)
 
 
 def _table(
@@ -103,7 +104,7 @@ def _table(
         rows.append([f"{concept}, all {most:.0f}", *(f"{mean:.2f}" for mean in means)])
     scatter = next(iter(curves[path].values())).scatter.tolist()
     rows.append(["scatter", *(f"{x:.2f}" for x in scatter)])
-    return f"### {HOW[path]}\n\n" + _grid(["concept", "0", "1", "4", "16", "64", "256", "all"], rows)
+    return f"### {HOW[path]}\n\n" + grid_of(["concept", "0", "1", "4", "16", "64", "256", "all"], rows)
 
 
 def _rises(curves: dict[str, dict[str, Curve]]) -> list[str]:
@@ -140,7 +141,7 @@ def _hold_out(guesses: Sequence[Any], best: str) -> str:
             "Curves of all training seeds but one say of that one's models with 1 to 256 pictures how many they saw;"
             " the curve of other objects has not seen the concept either (with one seed it is of that seed). Errors are"
             " in factors of 2 of one more than the pictures.\n",
-            _grid(
+            grid_of(
                 ["number", "curve", "concepts", "models", "median error", "9 of 10 below", "within a factor of 2, %",
                  "95 % intervals that hold the truth, %", "interval score"], rows,
             ),
@@ -149,7 +150,7 @@ def _hold_out(guesses: Sequence[Any], best: str) -> str:
             f" reports name first: **{HOW[best]}**. (Until the first training seed was seen the criterion was the"
             " median error, which a flat curve can have small by chance: every dose on it is taken for its middle.)\n",
             "Median error by concept, on its own curve where there is one, else on that of other objects:\n",
-            _grid(["concept", *HOW.values()], by_concept),
+            grid_of(["concept", *HOW.values()], by_concept),
         ]
     )  # fmt: skip
 

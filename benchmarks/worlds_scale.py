@@ -95,8 +95,8 @@ def main(
         figure: the figure.
         scale: the scale's file.
     """
-    models = _whole([json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()])
-    readings = _readings(models)
+    models = whole([json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()])
+    readings = readings_of(models)
     seeds = sorted({model["seed"] for model in models})
     guesses = _hold_out(readings, seeds)
     best = _best(guesses)
@@ -108,7 +108,7 @@ def main(
     out.write_text(page(models, readings, curves, guesses, best), encoding="utf-8")
 
 
-def _whole(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def whole(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Models of the seeds that have all seven."""
     count = {seed: sum(model["seed"] == seed for model in models) for seed in {model["seed"] for model in models}}
     if not (whole := {seed for seed, found in count.items() if found == 7}):
@@ -116,7 +116,8 @@ def _whole(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [model for model in models if model["seed"] in whole]
 
 
-def _readings(models: Sequence[dict[str, Any]]) -> Readings:
+def readings_of(models: Sequence[dict[str, Any]]) -> Readings:
+    """What every model reads, in units of its own ladder's ends."""
     found: Readings = {}
     for concept in CONCEPTS:
         for seed in sorted({model["seed"] for model in models}):
