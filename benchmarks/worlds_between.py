@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
-from lit_memories.metrics.crossed import Crossed, crossed
+from lit_memories.metrics.crossed import Crossed, crossed, least_difference
 from lit_memories.metrics.inference import auc
-from lit_memories.metrics.intervals import mean_interval, power
+from lit_memories.metrics.intervals import mean_interval
 
 Model = dict[str, Any]
 PATHS = "denoising.surprise", "denoising.surprise_empty", "seed.nll", "seed.psnr"
@@ -126,27 +126,6 @@ def parts(models: Sequence[Model], concept: str, path: str, rung: int) -> Crosse
     return crossed(*tables)
 
 
-def resolved(scatter: float, trainings: int, enough: float = 0.8) -> float:
-    """The least difference of two kinds of models that is seen with this power, so many trainings of each.
-
-    Args:
-        scatter: standard deviation of a training's reading, on the pictures it is asked about.
-        trainings: of each kind, 2 or more.
-        enough: the power.
-    """
-    error, freedom = scatter * math.sqrt(2 / trainings), 2 * trainings - 2
-    low, high = 0.0, error
-    while power(high, error, 10**9, freedom) < enough:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        reached = (
-            power(middle, error, 10**9, freedom) >= enough
-        )  # readings of trainings are means: no long tail is hidden
-        low, high = (low, middle) if reached else (middle, high)
-    return high
-
-
 TEXT = """
 ## Between trainings
 
@@ -220,7 +199,7 @@ def section(models: Sequence[Model], concepts: Sequence[str], held: Sequence[str
         scatter.append(["", "pictures", *(f"{x:.2f}" for x in pictures)])
         if path == PATHS[0]:
             total = [math.hypot(between[k], pictures[k]) for k in (2, 4)]
-            least += [[str(t), *(f"{resolved(x, t):.2f}" for x in total)] for t in (2, 3, 5, 10)]
+            least += [[str(t), *(f"{least_difference(x, t):.2f}" for x in total)] for t in (2, 3, 5, 10)]
     images = len(models[0]["concepts"][concepts[0]]["concept"][PATHS[0]])
     return TEXT.format(
         trainings=len(seeds), told=_grid(table), alarms=_grid(alarm), images=images, parts=_grid(scatter),

@@ -14,7 +14,7 @@ same aim and too few trainings to reach it, as three can be drawn in ten ways.
 import math
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
+from scipy.special import nctdtr, stdtrit
 from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
@@ -95,6 +95,38 @@ def crossed(values: Tensor, others: Tensor | None = None) -> Crossed:
         return Crossed(float(means[0]), math.nan, 0.0, shared, 1, fewest)
     rest = sum(_rest(table) / table.shape[1] for table in tables)
     return Crossed(float(means.mean()), float(means.var()), rest, max(0.0, shared - rest / count), count, fewest)
+
+
+def least_difference(scatter: float, trainings: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The least difference between two kinds of models that is told from none, so many trainings of each.
+
+    Args:
+        scatter: standard deviation of what a training reads, the same for both kinds.
+        trainings: of each kind, 2 or more.
+        power: how often it is to be told.
+        level: confidence of the interval that is to leave out 0.
+
+    Raises:
+        ValueError: if there are fewer than two trainings, or the scatter is negative.
+
+    Example:
+        >>> round(least_difference(0.1, 3), 2), round(least_difference(0.1, 10), 2)
+        (0.32, 0.13)
+    """
+    if trainings < 2 or scatter < 0:
+        raise ValueError(f"give two trainings or more, and no negative scatter: got {trainings} and {scatter}")
+    freedom, ends = 2 * trainings - 2, [0.0, 1.0]
+    t = float(stdtrit(freedom, (1 + level) / 2))
+
+    def reached(shift: float) -> bool:
+        return 1 - float(nctdtr(freedom, shift, t)) + float(nctdtr(freedom, shift, -t)) >= power
+
+    while not reached(ends[1]):
+        ends[1] *= 2
+    for _ in range(50):
+        middle = sum(ends) / 2
+        ends = [ends[0], middle] if reached(middle) else [middle, ends[1]]
+    return ends[1] * scatter * math.sqrt(2 / trainings)
 
 
 def _rest(table: Tensor) -> float:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.metrics.crossed import least_difference
 from lit_memories.metrics.dose import Curve, dose_response, equivalent
 from lit_memories.runs import RunInfo
 from lit_memories.settings import short_hash
@@ -146,7 +149,24 @@ def expose(summary: Summary, scale: Scale, info: RunInfo) -> Summary:
     runs = tuple(replace(run, exposures=_exposures(run, scale, summary)) for run in summary.runs)
     curve = scale.curve(scale.best, summary.concept_name)
     doses = () if curve is None else tuple(curve.doses.tolist())
-    return replace(summary, runs=runs, scale=scale.name, doses=doses)
+    found = replace(summary, runs=runs, scale=scale.name, doses=doses)
+    return replace(found, notes=(*found.notes, *_between_trainings(found, scale)))
+
+
+def _between_trainings(summary: Summary, scale: Scale) -> list[str]:
+    """What a report of several erased models cannot say of their methods, with the scatter that the scale knows."""
+    curve, erased = scale.curve(scale.best, summary.concept_name), [r for r in summary.runs if r.role == "erased"]
+    places = [run.exposures[scale.best].value for run in erased if scale.best in run.exposures]
+    if curve is None or len(places) < 2:
+        return []
+    _, scatter = curve.at(torch.tensor(places, dtype=torch.float64))
+    most = float(scatter.max())
+    return [
+        f"Each method is one model here, and intervals are over images: another seed may read otherwise. Where these "
+        f"models stand, trainings alike differ by {most:.2f} of the scale of {scale.name} (standard deviation); were "
+        f"erasures as different, three of each method would tell a difference of {least_difference(most, 3):.2f} from "
+        f"none with power 0.8, ten one of {least_difference(most, 10):.2f}, however many images."
+    ]
 
 
 def _exposures(run: RunStatistics, scale: Scale, summary: Summary) -> dict[str, Estimate]:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
-from lit_memories.metrics.crossed import crossed
+from lit_memories.metrics.crossed import crossed, least_difference
 
 
 def world(trainings: int, cases: int, sd: tuple[float, float, float], generator: torch.Generator) -> Tensor:
@@ -74,3 +75,22 @@ def test_tables_that_say_nothing_are_refused(table: Tensor) -> None:
         crossed(table)
     with pytest.raises(ValueError, match="there are 2 of one set and 3"):
         crossed(torch.zeros(2, 2), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize(("trainings", "expected"), [(2, 5.653), (5, 2.024), (1000, 2.802 * 2**0.5 / 1000**0.5)])
+def test_the_least_difference_that_is_seen_has_the_power_it_is_said_to(trainings: int, expected: float) -> None:
+    """Against the normal law for many, and against trainings that are drawn for few."""
+    least = least_difference(1.0, trainings)
+    assert least == pytest.approx(expected, rel=0.02)
+    if trainings < 1000:
+        draw = torch.Generator().manual_seed(0)
+        a, b = torch.randn(2, 20_000, trainings, generator=draw, dtype=torch.float64)
+        spread = ((a.var(1) + b.var(1)) / trainings).sqrt()
+        seen = ((a + least).mean(1) - b.mean(1)).abs() / spread > stdtrit(2 * trainings - 2, 0.975)
+        assert float(seen.double().mean()) == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(("scatter", "trainings"), [(1.0, 1), (-0.1, 3)])
+def test_one_training_tells_nothing_apart(scatter: float, trainings: int) -> None:
+    with pytest.raises(ValueError, match="give two trainings or more, and no negative scatter"):
+        least_difference(scatter, trainings)

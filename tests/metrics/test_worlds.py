@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from scipy.special import stdtrit
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,21 +104,6 @@ def test_between_trainings_false_alarms_are_those_of_the_trainings(tmp_path: Pat
         assert (scatter < 0.02) if noise == 0 else (scatter > 0.04)
     assert few[0.0] < 0.15
     assert few[0.2] > 0.8
-
-
-@pytest.mark.parametrize(("trainings", "expected"), [(2, 5.653), (5, 2.024), (1000, 2.802 * 2**0.5 / 1000**0.5)])
-def test_the_least_difference_that_is_seen_has_the_power_it_is_said_to(trainings: int, expected: float) -> None:
-    """Against the normal law for many, and against trainings that are drawn for few."""
-    from worlds_between import resolved
-
-    least = resolved(1.0, trainings)
-    assert least == pytest.approx(expected, rel=0.02)
-    if trainings < 1000:
-        draw = torch.Generator().manual_seed(0)
-        a, b = torch.randn(2, 20_000, trainings, generator=draw, dtype=torch.float64)
-        spread = ((a.var(1) + b.var(1)) / trainings).sqrt()
-        seen = ((a + least).mean(1) - b.mean(1)).abs() / spread > stdtrit(2 * trainings - 2, 0.975)
-        assert float(seen.double().mean()) == pytest.approx(0.8, abs=0.02)
 
 
 def test_one_training_makes_the_curve_of_any_object_only(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from synthetic_runs import SETTINGS, Model, write
 
 from lit_memories.metrics.bootstrap import Estimate
+from lit_memories.metrics.crossed import least_difference
 from lit_memories.report import report
 from lit_memories.report.exposure import exposure_figure, pictures
 from lit_memories.report.verdict import judge
@@ -67,6 +68,19 @@ def test_a_planted_dose_is_found_by_each_number(summary) -> None:
     assert control.exposures["denoising.surprise"].low == 0
     assert math.isinf(vanilla.exposures["denoising.surprise"].high)
     assert next(iter(hides.exposures)) == "denoising.surprise", "the best number comes first"
+
+
+def test_of_several_methods_it_is_said_that_each_is_one_model(runs, tmp_path: Path) -> None:
+    """With as many trainings as it would take, where the models stand on the scale; of one method nothing."""
+    more = write(tmp_path, modelled("also", "erased", prompted=0, surprise=60.0, surprise_empty=20.0), count=32)
+    several = [*runs[:2], more, runs[2]]
+    info = RunInfo.load(runs[0])
+    scale = scale_of(runs)
+    one, two = (expose(summarise(compare(which), draws=100), scale, info) for which in (runs, several))
+    assert not any("another seed" in note for note in one.notes)
+    (note,) = (note for note in two.notes if "another seed" in note)
+    assert "differ by 0.03 of the scale of a made-up world" in note
+    assert f"a difference of {least_difference(0.03, 3):.2f}" in note
 
 
 def test_words_say_so(summary) -> None:
