@@ -1,5 +1,6 @@
 """An audit by recipe, small enough to be run many times."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,10 @@ from lit_memories.data.sources import save_images
 
 ROOT = Path(__file__).parents[2]
 Arguments = Callable[..., list[str]]
+USUAL = ("denoising.Denoising", "samples.Samples", "seed.Seed", "typicality.Typicality", "known.Known")
+OPTIONS = {"denoising.Denoising": {"levels": 4}, "samples.Samples": {"guidance_scale": 3.0}}
+PROBES = [{"class_path": f"lit_memories.probes.{name}", "init_args": OPTIONS.get(name, {})} for name in USUAL]
+"""The recipe's, with fewer noise levels."""
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +46,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def arguments(calm: Path, tiny_classifier: Path, images: Path) -> Arguments:
-    """The command line of a small audit: ``arguments(run_folder, "--more=options", batch_size=3)``."""
+    """The command line of a small audit: ``arguments(run_folder, "--more=options", batch_size=3)``.
 
-    def build(folder: Path, *more: str, batch_size: int = 3) -> list[str]:
+    A set is one batch unless a test says otherwise.
+    """
+
+    def build(folder: Path, *more: str, batch_size: int = 5) -> list[str]:
         return [
             "predict",
             f"--config={ROOT / 'recipes/pictograms/audit/umbrella.yaml'}",
@@ -51,6 +59,7 @@ def arguments(calm: Path, tiny_classifier: Path, images: Path) -> Arguments:
             f"--model.judge.classifier={tiny_classifier}",
             "--model.name=tiny",
             "--model.num_inference_steps=4",
+            f"--model.probes={json.dumps(PROBES)}",
             "--model.keep_images=1",
             f"--data.concept_images={{class_path: ImageSource, init_args: {{path: {images / 'concept'}}}}}",
             f"--data.reference_images={{class_path: ImageSource, init_args: {{path: {images / 'reference'}}}}}",

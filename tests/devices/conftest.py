@@ -11,7 +11,7 @@ import datasets
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from machine import free_port
+from forked import free_port
 
 from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
