@@ -148,7 +148,8 @@ def test_order_of_images_changes_only_the_index(
 @pytest.mark.distributed
 def test_two_processes_change_no_byte(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
     command = arguments(tmp_path / "run", "--trainer.devices=2", "--trainer.strategy=ddp")
-    assert forked(main, command, processes=2) == [0, 0]
+    ended = forked(main, command, processes=2)
+    assert [process.code for process in ended] == [0, 0], ended
     assert results(tmp_path / "run") == results(undisturbed)
     alone, together = read_run(undisturbed).info, read_run(tmp_path / "run").info
     assert together.complete
@@ -185,7 +186,8 @@ def killed_while_writing(command: list[str]) -> None:
 @pytest.mark.distributed
 def test_a_killed_run_is_taken_up(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert forked(killed_while_writing, arguments(run, batch_size=3)) == [-signal.SIGKILL]
+    (ended,) = forked(killed_while_writing, arguments(run, batch_size=3))
+    assert ended.code == -signal.SIGKILL, ended.said
     part = (run / PARTS / "records-0.jsonl").read_text()
     assert part.count("\n") == 6
     assert not part.endswith("\n")
