@@ -1,6 +1,5 @@
 """An audit by recipe, small enough to be run many times."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ import datasets
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from few_levels import FEW_LEVELS
 
 from lit_memories.cli import main
 from lit_memories.data import pictograms
@@ -16,10 +16,6 @@ from lit_memories.data.sources import save_images
 
 ROOT = Path(__file__).parents[2]
 Arguments = Callable[..., list[str]]
-USUAL = ("denoising.Denoising", "samples.Samples", "seed.Seed", "typicality.Typicality", "known.Known")
-OPTIONS = {"denoising.Denoising": {"levels": 4}, "samples.Samples": {"guidance_scale": 3.0}}
-PROBES = [{"class_path": f"lit_memories.probes.{name}", "init_args": OPTIONS.get(name, {})} for name in USUAL]
-"""The recipe's, with fewer noise levels."""
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +55,7 @@ def arguments(calm: Path, tiny_classifier: Path, images: Path) -> Arguments:
             f"--model.judge.classifier={tiny_classifier}",
             "--model.name=tiny",
             "--model.num_inference_steps=4",
-            f"--model.probes={json.dumps(PROBES)}",
+            FEW_LEVELS,
             "--model.keep_images=1",
             f"--data.concept_images={{class_path: ImageSource, init_args: {{path: {images / 'concept'}}}}}",
             f"--data.reference_images={{class_path: ImageSource, init_args: {{path: {images / 'reference'}}}}}",

@@ -41,6 +41,9 @@ SIZES = {
 """What the official code trains: tensors, and millions of parameters."""
 FEWER = {"num_inference_steps": 2, "probe_size": 1, "trim_batches": 1}
 """Options with which this larger model takes less time."""
+QUICK = ("ac", "esd", "scissorhands", "spm", "uce")
+RUNS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+"""What the quick suite runs; the conformance of all methods is that of the pictograms' recipes."""
 UNTOUCHED = {"fmn": 15}
 """Tensors without a gradient: what comes after the last attention. SalUn's mask may leave out whole tensors too."""
 
@@ -124,7 +127,7 @@ def sd14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=RUNS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
