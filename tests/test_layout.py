@@ -1,13 +1,16 @@
 """How the house is built: who may import whom, how long a file may be, what must be documented."""
 
 import ast
+import doctest
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from forked import forked
 
 import lit_memories
 
@@ -166,16 +169,16 @@ def test_what_is_public_is_documented(file: Path) -> None:
 @pytest.mark.parametrize("folder", ["ops", "metrics"])
 def test_examples_are_true(folder: str) -> None:
     """The examples in docstrings, run in a process of their own."""
-    files = [str(file) for file in sorted((PACKAGE / folder).glob("*.py"))]
-    code = (
-        "import doctest, importlib, sys, torch\n"
-        "results = [doctest.testmod(importlib.import_module(name)) for name in sys.argv[1:]]\n"
-        "print(sum(r.attempted for r in results)); sys.exit(any(r.failed for r in results))"
-    )
-    names = [str(Path(file).relative_to(PACKAGE.parent))[:-3].replace(os.sep, ".") for file in files]
-    run = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=200, check=False)
-    assert run.returncode == 0, run.stdout
-    assert int(run.stdout.split()[-1]) > 2
+    files = [str(file.relative_to(PACKAGE.parent)) for file in sorted((PACKAGE / folder).glob("*.py"))]
+    (ended,) = forked(examples, [file.removesuffix(".py").replace(os.sep, ".") for file in files])
+    assert ended.code == 0, ended.said
+    assert int(ended.said.split()[-1]) > 2
+
+
+def examples(names: list[str]) -> None:
+    results = [doctest.testmod(import_module(name)) for name in names]
+    assert not any(result.failed for result in results)
+    print(sum(result.attempted for result in results))  # noqa: T201
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -8,6 +8,7 @@ import datasets
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from few_levels import FEW_LEVELS
 
 from lit_memories.cli import main
 from lit_memories.data import pictograms
@@ -41,9 +42,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def arguments(calm: Path, tiny_classifier: Path, images: Path) -> Arguments:
-    """The command line of a small audit: ``arguments(run_folder, "--more=options", batch_size=3)``."""
+    """The command line of a small audit: ``arguments(run_folder, "--more=options", batch_size=3)``.
 
-    def build(folder: Path, *more: str, batch_size: int = 3) -> list[str]:
+    A set is one batch unless a test says otherwise.
+    """
+
+    def build(folder: Path, *more: str, batch_size: int = 5) -> list[str]:
         return [
             "predict",
             f"--config={ROOT / 'recipes/pictograms/audit/umbrella.yaml'}",
@@ -51,6 +55,7 @@ def arguments(calm: Path, tiny_classifier: Path, images: Path) -> Arguments:
             f"--model.judge.classifier={tiny_classifier}",
             "--model.name=tiny",
             "--model.num_inference_steps=4",
+            FEW_LEVELS,
             "--model.keep_images=1",
             f"--data.concept_images={{class_path: ImageSource, init_args: {{path: {images / 'concept'}}}}}",
             f"--data.reference_images={{class_path: ImageSource, init_args: {{path: {images / 'reference'}}}}}",

@@ -22,6 +22,8 @@ INVERTERS = {
     "null_text.NullText": {"guidance_scale": 3, "inner_steps": 1, "pivot": {"class_path": "FixedPoint"}},
     "belm.BELM": {},
 }
+SEEDS = "--model.probes=[lit_memories.probes.seed.Seed, lit_memories.probes.known.Known]"
+"""The probes that ask an inverter."""
 
 
 def few(arguments: Arguments, folder: Path, name: str, options: dict[str, object], **more: int) -> list[str]:
@@ -34,7 +36,7 @@ def few(arguments: Arguments, folder: Path, name: str, options: dict[str, object
 @pytest.mark.parametrize("name", INVERTERS)
 def test_batch_size_changes_no_byte(name: str, arguments: Arguments, tmp_path: Path) -> None:
     for batch_size in (1, 3):
-        main(few(arguments, tmp_path / str(batch_size), name, INVERTERS[name], batch_size=batch_size))
+        main([*few(arguments, tmp_path / str(batch_size), name, INVERTERS[name], batch_size=batch_size), SEEDS])
     for file in ("records.jsonl", "seeds.safetensors"):
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
     run = read_run(tmp_path / "1")
@@ -67,7 +69,7 @@ def test_what_does_not_converge_is_flagged_and_finite(
         pipeline.unet.conv_out.weight.mul_(strength / 0.05)
     pipeline.save_pretrained(tmp_path / "wild")
     options = few(arguments, tmp_path / "run", "fixed_point.FixedPoint", {})
-    main([*options, f"--model.diffusion.base={tmp_path / 'wild'}"])
+    main([*options, SEEDS, f"--model.diffusion.base={tmp_path / 'wild'}"])
     records = read_run(tmp_path / "run").records
     assert len(records) == 4
     for record in records:

@@ -108,14 +108,14 @@ def test_a_set_that_shrinks_and_grows_again_costs_nothing(
 def test_a_picture_that_is_replaced_leaves_its_set(arguments: Arguments, images: Path, tmp_path: Path) -> None:
     mine = tmp_path / "images"
     shutil.copytree(images / "concept", mine)
-    source = f"--data.concept_images.path={mine}"
-    main(arguments(tmp_path / "run", source))
+    source = (f"--data.concept_images.path={mine}", "--data.known=0", "--data.prompted=0")
+    main(arguments(tmp_path / "run", *source))
     before = read_run(tmp_path / "run")
     first = sorted(mine.glob("*.png"))[0]
     Image.open(first).transpose(Image.Transpose.ROTATE_90).save(first)
     with pytest.warns(UserWarning, match="1 records are of samples"):
-        main(arguments(tmp_path / "run", source))
-    main(arguments(tmp_path / "other", source, "--model.name=tiny"))
+        main(arguments(tmp_path / "run", *source))
+    main(arguments(tmp_path / "other", *source, "--model.name=tiny"))
     after, at_once = read_run(tmp_path / "run"), read_run(tmp_path / "other")
     assert after.records == at_once.records
     assert len(after.of("concept", "seed")) == len(before.of("concept", "seed"))

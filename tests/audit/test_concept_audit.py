@@ -2,16 +2,18 @@
 
 import errno
 import json
+import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 from cli_errors import refused
+from forked import forked
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,6 +21,7 @@ from torch import Tensor
 from lit_memories.audit import base as audit_base
 from lit_memories.audit import concept as concept_audit
 from lit_memories.audit import folder
+from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
 from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
@@ -32,6 +35,7 @@ from lit_memories.storage import tensors
 Arguments = Callable[..., list[str]]
 RESULTS = ("records.jsonl", "seeds.safetensors")
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
+ERRORS = (ENOSPC, SafetensorError("I/O error: No space left on device (os error 28)"))
 
 
 def results(folder: Path) -> tuple[bytes, ...]:
@@ -112,9 +116,9 @@ def test_metrics_carried_are_the_records_own(undisturbed: Path) -> None:
         assert run.info.metrics[name] == pytest.approx(value, rel=1e-6), name
 
 
-@pytest.mark.parametrize("batch_size", [1, 16])
-def test_batch_size_changes_no_byte(batch_size: int, undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
-    main(arguments(tmp_path / "run", batch_size=batch_size))
+def test_batch_size_changes_no_byte(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
+    """One by one, against sets at once; runs that are taken up below go on in batches of two."""
+    main(arguments(tmp_path / "run", batch_size=1))
     assert results(tmp_path / "run") == results(undisturbed)
 
 
@@ -142,13 +146,10 @@ def test_order_of_images_changes_only_the_index(
 
 
 @pytest.mark.distributed
-def test_two_processes_change_no_byte(
-    undisturbed: Path, arguments: Arguments, environment: dict[str, str], tmp_path: Path
-) -> None:
-    two = ("--trainer.devices=2", "--trainer.strategy=ddp")
-    command = [sys.executable, "-m", "lit_memories", *arguments(tmp_path / "run", *two)]
-    done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_change_no_byte(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
+    command = arguments(tmp_path / "run", "--trainer.devices=2", "--trainer.strategy=ddp")
+    ended = forked(main, command, processes=2)
+    assert [process.code for process in ended] == [0, 0], ended
     assert results(tmp_path / "run") == results(undisturbed)
     alone, together = read_run(undisturbed).info, read_run(tmp_path / "run").info
     assert together.complete
@@ -167,30 +168,26 @@ def test_a_second_run_does_nothing(arguments: Arguments, undisturbed: Path, monk
     assert read_run(undisturbed).info == info
 
 
-KILLED_WHILE_WRITING = r"""
-import os, signal, sys
-from lit_memories.audit.writer import RecordWriter
-from lit_memories.cli import main
-write = RecordWriter.write
-def cut(self, records, seeds, images):
-    if not self.file.exists() or self.file.read_text().count("\n") < 6:
-        return write(self, records, seeds, images)
-    with self.file.open("a") as lines:
-        lines.write(records[0].to_json()[:40])
-    os.kill(os.getpid(), signal.SIGKILL)
-RecordWriter.write = cut
-main(sys.argv[1:])
-"""
+def killed_while_writing(command: list[str]) -> None:
+    """An audit whose process is killed in the middle of a line."""
+    write = RecordWriter.write
+
+    def cut(self: RecordWriter, records: list[Record], seeds: dict[str, Tensor], images: dict[str, Tensor]) -> None:
+        if not self.file.exists() or self.file.read_text().count("\n") < 6:
+            return write(self, records, seeds, images)
+        with self.file.open("a") as lines:
+            lines.write(records[0].to_json()[:40])
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    RecordWriter.write = cut
+    main(command)
 
 
 @pytest.mark.distributed
-def test_a_killed_run_is_taken_up(
-    undisturbed: Path, arguments: Arguments, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_killed_run_is_taken_up(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-c", KILLED_WHILE_WRITING, *arguments(run)]
-    done = subprocess.run(command, env=environment, timeout=120, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    (ended,) = forked(killed_while_writing, arguments(run, batch_size=3))
+    assert ended.code == -signal.SIGKILL, ended.said
     part = (run / PARTS / "records-0.jsonl").read_text()
     assert part.count("\n") == 6
     assert not part.endswith("\n")
@@ -235,29 +232,53 @@ def before_the_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concept_audit, "_check", die)
 
 
-@pytest.mark.parametrize(
-    "moment", [after_seeds, before_merging, between_seeds_and_records, before_clearing, before_the_last_line]
-)
-def test_killed_at_any_moment_the_run_is_completed(
-    moment: Callable[[pytest.MonkeyPatch], None], undisturbed: Path, arguments: Arguments, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
+def killed(moment: Callable[[pytest.MonkeyPatch], None], command: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         moment(patch)
         with pytest.raises(Killed):
-            main(arguments(run))
+            main(command)
+
+
+@pytest.fixture(scope="module")
+def unmerged(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that asked everything, and was killed before its parts were merged."""
+    folder = tmp_path_factory.mktemp("runs") / "unmerged"
+    killed(before_merging, arguments(folder, batch_size=2))
+    return folder
+
+
+def test_killed_at_the_first_record_the_run_is_completed(
+    undisturbed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    killed(after_seeds, arguments(run))
     main(arguments(run))
     assert results(run) == results(undisturbed)
     assert same(read_run(run).info, read_run(undisturbed).info)
     assert not (run / PARTS).exists()
 
 
-def test_a_line_that_only_lacks_its_end_is_kept(undisturbed: Path, arguments: Arguments, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        before_merging(patch)
-        with pytest.raises(Killed):
-            main(arguments(run))
+@pytest.mark.parametrize("moment", [None, between_seeds_and_records, before_clearing, before_the_last_line])
+def test_killed_while_merging_the_run_is_completed(
+    moment: Callable[[pytest.MonkeyPatch], None] | None,
+    unmerged: Path,
+    undisturbed: Path,
+    arguments: Arguments,
+    tmp_path: Path,
+) -> None:
+    run = copytree(unmerged, tmp_path / "run")
+    if moment:
+        killed(moment, arguments(run))
+    main(arguments(run))
+    assert results(run) == results(undisturbed)
+    assert same(read_run(run).info, read_run(undisturbed).info)
+    assert not (run / PARTS).exists()
+
+
+def test_a_line_that_only_lacks_its_end_is_kept(
+    unmerged: Path, undisturbed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    run = copytree(unmerged, tmp_path / "run")
     part = run / PARTS / "records-0.jsonl"
     part.write_bytes(part.read_bytes()[:-1])
     main(arguments(run))
@@ -265,12 +286,10 @@ def test_a_line_that_only_lacks_its_end_is_kept(undisturbed: Path, arguments: Ar
     assert same(read_run(run).info, read_run(undisturbed).info)
 
 
-@pytest.mark.parametrize("error", [ENOSPC, SafetensorError("I/O error: No space left on device (os error 28)")])
-@pytest.mark.parametrize("call", [1, 3, 5])  # the first batch, one in the middle, the merge
-def test_a_full_disk_loses_nothing(
-    error: Exception, call: int, undisturbed: Path, arguments: Arguments, tmp_path: Path
-) -> None:
-    run, calls, save_file = tmp_path / "run", [], tensors.save_file
+@contextmanager
+def disk_full(call: int, error: Exception) -> Iterator[None]:
+    """From some call on, no file of seeds can be written."""
+    calls, save_file = [], tensors.save_file
 
     def full(seeds: dict[str, Tensor], file: Path, notes: dict[str, str]) -> None:
         calls.append(file)
@@ -280,10 +299,41 @@ def test_a_full_disk_loses_nothing(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensors, "save_file", full)
-        message = refused(arguments(run))
+        yield
+
+
+def refused_as_full(command: list[str], run: Path) -> None:
+    message = refused(command)
     assert "No space left on device" in message
     assert str(run) in message
     assert "safe" in message
+
+
+def test_a_disk_that_is_full_again_and_again_loses_nothing(
+    undisturbed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    """At the first batch and at ones in the middle, as either error."""
+    run = tmp_path / "run"
+    truth, kept = {record.key: record.probes for record in read_run(undisturbed).records}, []
+    for call, error in ((1, ENOSPC), (1, ERRORS[1]), (3, ENOSPC), (3, ERRORS[1])):
+        with disk_full(call, error):
+            refused_as_full(arguments(run, batch_size=2), run)
+        found = read_run(run).records
+        kept.append(sum(len(record.probes) for record in found))
+        assert all(record.probes.items() <= truth[record.key].items() for record in found)
+    assert kept[0] == kept[1] < kept[2] < kept[3] < sum(map(len, truth.values()))
+    main(arguments(run))
+    assert results(run) == results(undisturbed)
+    assert same(read_run(run).info, read_run(undisturbed).info)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_disk_that_is_full_at_the_merge_loses_nothing(
+    error: Exception, unmerged: Path, undisturbed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    run = copytree(unmerged, tmp_path / "run")
+    with disk_full(1, error):
+        refused_as_full(arguments(run), run)
     main(arguments(run))
     assert results(run) == results(undisturbed)
     assert same(read_run(run).info, read_run(undisturbed).info)
@@ -351,8 +401,8 @@ def test_records_of_other_images_are_not_mixed_in(undisturbed: Path, arguments: 
 
 @pytest.mark.parametrize("inverter", ["fixed_point.FixedPoint", "ddim.DDIMInversion"])
 def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments: Arguments, tmp_path: Path) -> None:
-    chosen = f"--model.inverter=lit_memories.inverters.{inverter}"
-    main(arguments(tmp_path / "whole", chosen))
+    chosen = (f"--model.inverter=lit_memories.inverters.{inverter}", "--data.known=0", "--data.prompted=0")
+    main(arguments(tmp_path / "whole", *chosen))
     calls, encode = [], Diffusion.encode_images
 
     def broken(self: Diffusion, images: Tensor, *rest: object) -> Tensor:
@@ -361,7 +411,7 @@ def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Diffusion, "encode_images", broken)
-        main(arguments(tmp_path / "broken", chosen))
+        main(arguments(tmp_path / "broken", *chosen))
     whole, run = read_run(tmp_path / "whole"), read_run(tmp_path / "broken")
     assert run.info.complete
     flagged = [record for record in run.records if record.flags and record.set == "concept"]
@@ -375,31 +425,35 @@ def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments
     assert flagged[0].probes["seed"] == sound.probes["seed"]
 
 
-def test_prompts_of_any_words_are_counted(arguments: Arguments, tmp_path: Path) -> None:
-    """A judge of pictograms has no opinion on other prompts; that is no flaw of the sample."""
+@pytest.fixture(scope="module")
+def strange(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of an audit of prompts that are not the pictograms', with a row that stands twice."""
+    folder = tmp_path_factory.mktemp("strange")
     for name, word in {"concept": "umbrella", "reference": "something else"}.items():
         rows = pictograms.build(name, 3)
         other = rows.remove_columns("caption").add_column("caption", [f"{word} {i}" for i in range(3)])
-        save_images(other, tmp_path / f"{name}.parquet")
-    sources = [f"--data.{name}_images.path={tmp_path / name}.parquet" for name in ("concept", "reference")]
-    main(arguments(tmp_path / "run", *sources))
-    records = read_run(tmp_path / "run").records
+        save_images(other.select([0, 1, 2, 0]) if name == "concept" else other, folder / f"{name}.parquet")
+    sources = [f"--data.{name}_images.path={folder / name}.parquet" for name in ("concept", "reference")]
+    main(arguments(folder / "run", *sources))
+    return folder / "run"
+
+
+def test_prompts_of_any_words_are_counted(strange: Path) -> None:
+    """A judge of pictograms has no opinion on other prompts; that is no flaw of the sample."""
+    records = read_run(strange).records
     assert [record for record in records if record.flags] == []
     assert {record.value("seed.correct") for record in records} == {None}
 
 
-def test_repeated_images_count_once(arguments: Arguments, images: Path, tmp_path: Path) -> None:
+def test_repeated_images_count_once(strange: Path) -> None:
     """A row that stands twice in a set is one observation."""
-    rows = pictograms.build("audits", 200, keep={"object": "umbrella"}, limit=2)
-    save_images(rows.select([0, 1, 0]), tmp_path / "concept.parquet")
-    main(arguments(tmp_path / "run", f"--data.concept_images.path={tmp_path / 'concept.parquet'}"))
-    run = read_run(tmp_path / "run")
-    assert len(run.of("concept", "seed")) == 2
+    run = read_run(strange)
+    assert len(run.of("concept", "seed")) == 3
     assert run.info.complete
 
 
 def test_without_a_judge(arguments: Arguments, tmp_path: Path) -> None:
-    main(arguments(tmp_path / "run", "--model.judge=null", "--data.known=0"))
+    main(arguments(tmp_path / "run", "--model.judge=null", "--data.known=0", "--data.prompted=0"))
     run = read_run(tmp_path / "run")
     assert {record.value("seed.shows_concept") for record in run.records} == {None}
     assert run.of("known", "known") == []

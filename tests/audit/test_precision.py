@@ -32,6 +32,14 @@ def few(arguments: Arguments, folder: Path, *more: str, **options: int) -> list[
     return arguments(folder, *limits, *MIXED, *more, **options)
 
 
+@pytest.fixture(scope="module")
+def mixed(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of an audit of a handful in mixed precision."""
+    folder = tmp_path_factory.mktemp("runs") / "mixed"
+    main(few(arguments, folder))
+    return folder
+
+
 def test_only_the_unet_computes_in_few_bits(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,9 +75,10 @@ def test_only_the_unet_computes_in_few_bits(
     assert text_autocast == {False}
 
 
-def test_the_run_says_its_precision_and_what_it_does_to_known_seeds(arguments: Arguments, tmp_path: Path) -> None:
-    main(few(arguments, tmp_path / "mixed"))
-    run = read_run(tmp_path / "mixed")
+def test_the_run_says_its_precision_and_what_it_does_to_known_seeds(
+    mixed: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    run = read_run(mixed)
     assert run.info.complete
     assert run.info.precision == run.info.settings["precision"] == "bf16-mixed"
     (known,) = run.of("known", "known")
@@ -89,11 +98,10 @@ def test_the_run_says_its_precision_and_what_it_does_to_known_seeds(arguments: A
     assert "settings.precision: '32-true' | 'bf16-mixed'" in message
 
 
-def test_batch_size_changes_no_byte_in_mixed_precision(arguments: Arguments, tmp_path: Path) -> None:
-    for batch_size in (1, 3):
-        main(few(arguments, tmp_path / str(batch_size), batch_size=batch_size))
+def test_batch_size_changes_no_byte_in_mixed_precision(mixed: Path, arguments: Arguments, tmp_path: Path) -> None:
+    main(few(arguments, tmp_path / "run", batch_size=1))
     for file in RESULTS:
-        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
+        assert (tmp_path / "run" / file).read_bytes() == (mixed / file).read_bytes()
 
 
 class Recorder:
@@ -194,7 +202,7 @@ def test_convolutions_are_as_exact_as_matrix_products_and_repeat(
     assert before, "torch's default"
     torch.set_float32_matmul_precision(matmul)
     try:
-        main(arguments(tmp_path / "run", "--data.known=0", "--data.prompted=0", "--trainer.benchmark=true"))
+        main(few(arguments, tmp_path / "run", "--trainer.precision=32-true", "--trainer.benchmark=true"))
     finally:
         torch.set_float32_matmul_precision(precision)
     assert seen == {(matmul != "highest", False, True)}

@@ -11,7 +11,8 @@ import datasets
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from machine import free_port
+from few_levels import FEW_LEVELS
+from forked import free_port
 
 from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
@@ -104,6 +105,7 @@ def concept_audit(still: Path, pictures: Path) -> Command:
             f"--config={ROOT / 'recipes/pictograms/audit/umbrella.yaml'}",
             f"--data.concept_images={source(pictures / 'concept', 3)}",
             f"--data.reference_images={source(pictures / 'reference', 2)}",
+            FEW_LEVELS,
             "--data.conditionings=[empty, own@2]",
             "--data.known=1",
             "--data.prompted=1",

@@ -1,14 +1,6 @@
 """What a test asks of the machine it runs on."""
 
-import socket
 from pathlib import Path
-
-
-def free_port() -> int:
-    """A port of the loopback device that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def left_over(folder: Path) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from machine import free_port, left_over
+from forked import free_port
+from machine import left_over
 
 from lit_memories.cli import main
 from lit_memories.records import read_records

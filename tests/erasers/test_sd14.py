@@ -39,6 +39,11 @@ SIZES = {
     "uce": (32, 19.17),
 }
 """What the official code trains: tensors, and millions of parameters."""
+FEWER = {"num_inference_steps": 2, "probe_size": 1, "trim_batches": 1}
+"""Options with which this larger model takes less time."""
+QUICK = ("ac", "esd", "scissorhands", "spm", "uce")
+RUNS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+"""What the quick suite runs; the conformance of all methods is that of the pictograms' recipes."""
 UNTOUCHED = {"fmn": 15}
 """Tensors without a gradient: what comes after the last attention. SalUn's mask may leave out whole tensors too."""
 
@@ -122,7 +127,7 @@ def sd14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=RUNS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -130,7 +135,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def run(name: str, sd14: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run, in the recipe's precision."""
-    return smoke(RECIPES[name], sd14, tmp_path_factory.mktemp(name) / "run")
+    return smoke(RECIPES[name], sd14, tmp_path_factory.mktemp(name) / "run", **FEWER)
 
 
 def selection(name: str, model: nn.Module) -> dict[str, Tensor]:
@@ -221,18 +226,28 @@ def predicted(model: Diffusion, prompts: list[str]) -> Tensor:
     return model.predict_noise(x, 981, model.encode_prompts(prompts))
 
 
+HALVED = ("ac", "esd", "uce")
+"""Recipes of which the quick suite asks it; the conformance of all methods asks it of the pictograms' too."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in HALVED else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES],
+    scope="module",
+    indirect=True,
+)
 def test_half_precision_goes_where_full_precision_goes(name: str, sd14: Path, run: Path, tmp_path: Path) -> None:
-    full = smoke(RECIPES[name], sd14, tmp_path / "run", "--trainer.precision=32-true")
+    full = smoke(RECIPES[name], sd14, tmp_path / "run", "--trainer.precision=32-true", **FEWER)
     moves = [moved(folder, sd14) for folder in (run, full)]
     assert torch.cosine_similarity(*moves, dim=0) > 0.8
     alike = is_closed_form(RECIPES[name]) or "trainer-float32" in RECIPES[name].read_text()
     assert torch.equal(*moves) == alike, "the control: the recipe's precision is another"
 
 
-def test_a_recipe_keeps_a_checkpoint_and_its_cost(sd14: Path, tmp_path: Path) -> None:
-    """With the recipe's own callbacks, for as many steps as the first checkpoint takes."""
+def test_a_recipe_keeps_a_checkpoint_and_its_cost(tiny: Path, tmp_path: Path) -> None:
+    """With the recipe's own callbacks, for as many steps as the first checkpoint takes, of the least model there is."""
     quiet = [option for option in QUIET if "accelerator" in option or "logger" in option]
-    arguments = command(RECIPES["ac"], sd14, tmp_path / "run", steps=50, probe_size=1)
+    arguments = command(RECIPES["ac"], tiny, tmp_path / "run", steps=50, probe_size=1)
     main(["fit", *arguments, *quiet, "--trainer.precision=32-true"])
     assert (tmp_path / "run" / "cost.json").is_file()
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()

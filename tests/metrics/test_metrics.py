@@ -3,8 +3,8 @@
 import copy
 import datetime
 import math
+import os
 import pickle
-import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,8 @@ import pytest
 import scipy.stats
 import scipy_typicality
 import torch
-from torch import distributed, multiprocessing
+from forked import forked
+from torch import distributed
 from torchmetrics import MetricCollection
 
 from lit_memories.metrics import (
@@ -312,10 +313,9 @@ def test_misuse_is_refused_at_once(update, message):
 SPLITS = {"uneven": (7, COUNT - 7), "one process without cases": (COUNT, 0)}
 
 
-def run_rank(rank, folder):
+def run_rank(folder):
     """One of two processes: every metric on its share of the cases."""
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
+    rank, store = int(os.environ["RANK"]), f"file://{folder}/store"
     timeout = datetime.timedelta(seconds=60)
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timeout)
     results = {}
@@ -331,14 +331,8 @@ def run_rank(rank, folder):
 @pytest.fixture(scope="module")
 def results_of_two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    context = multiprocessing.spawn(run_rank, (str(folder),), nprocs=2, join=False)
-    deadline = time.monotonic() + 180
-    try:
-        while not context.join(timeout=5):
-            assert time.monotonic() < deadline, "the two processes hang"
-    finally:
-        for process in context.processes:
-            process.kill()
+    ended = forked(run_rank, folder, processes=2)
+    assert [process.code for process in ended] == [0, 0], ended
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

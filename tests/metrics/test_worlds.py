@@ -127,7 +127,7 @@ def test_a_sweep_without_a_whole_ladder_says_so(tmp_path: Path) -> None:
 def test_readings_that_rise_with_the_dose_are_said(tmp_path: Path) -> None:
     import worlds_scale
 
-    file = lines(tmp_path, 3, noise=0.01)
+    file = lines(tmp_path, 2, noise=0.01)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:
         if row["shown"]["anchor"] == 64:

@@ -89,8 +89,10 @@ def test_status_and_probes_write_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("buffered", ["", "1"])
-@pytest.mark.parametrize("command", ["probes", "--help"])
+@pytest.mark.parametrize(
+    ("command", "buffered"),
+    [("--help", ""), ("--help", "1"), ("probes", ""), pytest.param("probes", "1", marks=pytest.mark.slow)],
+)
 def test_a_full_device_as_the_output_is_one_line(command: str, buffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

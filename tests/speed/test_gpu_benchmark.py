@@ -36,9 +36,22 @@ def fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("CUDA error: an illegal memory access was encountered\nfor debugging consider")
 
 
-def test_what_fails_is_in_the_page_with_the_reason_and_the_rest_is_measured(
+def test_what_fails_is_in_the_page_with_the_reason(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of few measures; what goes before and after is measured."""
+    measures, few = gpu.Bench.measures, {"matrix products", "agreement", "sd14, channels-last, bf16-mixed"}
+    monkeypatch.setattr(gpu.Bench, "measures", lambda self: [one for one in measures(self) if one[0] in few])
+    monkeypatch.setattr(gpu, "agreement", fail)
+    gpu.main(tmp_path / "gpu", tiny=True)
+    reason = "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert missing(tmp_path / "gpu") == {"agreement": reason}
+    assert json.loads((tmp_path / "gpu.json").read_text())["measures"].keys() == few
+    assert f"- agreement: {reason}." in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.slow
+def test_whatever_fails_the_rest_is_measured(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("agreement", "audit", "many_devices"):
         monkeypatch.setattr(gpu, name, fail)
     gpu.main(tmp_path / "gpu", tiny=True)
