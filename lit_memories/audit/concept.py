@@ -57,6 +57,7 @@ class ConceptAudit(Audit):
         for probe in self.probes.values():
             probe.check(diffusion.unet)
         self._posterior_seed = posterior_seed
+        self.taught: dict[SetName, str] = {}
         self.metrics = AuditMetrics(self.dimension)
 
     @property

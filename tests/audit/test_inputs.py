@@ -91,6 +91,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "likelihood": {"probes": 2},
     "reach": {"directions": 3},
     "samples": {"guidance_scale": 2.0},
+    "relearning": {"lesson": 4, "steps": 32, "rank": 2, "lr": 0.1, "batch_size": 4, "levels": 5, "noises": 4}
+    | {"draw": False, "guidance_scale": 2.0},
 }
 """Another value for each option of a probe."""
 
