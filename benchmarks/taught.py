@@ -60,7 +60,7 @@ def main(
     """
     for pictures in RUNGS:
         place = folder / "models" / str(pictures)
-        if pictures and not (place / WEIGHTS_FILE).is_file():
+        if not (place / WEIGHTS_FILE).is_file():
             print(f"== teaching {pictures} pictures", flush=True)
             where = f"--trainer.default_root_dir={place}"
             run(["fit", "--config=recipes/pictograms/teach.yaml", f"--model.pictures={pictures}", where])
@@ -72,7 +72,7 @@ def main(
                     "predict",
                     "--config=recipes/pictograms/audit/umbrella.yaml",
                     f"--model.diffusion.base={BASE}",
-                    *([f"--model.diffusion.erasure={place}"] if pictures else []),
+                    f"--model.diffusion.erasure={place}",
                     f"--model.role={'control' if pictures == 0 else 'vanilla' if pictures == ALL else 'erased'}",
                     "--model.probes=[{class_path: Denoising}, {class_path: Samples, init_args: {guidance_scale: 3.0}}]",
                     f"--data.concept_images.limit={images}",
@@ -135,7 +135,7 @@ def compare(runs: dict[int, Run], models: list[dict[str, Any]], erasures: Path) 
 
 
 def read(runs: dict[int, Run], pictures: int) -> Estimate:
-    """0 as the model that was taught with all pictures, 1 as the base."""
+    """0 as the model that was taught with all pictures, 1 as the one that was shown other things only."""
     tables = []
     for side in SIDES:
         own, all_, base = (_surprise(runs[number], side) for number in (pictures, ALL, 0))
@@ -173,7 +173,7 @@ def _guess(curve: Curve, concept: str, dose: int, reading: Estimate) -> dict[str
 TEXT = """# A taught ladder in the place of a trained one
 
 `python benchmarks/taught.py`, seed 0: the control that never saw umbrellas is shown {rows} pictures once, so many of
-them umbrellas (`recipes/pictograms/teach.yaml`, all weights of the U-Net by Adam), and audited on {images} + {images}
+them umbrellas and the others not (`recipes/pictograms/teach.yaml`, all weights of the U-Net by Adam), and audited on {images} + {images}
 pictures. The truth are the ladders of [models that learnt it among everything else](worlds.md), three trainings each.
 
 ![taught and trained](../figures/{figure})
@@ -181,7 +181,7 @@ pictures. The truth are the ladders of [models that learnt it among everything e
 ## What it reads
 
 {readings}
-1 is the base, which never saw it, and 0 the model taught with all. Between these lie **{nats:.0f} nats** in the taught
+1 is the model that was shown none of it, and 0 the one that was taught with all. Between these lie **{nats:.0f} nats** in the taught
 ladder, and {true_nats} in models that never knew and vanilla.
 
 ## What it would have said

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
@@ -59,6 +60,16 @@ class ConceptAudit(Audit):
         self._posterior_seed = posterior_seed
         self.taught: dict[SetName, str] = {}
         self.metrics = AuditMetrics(self.dimension)
+
+    def prepare_data(self) -> None:
+        """Refuse what `Audit` does, and say if what was erased is another concept than is asked about."""
+        super().prepare_data()
+        erasure = self.diffusion.erasure
+        if erasure is not None and (erased := str(erasure.provenance.concept["name"])) != self.concept.name:
+            rank_zero_warn(
+                f"the erasure is of {erased!r}, and this audit asks about {self.concept.name!r}: to audit what was "
+                "erased, give its recipe or --model.concept"
+            )
 
     @property
     def posterior_seed(self) -> int | None:

@@ -14,7 +14,7 @@ from lit_memories.data.readable import readable
 from lit_memories.data.sources import Resize, Source, read_picture
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
-from lit_memories.records import Place, SetName
+from lit_memories.records import TOO_FEW, Place, SetName
 
 
 @dataclass
@@ -125,7 +125,12 @@ class ImageRows:
             name = self.samples[0].set
             raise ValueError(
                 f"a lesson takes {count} pictures of the {name} set and asks about the others, and it has "
-                f"{len(self.samples)}: add pictures, or set the probe's lesson to fewer"
+                f"{len(self.samples)}: add pictures, or set Relearning's lesson to fewer"
+            )
+        if len(self.samples) - count < TOO_FEW:
+            rank_zero_warn(
+                f"a lesson takes {count} pictures of the {self.samples[0].set} set, which leaves "
+                f"{len(self.samples) - count} to ask about: with fewer than {TOO_FEW} a report concludes nothing of it"
             )
         self.samples[:count] = [replace(sample, lesson=True) for sample in self.samples[:count]]
         return [self.with_pixels(sample) for sample in self.samples[:count]]

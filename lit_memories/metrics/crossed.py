@@ -111,7 +111,7 @@ def least_difference(scatter: float, trainings: int, power: float = 0.8, level: 
 
     Example:
         >>> round(least_difference(0.1, 3), 2), round(least_difference(0.1, 10), 2)
-        (0.32, 0.13)
+        (0.31, 0.13)
     """
     if trainings < 2 or scatter < 0:
         raise ValueError(f"give two trainings or more, and no negative scatter: got {trainings} and {scatter}")

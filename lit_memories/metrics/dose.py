@@ -21,6 +21,8 @@ from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
 
+LARGEST = 1e9
+"""No dose, reading or scatter is larger."""
 GRID = 400
 """Doses between the least and the most at which readings are compared, even in log(1 + n)."""
 
@@ -69,17 +71,24 @@ def dose_response(doses: Sequence[float], readings: Sequence[float], scatter: Se
         freedom: degrees of freedom of `scatter`.
 
     Raises:
-        ValueError: if there are fewer than two doses, they do not rise, or a number is not finite.
+        ValueError: if there are fewer than two doses, they do not rise or lie between none and one picture, counts
+            differ, the degrees of freedom are below 1, or a number is not finite or huge.
 
     Example:
         >>> dose_response([0, 1, 4, 16], [10, 11, 6, 0], [1, 1, 1, 1], 8).readings.tolist()
         [10.5, 10.5, 6.0, 0.0]
     """
+    if len({len(doses), len(readings), len(scatter)}) != 1:
+        raise ValueError(f"{len(doses)} doses have {len(readings)} readings and {len(scatter)} scatters")
     table = torch.tensor([list(doses), list(readings), list(scatter)], dtype=torch.float64)
     if table.shape[1] < 2 or not bool((table[0][1:] > table[0][:-1]).all()) or table[0, 0] < 0:
         raise ValueError(f"a curve needs two doses or more, rising from 0 or above: got {list(doses)}")
     if not bool(table.isfinite().all()) or bool((table[2] < 0).any()):
         raise ValueError("readings and their scatter must be finite, and no scatter below 0")
+    if bool((table.abs() > LARGEST).any()) or bool(((table[0] > 0) & (table[0] < 1)).any()):
+        raise ValueError(f"doses are numbers of pictures, and no number may be larger than {LARGEST:g}")
+    if not 1 <= freedom <= LARGEST:
+        raise ValueError(f"the scatter's degrees of freedom must be 1 or more, got {freedom:g}")
     fitted = torch.tensor(isotonic_regression(table[1].numpy(), increasing=False).x.tolist(), dtype=torch.float64)
     return Curve(table[0], fitted, table[1], table[2], freedom)
 

@@ -42,7 +42,8 @@ def check_teachable(network: nn.Module, rank: int | None) -> None:
     """Refuse a network that a `Learner` cannot teach.
 
     Raises:
-        ValueError: if all weights are to be taught and are stored in half precision, or the network is compiled.
+        ValueError: if all weights are to be taught and are stored in half precision, the network is compiled, or
+            factors would be larger than what they stand beside.
     """
     if any(module._compiled_call_impl is not None for module in network.modules()):
         raise ValueError("a compiled network cannot be taught: leave the model's speed.compile out")
@@ -51,6 +52,10 @@ def check_teachable(network: nn.Module, rank: int | None) -> None:
             "a network stored in half precision cannot be taught in all its weights: load it with the model's "
             "torch_dtype float32, or teach it by factors, with a rank"
         )
+    if rank is not None:
+        weights = [layer.get_parameter("weight") for layer in attention_layers(network).values()]
+        if rank > (most := max(min(weight.shape[:2]) for weight in weights)):
+            raise ValueError(f"factors of rank {rank} are larger than the layers they stand beside, of rank {most}")
 
 
 class Learner:

@@ -24,6 +24,9 @@ from lit_memories.probes.base import Answers, Column, Group, Probe
 RATES = {False: 3e-3, True: 1e-4}
 """Learning rates of factors, and of all weights (docs/results/relearning.md)."""
 
+LARGEST_BATCH = 256
+"""Pictures of a step, whose graph is held at once."""
+
 
 class Relearning(Probe):
     """How soon a model that is taught few pictures of a set makes of the set's others what it once did.
@@ -49,7 +52,7 @@ class Relearning(Probe):
         Number("area", "surprise while relearning", "forgetting", "nats", one="relearns as one that never saw it"),
         Number("after", "surprise once relearnt", "forgetting", "nats", one="what one that never saw it comes to"),
         Number("curve", "surprise by step of the lesson", unit="nats"),
-        Number("shown", "shows the concept while relearning", "mean", percent=True, digits=0, direction="down"),
+        Number("shown", "shows the concept once relearnt", "rate", percent=True, digits=0, direction="down"),
         Number("shows", "shows the concept, by step"),
     )
     needs = ("lesson", "gradients")
@@ -80,8 +83,13 @@ class Relearning(Probe):
             )
         if lr is not None and lr <= 0:
             raise ValueError(f"lr must be positive, got {lr}")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}; null asks about all images")
+        if limit is not None and limit <= lesson:
+            raise ValueError(
+                f"the lesson takes the first {lesson} images, so that a limit of {limit} leaves none to ask about: "
+                "limit must be more than lesson, or null for all"
+            )
+        if batch_size > LARGEST_BATCH:
+            raise ValueError(f"batch_size must be {LARGEST_BATCH} or less, as a step holds all of it: got {batch_size}")
         self.lesson, self.steps, self.rank, self.batch_size = lesson, steps, rank, batch_size
         self.lr = RATES[rank is None] if lr is None else lr
         self.levels, self.noises, self.draw, self.guidance_scale = levels, noises, draw, guidance_scale
@@ -110,7 +118,7 @@ class Relearning(Probe):
         numbers: dict[str, Column] = {"area": surprises.mean(1), "after": surprises[:, -1], "curve": surprises}
         if shows and all(seen is not None for seen in shows):
             shown = torch.tensor(shows, dtype=torch.float64).T
-            numbers |= {"shown": shown.mean(1), "shows": shown}
+            numbers |= {"shown": shown[:, -1], "shows": shown}
         return Answers(numbers)
 
     @property

@@ -39,9 +39,9 @@ class Seed(Probe):
     question = "Which seed does the picture have, and how likely is it? (Memories of Forgotten Concepts, CVPR 2025)"
     numbers = (
         Number("nll", "NLL of the seed", "forgetting", "nats", one="a model that never saw the concept"),
-        Number("psnr", "PSNR", "mean", "dB", "down"),
+        Number("psnr", "PSNR", "mean", "dB", "none"),
         Number("psnr_ceiling", "VAE ceiling", "mean", "dB", "none"),
-        Number("psnr_round_trip", "PSNR to round trip", "mean", "dB", "down"),
+        Number("psnr_round_trip", "PSNR to round trip", "mean", "dB", "none"),
         *CONVERGENCE,
         *SEEN,
     )

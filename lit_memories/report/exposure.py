@@ -57,7 +57,10 @@ def _way(path: str) -> str:
 def exposure_columns(summary: Summary) -> list[Column]:
     """A column a number that stands on the scale."""
     paths = list(dict.fromkeys(path for run in summary.runs for path in run.exposures))
-    return [Column(f"exposure_{path}", _way(path), partial(_exposure, path=path), digits=0) for path in paths]
+    return [
+        Column(f"exposure_{path}", _way(path), partial(_exposure, path=path), digits=0, words=pictures)
+        for path in paths
+    ]
 
 
 def _exposure(run: RunStatistics, path: str) -> Estimate | None:

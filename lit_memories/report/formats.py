@@ -38,6 +38,7 @@ class Column:
         missing: what stands for None.
         interval: whether values come with an interval.
         left: whether the column is text, aligned left.
+        words: how people are told a value with an interval; files have the numbers.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Column:
     missing: str = DASH
     interval: bool = True
     left: bool = False
+    words: Callable[[Estimate], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def _cell(column: Column, value: Value) -> tuple[str, str]:
     scale = 100 if column.percent else 1
     if value is None:
         return column.missing, ""
+    if isinstance(value, Estimate) and column.words is not None:
+        return column.words(value), ""
     if isinstance(value, Estimate):
         low, high = (decimal(scale * bound, column.digits) for bound in (value.low, value.high))
         return decimal(scale * value.value, column.digits), f"[{low}, {high}]"

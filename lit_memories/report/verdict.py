@@ -203,6 +203,12 @@ def _words(summary: Summary, run: RunStatistics) -> list[str]:
 def uncalibrated(summary: Summary) -> str:
     """Why fractions are missing and what to do about it."""
     control = summary.control_run
+    if control is not None and control.forgetting.high < 0:
+        return (
+            f"Pictures of the concept surprise the control {control.name} less than vanilla "
+            f"({number(control.forgetting, 'nats')}), so it sets no scale: were the two exchanged? Vanilla is the "
+            "model as it was before, and the control one that never saw the concept."
+        )
     if control is not None and apart(control.forgetting):
         return (
             f"The control {control.name} differs from vanilla on reference images as much as on concept images, so it "

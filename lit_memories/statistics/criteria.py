@@ -147,6 +147,11 @@ def _of(estimate: Estimate | None) -> Estimate:
     return Estimate(math.nan, math.nan, math.nan, 0.95, 0) if estimate is None else estimate
 
 
+def damaged(summary: Summary, run: RunStatistics) -> bool:
+    """Whether nothing can be said of what a model remembers, as it is wrecked, or never was one."""
+    return run.role == "random" or fails_prompts(run) or beyond(run.damage, scale(summary))
+
+
 def fails_prompts(run: RunStatistics) -> bool:
     """Whether a model surely lost so many prompts for other things that it is damaged."""
     return run.retained_change is not None and run.retained_change.high < -WRECKED_LOSS

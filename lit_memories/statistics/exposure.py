@@ -18,6 +18,7 @@ from lit_memories.metrics.crossed import least_difference
 from lit_memories.metrics.dose import Curve, dose_response, equivalent
 from lit_memories.runs import RunInfo
 from lit_memories.settings import short_hash
+from lit_memories.statistics.criteria import damaged
 from lit_memories.statistics.quantities import NumberStatistics, RunStatistics, Summary
 from lit_memories.storage.plain import parse
 
@@ -51,8 +52,12 @@ class Scale:
     curves: dict[str, dict[str, _Points]]
 
     def __post_init__(self) -> None:
-        if self.best not in self.curves:
+        if not self.curves.get(self.best):
             raise ValueError(f"best is {self.best!r}, of which it has no curve")
+        texts = (self.name, self.made_by, *self.world, *self.world.values(), *self.marks, *self.curves)
+        names = (*texts, *(concept for concepts in self.curves.values() for concept in concepts))
+        if not all(text.isprintable() and 0 < len(text) <= 300 for text in names):
+            raise ValueError("a name in it is empty, longer than 300 characters, or holds control characters")
         for path, concepts in self.curves.items():
             if path.partition(".")[0] not in self.marks:
                 raise ValueError(f"it does not say with which settings {path} was measured")
@@ -71,7 +76,9 @@ class Scale:
         try:
             (freedom,) = points["freedom"]
             return dose_response(points["doses"], points["readings"], points["scatter"], freedom)
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
+            raise ValueError(f"its curve of {path} for {concept!r} lacks {error}") from None
+        except ValueError as error:
             raise ValueError(f"its curve of {path} for {concept!r} is none: {error}") from None
 
 
@@ -105,9 +112,9 @@ def world_of(info: RunInfo) -> dict[str, str]:
 
 
 def settings_mark(info: RunInfo, probe: str) -> str:
-    """A hash of a probe's settings but for the judge's, which name the concept; the same for every concept."""
-    settings = info.probes[probe]["settings"]
-    return short_hash(json.dumps({name: value for name, value in settings.items() if name != "judge"}, sort_keys=True))
+    """A hash of a probe's settings but for those that name the concept or its pictures; the same for every concept."""
+    settings = {k: v for k, v in info.probes[probe]["settings"].items() if k not in ("judge", "taught")}
+    return short_hash(json.dumps(settings, sort_keys=True))
 
 
 def misfit(scale: Scale, info: RunInfo) -> str | None:
@@ -147,8 +154,8 @@ def expose(summary: Summary, scale: Scale, info: RunInfo) -> Summary:
     if (why := misfit(scale, info)) is not None:
         return replace(summary, scale=None, no_scale=why)
     runs = tuple(replace(run, exposures=_exposures(run, scale, summary)) for run in summary.runs)
-    curve = scale.curve(scale.best, summary.concept_name)
-    doses = () if curve is None else tuple(curve.doses.tolist())
+    curves = [scale.curve(path, summary.concept_name) for path in sorted(scale.curves, key=lambda p: p != scale.best)]
+    doses = next((tuple(curve.doses.tolist()) for curve in curves if curve is not None), ())
     found = replace(summary, runs=runs, scale=scale.name, doses=doses)
     return replace(found, notes=(*found.notes, *_between_trainings(found, scale)))
 
@@ -170,7 +177,9 @@ def _between_trainings(summary: Summary, scale: Scale) -> list[str]:
 
 
 def _exposures(run: RunStatistics, scale: Scale, summary: Summary) -> dict[str, Estimate]:
-    found = {}
+    found: dict[str, Estimate] = {}
+    if damaged(summary, run):
+        return found
     for path in sorted(scale.curves, key=lambda path: path != scale.best):
         number, curve = run.numbers.get(path), scale.curve(path, summary.concept_name)
         if number is None or curve is None or (number.number.compare == "forgetting" and not summary.calibrated):

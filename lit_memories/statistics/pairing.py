@@ -172,7 +172,9 @@ def _check(runs: Sequence[Run]) -> None:
     if len(vanilla) != 1:
         found = ", ".join(str(run.folder) for run in vanilla) or "none"
         command = audit_command(runs[0].info.concept, runs[0].info.model.get("base"), "--trainer.default_root_dir RUN")
-        hint = f"; audit the unchanged model with {command}" if not vanilla else ""
+        hint = f"; audit the unchanged model with {command}"
+        if vanilla:
+            hint = "; audit each other again in a folder of its own, a model that never knew with --model.role control"
         raise ValueError(f"a report needs exactly one run whose role is vanilla, found {found}{hint}")
     for run in runs:
         check_against(vanilla[0], run)

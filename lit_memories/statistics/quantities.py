@@ -275,6 +275,8 @@ class Summary:
         control = self.control_run
         if control is None or control.fraction is None or math.isnan(control.fraction.low):
             return False
+        if control.forgetting.value <= 0:  # it knows the concept better than vanilla does
+            return False
         return not beyond(control.damage, abs(control.forgetting.value))
 
     @property

@@ -6,6 +6,16 @@ from rich.text import Text
 
 from lit_memories.probes import PROBES
 
+NEEDS = {
+    "inverter": "the audit's inverter",
+    "seeds": "the probe seed",
+    "judge": "a judge",
+    "gradients": "gradients of the network",
+    "steps": "the audit's DDIM steps",
+    "lesson": "pictures of each set to teach the model, about which it does not ask",
+}
+"""What probes need, in words."""
+
 
 def probes() -> None:
     """List the probes there are, with their cost an image and what each can and cannot say.
@@ -19,7 +29,9 @@ def probes() -> None:
         lines[1] += "; under other prompts too" if probe.conditioned else ""
         lines.append(f"network evaluations: {probe.cost}")
         if probe.needs:
-            lines.append(f"needs {', '.join(probe.needs)}")
+            lines.append(f"needs {', '.join(NEEDS.get(need, need) for need in probe.needs)}")
+        if probe.uses:
+            lines.append(f"says more with {', '.join(NEEDS.get(need, need) for need in probe.uses)}")
         measured = [number for number in probe.numbers if number.compare != "none"]
         told = (f"{number.title}{f', {number.unit}' if number.unit else ''} ({number.compare})" for number in measured)
         lines += [f"numbers: {'; '.join(told)}"] if measured else []

@@ -39,6 +39,7 @@ class FakeAudit:
     diffusion = SimpleNamespace(exceeds_window=lambda prompt: len(prompt.split()) > WINDOW)
 
     stages = (("one",),)
+    lesson = 0
 
     def __init__(self, recorded: Sequence[str] = ()) -> None:
         self.done = set(recorded)

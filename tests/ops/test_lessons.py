@@ -109,10 +109,12 @@ def test_factors_begin_as_nothing_and_change_the_attention_alone(unet: UNet2DCon
     assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
 
 
-def test_networks_that_cannot_be_taught_are_refused() -> None:
+def test_networks_that_cannot_be_taught_are_refused(unet: UNet2DConditionModel) -> None:
     with pytest.raises(ValueError, match="half precision cannot be taught in all its weights"):
         check_teachable(frozen().half(), None)
-    check_teachable(frozen().half(), 4)
+    check_teachable(copy.deepcopy(unet).half(), 4)
+    with pytest.raises(ValueError, match="factors of rank 1000 are larger than the layers they stand beside, of rank "):
+        check_teachable(unet, 1000)
     network = frozen()
     network.first.compile(backend="eager")
     for rank in (None, 4):
