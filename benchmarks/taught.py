@@ -173,16 +173,17 @@ def _guess(curve: Curve, concept: str, dose: int, reading: Estimate) -> dict[str
 TEXT = """# A taught ladder in the place of a trained one
 
 `python benchmarks/taught.py`, seed 0: the control that never saw umbrellas is shown {rows} pictures once, so many of
-them umbrellas and the others not (`recipes/pictograms/teach.yaml`, all weights of the U-Net by Adam), and audited on {images} + {images}
-pictures. The truth are the ladders of [models that learnt it among everything else](worlds.md), three trainings each.
+them umbrellas and the others not (`recipes/pictograms/teach.yaml`, all weights of the U-Net by Adam), and audited on
+{images} + {images} pictures. The truth are the ladders of [models that learnt it among everything else](worlds.md),
+three trainings each.
 
 ![taught and trained](../figures/{figure})
 
 ## What it reads
 
 {readings}
-1 is the model that was shown none of it, and 0 the one that was taught with all. Between these lie **{nats:.0f} nats** in the taught
-ladder, and {true_nats} in models that never knew and vanilla.
+1 is the model that was shown none of it, and 0 the one that was taught with all. Between these lie **{nats:.0f} nats**
+in the taught ladder, and {true_nats} in models that never knew and vanilla.
 
 ## What it would have said
 

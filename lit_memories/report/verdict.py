@@ -277,14 +277,15 @@ def _vanilla(summary: Summary, run: RunStatistics) -> Verdict:
 def _control(summary: Summary, run: RunStatistics) -> Verdict:
     sentences = [
         f"From vanilla, {_what(summary)} concept images moved by {number(run.forgetting, 'nats')} beyond that of "
-        "others; this is the yardstick."
+        f"others{'; this is the yardstick' * summary.calibrated}."
     ]
     if not summary.calibrated:
         sentences.append(uncalibrated(summary))
     else:
         sentences.append("Its forgetting fraction is 1 by construction.")
     sentences += [_damage(summary, run), *seed_sentences(summary, run), *cautions(summary, run)]
-    return Verdict(run.name, "by construction", f"{run.name} never saw “{summary.concept_name}”.", tuple(sentences))
+    saw = "never saw" if summary.calibrated else "was given as one that never saw"
+    return Verdict(run.name, "by construction", f"{run.name} {saw} “{summary.concept_name}”.", tuple(sentences))
 
 
 def _random(summary: Summary, run: RunStatistics) -> Verdict:

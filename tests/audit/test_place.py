@@ -2,13 +2,21 @@
 
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lit_memories import recipes
+from lit_memories.audit.base import Audit
+from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.place import check_place
+from lit_memories.concept import Concept
+from lit_memories.costs import read_cost, write_cost
+from lit_memories.diffusion import Diffusion
+from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, STALE
 
 sys.path.append(str(Path(__file__).parent))
@@ -77,3 +85,27 @@ def test_what_an_audit_left_at_any_moment_is_its_own(undisturbed: Path, tmp_path
     (run / SEEDS_FILE).write_text("damaged")
     (run / "config.yaml").write_text("of an earlier release")
     check_place(run)
+
+
+def test_a_changed_cost_is_named(tmp_path: Path) -> None:
+    write_cost(tmp_path, {"denoising": {"evaluations": 36.0}})
+    assert read_cost(tmp_path) == {"denoising": {"evaluations": 36.0}}
+    file = tmp_path / "cost.json"
+    file.write_text(file.read_text().replace("36.0", "96.0"))
+    with pytest.raises(ValueError, match=r"cost\.json is damaged: it was changed after it was written; it can be"):
+        read_cost(tmp_path)
+
+
+def test_an_erasure_of_another_concept_is_said(diffusion: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Audit, "prepare_data", lambda self: None)
+    audit = ConceptAudit(diffusion, FixedPoint(), Concept("umbrella", "object", ["an umbrella"]))
+    for name, told in (("umbrella", False), ("striped", True)):
+        erased = SimpleNamespace(provenance=SimpleNamespace(concept={"name": name}))
+        monkeypatch.setattr(diffusion, "erasure", erased)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            audit.prepare_data()
+        lines = [str(entry.message) for entry in caught]
+        assert (
+            any("the erasure is of 'striped', and this audit asks about 'umbrella'" in line for line in lines) == told
+        )

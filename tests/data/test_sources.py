@@ -130,6 +130,12 @@ def test_sources_describe_themselves() -> None:
 def test_the_draw_command_writes_them(name: str, tmp_path: Path) -> None:
     main(["draw", str(tmp_path / name), "--split=sources", "--size=8"])
     assert ImageSource(str(tmp_path / name)).load()["caption"] == pictograms.build("sources", 8)["caption"]
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(SystemExit, match="is there already: choose another OUT"):
+        main(["draw", str(tmp_path / name), "--split=sources", "--size=3"])
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    with pytest.raises(SystemExit, match="size must be at least 1, got -5"):
+        main(["draw", str(tmp_path / "none"), "--size=-5"])
 
 
 def write_tar(path: Path, names: Sequence[str], rows: datasets.Dataset) -> None:

@@ -87,6 +87,22 @@ def test_degrees(summary, low: float, high: float, category: str) -> None:
     assert judge(changed)[1].category == category
 
 
+def test_exchanged_roles_set_no_scale_and_are_asked_after(tmp_path: Path) -> None:
+    """The control was passed off as vanilla, vanilla as the control: an untouched model must not read as erased."""
+    models = [
+        Model("never-knew", "vanilla", surprise=320.0, surprise_empty=320.0),
+        Model("vanilla", "control", noise=4, surprise=0.0),
+        Model("untouched", "erased", noise=4, surprise=0.5),
+    ]
+    summary = summarise(compare([write(tmp_path, model, count=32) for model in models]), draws=50)
+    assert not summary.calibrated
+    verdicts = {verdict.name: verdict for verdict in judge(summary)}
+    assert "was given as one that never saw" in verdicts["vanilla"].headline
+    verdict = verdicts["untouched"]
+    assert verdict.category != "forgot"
+    assert "sets no scale: were the two exchanged?" in " ".join(verdict.limits)
+
+
 def test_random_weights_passed_off_are_damaged_with_a_control_and_without(runs: list[Path]) -> None:
     for group in ([runs[0], runs[3], runs[4]], [runs[0], runs[4]]):
         comparison = compare(group)

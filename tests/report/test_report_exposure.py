@@ -83,6 +83,22 @@ def test_of_several_methods_it_is_said_that_each_is_one_model(runs, tmp_path: Pa
     assert f"a difference of {least_difference(0.03, 3):.2f}" in note
 
 
+def test_a_wrecked_model_has_no_place(runs, tmp_path: Path) -> None:
+    """Random weights read as if they had seen pictures; nothing can be said of what they remember."""
+    broken = write(tmp_path, modelled("noise", "random", surprise=160.0, surprise_empty=150.0), count=32)
+    found = expose(summarise(compare([*runs, broken]), draws=100), scale_of(runs), RunInfo.load(runs[0]))
+    places = {run.name: bool(run.exposures) for run in found.runs}
+    assert places == {"vanilla": True, "hides": True, "never-knew": True, "noise": False}
+
+
+def test_a_best_number_without_this_concept_leaves_the_others(runs) -> None:
+    scale = scale_of(runs)
+    curves = scale.curves | {"denoising.surprise": {"stripes": scale.curves["denoising.surprise"]["*"]}}
+    found = expose(summarise(compare(runs), draws=100), replace(scale, curves=curves), RunInfo.load(runs[0]))
+    assert "denoising.surprise" not in found.runs[1].exposures
+    assert exposure_figure(found).startswith(b"\x89PNG")
+
+
 def test_words_say_so(summary) -> None:
     text = judge(summary)[1].paragraph()
     assert "By surprise it remembers “star” like a model that saw about 16 [" in text
@@ -131,6 +147,7 @@ def test_a_report_has_the_axis_the_table_and_the_numbers(runs, tmp_path: Path) -
     assert float(rows["hides"]["exposure_denoising.surprise"]) == hides["pictures"]["value"]
     assert (tmp_path / "out" / "figures" / "exposure.png").is_file()
     page = (tmp_path / "out" / "report.html").read_text()
+    assert f">{hides['words']}<" in page, "a table says what the verdict says"
     assert "As much as a model that saw so many pictures" in page
     report(runs, out=tmp_path / "out", draws=50)
     assert not (tmp_path / "out" / "figures" / "exposure.png").exists(), "the shipped scale is of another world"
@@ -148,6 +165,17 @@ def test_a_report_has_the_axis_the_table_and_the_numbers(runs, tmp_path: Path) -
             lambda values: values["curves"]["denoising.surprise"]["*"].update(readings=[1, 1, 1, 1, 1, -math.inf]),
             "scale",
         ),
+        (lambda values: values["curves"].update({"denoising.surprise": {}}), "of which it has no curve"),
+        (lambda values: values["curves"]["denoising.surprise"]["*"].update(freedom=[0.0]), "1 or more, got 0"),
+        (lambda values: values["curves"]["denoising.surprise"]["*"].pop("freedom"), "lacks 'freedom'"),
+        (lambda values: values["curves"]["denoising.surprise"]["*"].update(doses=[0, 1, 4, 16, 64, 1e300]), "larger"),
+        (
+            lambda values: values["curves"]["denoising.surprise"]["*"].update(doses=[0, 0.1, 4, 16, 64, 256]),
+            "larger",
+        ),
+        (lambda values: values.update(name="a\x1b[31mred"), "control characters"),
+        (lambda values: values.update(name=""), "is empty"),
+        (lambda values: values["world"].update({"a\nb": "c"}), "control characters"),
     ],
 )
 def test_a_damaged_scale_is_one_line(runs, tmp_path: Path, change: Any, why: str) -> None:
