@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
-from validity_scores import KNOWS, NEVER
+from validity_scores import KNOWS, NEVER, WITHHELD
 
+from lit_memories.data.pictograms import parse_caption
 from lit_memories.metrics.bootstrap import Estimate, bootstrap
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
 from lit_memories.metrics.savings import steps_saved
@@ -27,10 +28,13 @@ Runs = Mapping[str, Run]
 Row = dict[str, Any]
 
 
-def curves(run: Run, side: SetName) -> Tensor:
-    """Surprise of a set's pictures at each look (n, looks)."""
-    found = run.holding(side, "relearning.curve")
-    return torch.tensor([found[key].value("relearning.curve") for key in sorted(found)], dtype=torch.float64)
+def curves(run: Run, side: SetName, hidden: tuple[str, str] | None = None) -> Tensor:
+    """Surprise of a set's pictures at each look (n, looks), less those that show a value of a factor."""
+    held = run.holding(side, "relearning.curve")
+    found = [held[key] for key in sorted(held)]
+    if hidden is not None:
+        found = [record for record in found if getattr(parse_caption(record.prompt), hidden[0]) != hidden[1]]
+    return torch.tensor([record.value("relearning.curve") for record in found], dtype=torch.float64)
 
 
 def looks(run: Run) -> list[int]:
@@ -39,11 +43,17 @@ def looks(run: Run) -> list[int]:
 
 
 def rows_of(runs: Runs) -> list[Row]:
-    """What each model's courses say, beside vanilla's and those of the one that never knew."""
+    """What each model's courses say, beside vanilla's and those of the one that never knew.
+
+    Pictures that show what the other control never saw are left out of its row.
+    """
+    concept = runs["vanilla"].info.concept
+    (other,) = (factor for name, factor in WITHHELD.items() if name != concept)
     sides = {name: {side: curves(run, side) for side in SIDES} for name, run in runs.items()}
+    few = {name: {side: curves(run, side, other) for side in SIDES} for name, run in runs.items()}
     at = looks(runs["vanilla"])
     batch = int(runs["vanilla"].info.probes["relearning"]["settings"]["batch_size"])
-    return [_row(name, runs[name], sides, at, batch) for name in runs]
+    return [_row(name, runs[name], few if name == KNOWS else sides, at, batch) for name in runs]
 
 
 def _row(name: str, run: Run, sides: Mapping[str, Mapping[str, Tensor]], at: Sequence[int], batch: int) -> Row:
@@ -121,6 +131,7 @@ of a look.
   never known. Fieller's 95 % intervals over pictures.
 - *Pictures saved*: how many of the lesson's 512 pictures earlier a model comes to where never-knew comes by all of them
   (courses less what castles moved; percentile bootstrap over pictures). 512 stands for: it is there before the lesson.
+- *knows* is the control that never saw the other concept; pictures that show that are left out of its row.
 - *Castles*: how far the course of castles stands above vanilla's, nats: damage, before the lesson and during it.
 - *Shown*: share of samples under the prompts of the held-out pictures in which the classifier sees the concept, at the
   looks 0, 16 and 64.

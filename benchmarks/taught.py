@@ -201,7 +201,8 @@ one more than the pictures, and positive where the taught curve says too many.
   needs no unit but one that is the same for both.
 - Its unit is not the truth's: it is that of another thing, taught to a model that is finished, by pictures that come
   late and close together. Above, fractions by the taught unit are {ratio} times the true ones.
-- Its doses are those of *this* teaching: what so many pictures do at this learning rate in so many steps.
+- Its doses are those of *this* teaching, what so many pictures do at this learning rate in so many steps; here they
+  come out near those of training. One teaching of one thing was measured: how far others stray is not known.
 - It says nothing of whether the base had never seen the thing: choose one that did not exist when the base was trained.
 """
 

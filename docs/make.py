@@ -42,11 +42,11 @@ def main() -> None:
     pictograms.contact_sheet().save(FIGURES / "pictograms.png")
     _rows([Diffusion.from_pretrained(CHECKPOINTS / name) for name in MODELS], FIGURES / "models.png")
     for concept in ("umbrella", "striped"):
-        erasure = ROOT / "runs" / f"esd-{concept}"
-        if (erasure / "erasure.safetensors").is_file():
+        erased = ROOT / "runs" / f"esd-{concept}"
+        if (erased / "erasure.safetensors").is_file():
             models = [
                 Diffusion.from_pretrained(CHECKPOINTS / "pictograms"),
-                Diffusion(str(CHECKPOINTS / "pictograms"), erasure),
+                Diffusion(str(CHECKPOINTS / "pictograms"), erased),
             ]
             _rows(models, FIGURES / f"esd-{concept}.png")
     for name in ("forgetting", "profile", "rebuilt"):
