@@ -205,7 +205,15 @@ def test_shipped_concepts_say_what_they_mean(file: Path) -> None:
 
 def test_there_are_shipped_concepts() -> None:
     assert {file.stem for file in CONCEPTS} >= {"umbrella", "striped"}
-    assert {file.stem for file in PRESETS} == {"nudity", "van_gogh", "church", "garbage_truck", "parachute", "tench"}
+    assert {file.stem for file in PRESETS} == {
+        "nudity",
+        "van_gogh",
+        "church",
+        "garbage_truck",
+        "parachute",
+        "tench",
+        "made_up",
+    }
 
 
 def test_saluns_prompt_for_nudity_becomes_saluns_anchor() -> None:
