@@ -11,6 +11,7 @@ from lit_memories.recipe_files import audit_command
 from lit_memories.report.cautions import cautions, inverted, seed_sentences
 from lit_memories.report.exposure import exposure_sentences
 from lit_memories.report.formats import number, percent
+from lit_memories.report.relearning import relearning_sentences
 from lit_memories.statistics.criteria import (
     LARGE,
     PROMPTABLE_ABOVE,
@@ -67,6 +68,7 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
         _prompted(run, summary.vanilla),
         _wreck(summary, run) if category == "damaged" else _memory(summary, run),
         *([] if category == "damaged" else [*_words(summary, run), *exposure_sentences(summary, run)]),
+        *([] if category == "damaged" else relearning_sentences(run)),
         _damage(summary, run),
         *seed_sentences(summary, run),
         *cautions(summary, run),
