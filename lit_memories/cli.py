@@ -119,7 +119,7 @@ def _run(command: str, argv: list[str]) -> None:
     try:
         _tool(command, argv[1:]) if command in TOOLS else _recipe(argv)
     except ArgumentError as error:
-        _say(command, condense(str(error)))
+        _say(command, _in_full(condense(str(error)), command))
         raise SystemExit(2) from error
     except BrokenPipeError:
         raise
@@ -127,6 +127,15 @@ def _run(command: str, argv: list[str]) -> None:
         raise SystemExit(f"lit-memories {command}: {_full(error) or condense(str(error))}") from error
     finally:
         gc.enable()
+
+
+def _in_full(line: str, command: str) -> str:
+    """An error of the parser; of a recipe's part with the option's whole name."""
+    if command not in RECIPES:
+        return line
+    from lit_memories.recipes import option_in_full
+
+    return option_in_full(line)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -241,6 +242,24 @@ def check_probes(names: Sequence[str]) -> None:
             near = get_close_matches(name.rpartition(".")[2], known, 1)
             meant = f", did you mean {known[near[0]] if '.' in name else near[0]}?" if near else ";"
             raise ValueError(f"no probe is called {name}{meant} there are {', '.join(known)}: see lit-memories probes")
+
+
+def option_in_full(line: str) -> str:
+    """An error of the parser about an option that a class does not have, with the option's whole name and the nearest.
+
+    Args:
+        line: the error; any other comes back as it is.
+    """
+    from lit_memories.identity import arguments_of
+
+    kinds, wrong = re.findall(r"class_path '([\w.]+)'", line), re.search(r"Option '(\w+)' is not accepted", line)
+    if not kinds or wrong is None or not isinstance(kind := locate(kinds[-1]), type):
+        return line
+    names = sorted(arguments_of(kind) - {"self"})
+    whole = ".".join([*re.findall(r"Parser key '([\w.]+)'", line), wrong[1]])
+    near = get_close_matches(wrong[1], names, 1) or [name for name in names if wrong[1][:4] in name][:1]
+    meant = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+    return f"--{whole}: {kind.__name__} has no option {wrong[1]}; {meant}"
 
 
 STEPS = {"fit": "training_step", "validate": "validation_step", "predict": "predict_step"}

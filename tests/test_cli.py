@@ -662,3 +662,20 @@ def test_numbers_of_tools_that_cannot_be_are_named(
     assert named in message
     assert len(message.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.stepps=5", "--model.stepps: ConceptAudit has no option stepps; did you mean num_inference_steps?"),
+        ("--model.diffusion.basee=x", "--model.diffusion.basee: Diffusion has no option basee; did you mean base?"),
+        ("--data.batchsize=4", "--data.batchsize: AuditData has no option batchsize; did you mean batch_size?"),
+        ("--model.foo=1", "--model.foo: ConceptAudit has no option foo; it has block_size, concept, "),
+    ],
+)
+def test_a_misspelt_option_of_a_part_is_named_in_full_with_the_nearest(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = ends(capsys, "predict", f"--config={AUDIT}", option)
+    assert code == 2
+    assert line.startswith(f"lit-memories predict: {said}")
