@@ -51,12 +51,12 @@ def lock(folder: Path) -> None:
         if not _is(file, descriptor):  # its owner took it away in between
             os.close(descriptor)
             continue
-        there = os.read(descriptor, 100)
+        there = os.pread(descriptor, 100, 0)
         if there and not there.startswith(MARK):
             os.close(descriptor)
             raise ValueError(f"{file} is not of this program, which would replace it: move it")
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, MARK + f"{os.getpid()} on {socket.gethostname()}\n".encode())
+        os.pwrite(descriptor, MARK + f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         _HELD[file] = descriptor
 
 

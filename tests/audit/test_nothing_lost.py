@@ -393,3 +393,17 @@ def test_files_have_the_mode_that_the_umask_gives(run: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert {file.stat().st_mode & 0o777 for file in run.rglob("*") if file.is_file()} == {0o666 & ~mask}
+
+
+def test_a_lock_that_a_kill_left_is_taken_again_and_again(tmp_path: Path) -> None:
+    """By processes of other numbers, and so of other lengths."""
+    file = tmp_path / "lock"
+    for left in ("", "process 1234567 on a-machine-with-a-long-name\n", "process 12 on m\n"):
+        file.write_text(left)
+        for _ in range(2):
+            lock(tmp_path)
+            held = file.read_bytes()
+            assert held.startswith(b"process ")
+            assert b"\0" not in held
+            unlock(tmp_path)
+            file.write_bytes(held)  # as if the process had been killed while it had the lock
