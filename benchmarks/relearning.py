@@ -15,15 +15,12 @@ from pathlib import Path
 from erasure import CONTROLS, METHODS
 from jsonargparse import auto_cli
 from relearning_page import FORMS, draw, page, rows_of
-from validity_scores import KNOWS, NEVER
+from validity_scores import KNOWS, NEVER, WITHHELD
 
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.recipes import run
 from lit_memories.records import RUN_FILE
 from lit_memories.runs import RunInfo, read_run
-
-PLACEBO = {"umbrella": "[{object: umbrella}]", "striped": "[{style: striped}]"}
-"""What pictures of castles must not show."""
 
 
 def main(
@@ -60,10 +57,9 @@ def main(
                     {"class_path": "Denoising", "init_args": {"empty": False}},
                     {"class_path": "Relearning", "init_args": probe},
                 ]
-                placebo = {"keep": {"object": "castle"}, "withhold": "@", "limit": images}
-                source = f"{{class_path: PictogramSource, init_args: {json.dumps(placebo)}}}".replace(
-                    '"@"', PLACEBO[concept]
-                )
+                factor, value = WITHHELD[concept]
+                castles = {"keep": {"object": "castle"}, "withhold": [{factor: value}], "limit": images}
+                source = json.dumps({"class_path": "PictogramSource", "init_args": castles})
                 run(
                     [
                         "predict",

@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from worlds_models import CONCEPTS
 from worlds_page import grid_of
-from worlds_scale import readings_of, whole
+from worlds_scale import Guess, readings_of, whole
 
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.metrics.bootstrap import Estimate
@@ -106,7 +106,7 @@ def compare(runs: dict[int, Run], models: list[dict[str, Any]], erasures: Path) 
         for concept in CONCEPTS
     }
     guesses = [
-        _guess(curve, concept, dose, one)
+        Guess(PATH, concept, seed, dose, _told(curve, one), False, ALL)
         for concept in CONCEPTS
         for seed in seeds
         for dose, one in list(readings[PATH, concept, seed].items())[1:-1]
@@ -129,7 +129,16 @@ def compare(runs: dict[int, Run], models: list[dict[str, Any]], erasures: Path) 
         "nats": one,
         "true": true,
         "true_nats": {row["concept"]: row["forgetting"]["value"] for row in rows if row["role"] == "control"},
-        "guesses": guesses,
+        "guesses": [
+            {
+                "concept": g.concept,
+                "dose": g.dose,
+                "found": g.found.value,
+                "doublings": g.doublings,
+                "covered": g.covered,
+            }
+            for g in guesses
+        ],
         "fractions": fractions,
     }
 
@@ -159,15 +168,9 @@ def _rate(run: Run) -> float:
     return statistics.fmean(record.number("samples.shows_concept") or 0.0 for record in seen)
 
 
-def _guess(curve: Curve, concept: str, dose: int, reading: Estimate) -> dict[str, Any]:
-    found = equivalent(curve, reading.value, (reading.high - reading.low) / 2 / 1.96)
-    return {
-        "concept": concept,
-        "dose": dose,
-        "found": found.value,
-        "doublings": math.log2((1 + found.value) / (1 + dose)),
-        "covered": found.low <= dose <= found.high,
-    }
+def _told(curve: Curve, reading: Estimate) -> Estimate:
+    """How many pictures, by the taught curve."""
+    return equivalent(curve, reading.value, (reading.high - reading.low) / 2 / 1.96)
 
 
 TEXT = """# A taught ladder in the place of a trained one

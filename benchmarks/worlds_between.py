@@ -8,18 +8,17 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
-from typing import Any
+from itertools import combinations
 
 import torch
-from torch import Tensor
+from worlds_lines import Model, ladders, values
+from worlds_page import grid_of
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.crossed import Crossed, crossed, least_difference
 from lit_memories.metrics.inference import auc
 from lit_memories.metrics.intervals import mean_interval
 
-Model = dict[str, Any]
 PATHS = "denoising.surprise", "denoising.surprise_empty", "seed.nll", "seed.psnr"
 RATE = "samples.shows_concept"
 SIDES = "concept", "reference"
@@ -46,16 +45,8 @@ class Told:
 
 def ends(models: Sequence[Model], concept: str) -> tuple[dict[int, Model], dict[int, Model]]:
     """By training seed, the model that never saw the concept and the one that saw all there is of it."""
-    never, knows = {}, {}
-    for seed in sorted({model["seed"] for model in models}):
-        ladder = sorted((m for m in models if m["seed"] == seed), key=lambda m: m["shown"][concept])
-        never[seed], knows[seed] = ladder[0], ladder[-1]
-    return never, knows
-
-
-def values(model: Model, concept: str, side: str, path: str) -> Tensor:
-    """A number of every picture."""
-    return torch.tensor(model["concepts"][concept][side][path], dtype=torch.float64)
+    found = ladders(models, concept)
+    return {seed: ladder[0] for seed, ladder in found.items()}, {seed: ladder[-1] for seed, ladder in found.items()}
 
 
 def told(models: Sequence[Model], concepts: Sequence[str], path: str) -> Told:
@@ -78,14 +69,8 @@ def told(models: Sequence[Model], concepts: Sequence[str], path: str) -> Told:
 
 def alike(models: Sequence[Model], concept: str) -> Iterator[tuple[int, Model, Model]]:
     """Pairs of models of two trainings at the same rung of a concept's ladder, with the rung's number."""
-    seeds = sorted({model["seed"] for model in models})
-    ladders = {
-        seed: sorted((m for m in models if m["seed"] == seed), key=lambda m: m["shown"][concept]) for seed in seeds
-    }
-    for rung in range(len(ladders[seeds[0]])):
-        for i, j in permutations(seeds, 2):
-            if i < j:
-                yield rung, ladders[i][rung], ladders[j][rung]
+    for a, b in combinations(ladders(models, concept).values(), 2):
+        yield from ((rung, *pair) for rung, pair in enumerate(zip(a, b, strict=True)))
 
 
 def alarms(models: Sequence[Model], concepts: Sequence[str], path: str, rungs: Sequence[int]) -> Estimate:
@@ -114,15 +99,16 @@ def scales(models: Sequence[Model], concept: str, path: str) -> float:
 
 def parts(models: Sequence[Model], concept: str, path: str, rung: int) -> Crossed:
     """A rung's reading less that of the knowing end, in units of the scale, over trainings and pictures."""
-    seeds = sorted({model["seed"] for model in models})
     one = scales(models, concept, path)
-    tables = []
-    for side in SIDES:
-        rows = []
-        for seed in seeds:
-            ladder = sorted((m for m in models if m["seed"] == seed), key=lambda m: m["shown"][concept])
-            rows.append((values(ladder[rung], concept, side, path) - values(ladder[-1], concept, side, path)) / one)
-        tables.append(torch.stack(rows))
+    tables = [
+        torch.stack(
+            [
+                (values(ladder[rung], concept, side, path) - values(ladder[-1], concept, side, path)) / one
+                for ladder in ladders(models, concept).values()
+            ]
+        )
+        for side in SIDES
+    ]
     return crossed(*tables)
 
 
@@ -201,12 +187,5 @@ def section(models: Sequence[Model], concepts: Sequence[str], held: Sequence[str
             total = [math.hypot(between[k], pictures[k]) for k in (2, 4)]
             least += [[str(t), *(f"{least_difference(x, t):.2f}" for x in total)] for t in (2, 3, 5, 10)]
     images = len(models[0]["concepts"][concepts[0]]["concept"][PATHS[0]])
-    return TEXT.format(
-        trainings=len(seeds), told=_grid(table), alarms=_grid(alarm), images=images, parts=_grid(scatter),
-        power=_grid(least),
-    )  # fmt: skip
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"| {' | '.join(['---'] * len(rows[0]))} |", *lines[1:]]) + "\n"
+    told_apart, wrong, where, needed = (grid_of(rows[0], rows[1:]) for rows in (table, alarm, scatter, least))
+    return TEXT.format(trainings=len(seeds), told=told_apart, alarms=wrong, images=images, parts=where, power=needed)

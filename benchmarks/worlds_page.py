@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from worlds_between import section
+from worlds_lines import ladders
 from worlds_models import CONCEPTS, HELD_BACK
 
 from lit_memories.metrics.bootstrap import Estimate
@@ -53,7 +53,6 @@ def page(
         *(_table(readings, curves, path, seeds) for path in curves),
         *_rises(curves),
         _hold_out(guesses, best),
-        *([section(models, list(CONCEPTS), HELD_BACK, HOW)] if len(seeds) > 1 else []),
     ]  # fmt: skip
     return "\n".join(parts)
 
@@ -69,9 +68,7 @@ def grid_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _rungs(models: Sequence[dict[str, Any]], concept: str) -> list[list[dict[str, Any]]]:
     """Models by the concept's rung, those of all seeds together."""
-    seeds = sorted({model["seed"] for model in models})
-    ladders = [sorted((m for m in models if m["seed"] == seed), key=lambda m: m["shown"][concept]) for seed in seeds]
-    return [list(rung) for rung in zip(*ladders, strict=True)]
+    return [list(rung) for rung in zip(*ladders(models, concept).values(), strict=True)]
 
 
 def _truths(models: Sequence[dict[str, Any]]) -> str:

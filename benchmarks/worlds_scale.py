@@ -18,12 +18,15 @@ from typing import Any
 
 import torch
 from jsonargparse import auto_cli
+from worlds_between import section
+from worlds_lines import ladders, values
 from worlds_models import CONCEPTS, HELD_BACK
 from worlds_page import draw, page
 
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.dose import Curve, dose_response, equivalent
 from lit_memories.metrics.intervals import ratio_interval
+from lit_memories.report.exposure import HOW
 from lit_memories.statistics.exposure import ANY, SHIPPED
 
 NUMBERS = {
@@ -105,7 +108,8 @@ def main(
     scale.parent.mkdir(parents=True, exist_ok=True)
     scale.write_text(_scale(curves, best, models) + "\n", encoding="utf-8")
     draw(readings, curves, figure)
-    out.write_text(page(models, readings, curves, guesses, best), encoding="utf-8")
+    more = section(models, list(CONCEPTS), HELD_BACK, HOW) if len(seeds) > 1 else ""
+    out.write_text(page(models, readings, curves, guesses, best) + more, encoding="utf-8")
 
 
 def whole(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -120,8 +124,7 @@ def readings_of(models: Sequence[dict[str, Any]]) -> Readings:
     """What every model reads, in units of its own ladder's ends."""
     found: Readings = {}
     for concept in CONCEPTS:
-        for seed in sorted({model["seed"] for model in models}):
-            ladder = sorted((m for m in models if m["seed"] == seed), key=lambda m: m["shown"][concept])
+        for seed, ladder in ladders(models, concept).items():
             for path in NUMBERS:
                 found[path, concept, seed] = {m["shown"][concept]: _reading(m, ladder, concept, path) for m in ladder}
     return found
@@ -130,18 +133,14 @@ def readings_of(models: Sequence[dict[str, Any]]) -> Readings:
 def _reading(model: dict[str, Any], ladder: Sequence[dict[str, Any]], concept: str, path: str) -> Estimate:
     """0 as the model that saw all, 1 as the one that saw none; of rates the share of samples without the concept."""
     if path.startswith("samples"):
-        lacking = _values(model, concept, "prompted", path) <= 0.5
+        lacking = values(model, concept, "prompted", path) <= 0.5
         return wilson_interval(int(lacking.sum()), len(lacking))
     vanilla, control = ladder[-1], ladder[0]
     tables = []
     for side in ("concept", "reference"):
-        own, base, most = (_values(one, concept, side, path) for one in (model, vanilla, control))
+        own, base, most = (values(one, concept, side, path) for one in (model, vanilla, control))
         tables.append(torch.stack([own - base, most - base], 1))
     return ratio_interval(*tables)
-
-
-def _values(model: dict[str, Any], concept: str, side: str, path: str) -> torch.Tensor:
-    return torch.tensor(model["concepts"][concept][side][path], dtype=torch.float64)
 
 
 def _curve(readings: Readings, path: str, concept: str, seeds: Iterable[int], without: str = "") -> Curve:
