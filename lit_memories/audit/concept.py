@@ -58,7 +58,7 @@ class ConceptAudit(Audit):
         for probe in self.probes.values():
             probe.check(diffusion.unet)
         self._posterior_seed = posterior_seed
-        self.taught: dict[SetName, str] = {}
+        self.lessons = {}
         self.metrics = AuditMetrics(self.dimension)
 
     def prepare_data(self) -> None:
@@ -84,7 +84,11 @@ class ConceptAudit(Audit):
     def teach(self, lessons: Mapping[SetName, Sequence[Sample]]) -> None:
         """Take the pictures that probes teach the model, by set; the model stays as it is."""
         self.lessons = {name: SampleGroup(self, samples) for name, samples in lessons.items()}
-        self.taught = {name: short_hash("/".join(s.content for s in samples)) for name, samples in lessons.items()}
+
+    @property
+    def taught(self) -> dict[SetName, str]:
+        """Hashes of these pictures."""
+        return {name: short_hash("/".join(s.content for s in group.samples)) for name, group in self.lessons.items()}
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing, and count what is recorded already."""

@@ -62,17 +62,10 @@ class BlockwiseNoise:
         self.evaluations += len(latents) * (1 if guidance_scale == 1.0 else 2)
         empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
         with torch.autocast(latents.device.type, self.network_dtype, enabled=self.network_dtype is not None):
-            if isinstance(timestep, Tensor):
-                return in_blocks(
-                    lambda x, c, t: self.diffusion.predict_noise(x, t, c, guidance_scale, empty),
-                    self.block_size,
-                    latents,
-                    embeds,
-                    timestep,
-                )
             return in_blocks(
-                lambda x, c: self.diffusion.predict_noise(x, timestep, c, guidance_scale, empty),
+                lambda x, c, t=timestep: self.diffusion.predict_noise(x, t, c, guidance_scale, empty),
                 self.block_size,
                 latents,
                 embeds,
+                *((timestep,) if isinstance(timestep, Tensor) else ()),
             )

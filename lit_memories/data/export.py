@@ -20,8 +20,8 @@ def draw(out: Path, split: str = "train", size: int = 1000) -> None:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    held = [out, *(out.iterdir() if out.is_dir() else ())]  # what is a link or a pipe is named by who would write
-    if any((part.is_file() or part.is_dir()) and not part.is_symlink() for part in held[out.is_dir() :]):
+    held = out.iterdir() if out.is_dir() else [out]  # what is a link or a pipe is named by who would write
+    if any((part.is_file() or part.is_dir()) and not part.is_symlink() for part in held):
         raise ValueError(f"{out} is there already: choose another OUT, or remove it")
     save_images(pictograms.build(split, size), out)
     print(said(f"{size} pictures of the split {split} are in {out}, with their captions"))  # noqa: T201

@@ -149,18 +149,20 @@ class Eraser(OneWriter, ABC):
         """The source of randomness for this step, process and purpose."""
         return seeded(f"{self.seed}/{self.global_step}/{self.global_rank}/{purpose}")
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which process this is, and of how many."""
+        return (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+
     def rows(self, images: Latents, count: int) -> tuple[Tensor, list[str]]:
         """This step's rows of a set, from an endless stream of shuffled passes: latents (count, c, h, w), captions."""
-        rank, world = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        rank, world = self.share
         latents, captions = images.rows((self.global_step * world + rank) * count, count, self.seed)
         return latents.to(self.device), captions
 
     def noised(self, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latents diffused to uniform random timesteps: the noisy latents, the timesteps (n,), and the noise."""
-        schedule = self.diffusion.schedule
-        timesteps = torch.randint(schedule.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        return schedule.add_noise(latents, noise, timesteps), timesteps, noise
+        return self.diffusion.schedule.noised(latents, generator)
 
     def diffusion_loss(self, latents: Tensor, prompts: Sequence[str], generator: Generator) -> Tensor:
         """The ordinary training loss of images (n, c, h, w) under prompts, at random timesteps."""
@@ -225,7 +227,6 @@ class Eraser(OneWriter, ABC):
             raise ValueError(
                 f"{name} needs images: add `data: {{class_path: lit_memories.data.erasure.ErasureData}}` to the recipe"
             )
-
         self.check_folder(Path(self.trainer.default_root_dir))
 
     def prepare(self, batch: Batch) -> None:
@@ -252,8 +253,7 @@ class Eraser(OneWriter, ABC):
         self._probe_prompts = [prompts[i % len(prompts)] for i in range(self.probe_size)]
         self._probe_retain = [retain[i % len(retain)] for i in range(self.probe_size)]
         seeds = self.diffusion.draw_seeds([Generator().manual_seed(i) for i in range(self.probe_size)])
-        stop = len(steps) // 4
-        self._probe_timestep = steps[stop].timestep
+        self._probe_timestep = steps[stop := len(steps) // 4].timestep
         with self.teacher():
             noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(self._probe_prompts))
             self._probe_latents = rollout(noise, seeds, steps[:stop])

@@ -13,7 +13,7 @@ from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import draw
 from lit_memories.erasers.rollout import RolloutEraser
-from lit_memories.ops.adapters import Adapter, attention_layers, initial_factors
+from lit_memories.ops.adapters import Adapter
 from lit_memories.ops.targets import match
 
 
@@ -68,19 +68,14 @@ class SPM(RolloutEraser):
             )
         self.rank, self.anchor_weight, self.anchors = rank, anchor_weight, anchors
         self.warmup_steps, self.cycles, self.faithful = warmup_steps, cycles, faithful
-        factors = initial_factors(attention_layers(diffusion.unet), rank, Generator().manual_seed(self.seed))
-        self.adapter = Adapter(diffusion.unet, factors)
+        self.adapter = Adapter.fresh(diffusion.unet, rank, Generator().manual_seed(self.seed))
         self.adopt({f"unet.{name}": factor for name, factor in self.adapter.factors().items()})
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
         """The model with the adapter off, without gradients."""
-        before, self.adapter.strength = self.adapter.strength, 0.0
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.adapter.strength = before
+        with self.adapter.off(), torch.no_grad():
+            yield
 
     def configure_optimizers(self) -> Any:
         """AdamW with the official schedule: cosine with hard restarts after a warm-up."""

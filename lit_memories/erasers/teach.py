@@ -11,7 +11,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser
-from lit_memories.ops.adapters import Adapter, attention_layers, initial_factors
+from lit_memories.ops.adapters import Adapter
 from lit_memories.ops.select import Selection
 
 
@@ -56,27 +56,16 @@ class Teach(Eraser):
                 f"{pictures} pictures shown {passes} times do not fit into {self.steps} steps of {self.batch_size}: "
                 "give it more steps"
             )
-        self.pictures, self.passes, self.rank, self.adapter = pictures, passes, rank, None
+        self.pictures, self.passes, self.rank = pictures, passes, rank
         if rank is not None:
-            factors = initial_factors(attention_layers(diffusion.unet), rank, Generator().manual_seed(self.seed))
-            self.adapter = Adapter(diffusion.unet, factors)
+            self.adapter = Adapter.fresh(diffusion.unet, rank, Generator().manual_seed(self.seed))
             self.adopt({f"unet.{name}": factor for name, factor in self.adapter.factors().items()})
-
-    adapter: Adapter | None
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
         """The model as it was, without gradients."""
-        if self.adapter is None:
-            with super().teacher():
-                yield
-            return
-        before, self.adapter.strength = self.adapter.strength, 0.0
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.adapter.strength = before
+        with super().teacher() if self.rank is None else self.adapter.off(), torch.no_grad():
+            yield
 
     def prepare(self, batch: Batch) -> None:
         """See to it that there are as many pictures as are to be shown.
@@ -97,7 +86,7 @@ class Teach(Eraser):
 
     def shown(self, batch: Batch) -> tuple[Tensor, list[str]]:
         """This step's pictures: latents (batch_size, c, h, w) and captions."""
-        rank, world = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        rank, world = self.share
         slots = torch.randperm(self.steps * self.batch_size * world, generator=Generator().manual_seed(self.seed))
         first = (self.global_step * world + rank) * self.batch_size
         parts = [self._picture(batch, slot) for slot in slots[first : first + self.batch_size].tolist()]

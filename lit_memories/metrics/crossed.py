@@ -14,11 +14,15 @@ same aim and too few trainings to reach it, as three can be drawn in ten ways.
 import math
 from dataclasses import dataclass
 
-from scipy.special import nctdtr, stdtrit
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.checks import as_float64
+from lit_memories.metrics.intervals import least_effect
+
+MANY = 10**9
+"""Cases that leave nothing hidden: a training's reading is a mean itself, and has no long tail."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,7 @@ def least_difference(scatter: float, trainings: int, power: float = 0.8, level: 
     """
     if trainings < 2 or scatter < 0:
         raise ValueError(f"give two trainings or more, and no negative scatter: got {trainings} and {scatter}")
-    freedom, ends = 2 * trainings - 2, [0.0, 1.0]
-    t = float(stdtrit(freedom, (1 + level) / 2))
-
-    def reached(shift: float) -> bool:
-        return 1 - float(nctdtr(freedom, shift, t)) + float(nctdtr(freedom, shift, -t)) >= power
-
-    while not reached(ends[1]):
-        ends[1] *= 2
-    for _ in range(50):
-        middle = sum(ends) / 2
-        ends = [ends[0], middle] if reached(middle) else [middle, ends[1]]
-    return ends[1] * scatter * math.sqrt(2 / trainings)
+    return least_effect(scatter * math.sqrt(2 / trainings), MANY, 2 * trainings - 2, power, level) if scatter else 0.0
 
 
 def _rest(table: Tensor) -> float:

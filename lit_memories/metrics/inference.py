@@ -9,9 +9,7 @@ from torch import Tensor
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.checks import as_float64, as_set
-from lit_memories.metrics.intervals import power as power_of
-
-BISECTIONS = 40
+from lit_memories.metrics.intervals import least_effect
 
 
 def holm(p_values: Tensor) -> Tensor:
@@ -74,15 +72,7 @@ def resolvable(
     if sum(parts) == 0:
         return 0.0
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (n_concept - 1) + parts[1] ** 2 / (n_reference - 1))
-    error, smallest = math.sqrt(sum(parts)), min(n_concept, n_reference)
-    low, high = 0.0, error
-    while power_of(high, error, smallest, freedom, level) < power:
-        low, high = high, 2 * high
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        found = power_of(middle, error, smallest, freedom, level) >= power
-        low, high = (low, middle) if found else (middle, high)
-    return high
+    return least_effect(math.sqrt(sum(parts)), min(n_concept, n_reference), freedom, power, level)
 
 
 def images_to_resolve(

@@ -90,6 +90,25 @@ def power(effect: float, error: float, smallest: int, freedom: float, level: flo
     return float(1 - nctdtr(freedom, shift, t) + nctdtr(freedom, shift, -t))
 
 
+def least_effect(error: float, smallest: int, freedom: float, reach: float = 0.8, level: float = 0.95) -> float:
+    """The least true difference that `power` finds this often.
+
+    Args:
+        error: the standard error of its estimate, above 0.
+        smallest: cases of the smaller set.
+        freedom: degrees of freedom.
+        reach: how often it is to be found.
+        level: confidence of the interval.
+    """
+    low, high = 0.0, error
+    while power(high, error, smallest, freedom, level) < reach:
+        low, high = high, 2 * high
+    for _ in range(EDGE):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, error, smallest, freedom, level) >= reach else (middle, high)
+    return high
+
+
 def ratio_interval(concept: Tensor, reference: Tensor | None = None, level: float = 0.95) -> Estimate:
     r"""A difference of means in units of another one, with Fieller's interval (1954).
 

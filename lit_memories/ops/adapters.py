@@ -1,8 +1,9 @@
 """Low-rank adapters beside a network's layers, which a strength a sample switches on and off."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -55,6 +56,20 @@ class Adapter(nn.Module):
         self.up = nn.ParameterList([factors[f"{name}.{UP}"] for name in self.names])
         for index, name in enumerate(self.names):
             layers[name].register_forward_hook(self._hook(index))
+
+    @classmethod
+    def fresh(cls, network: nn.Module, rank: int, generator: Generator) -> Self:
+        """One beside every layer of a network's attention that does nothing yet."""
+        return cls(network, initial_factors(attention_layers(network), rank, generator))
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the context the network is the original one, to the bit."""
+        before, self.strength = self.strength, 0.0
+        try:
+            yield
+        finally:
+            self.strength = before
 
     def _hook(self, index: int) -> Any:
         def add(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Learner:
         kept = []
         for step in range(marks[-1] + 1):
             if step in marks:
-                kept.append({name: tensor.detach().cpu().clone() for name, tensor in self.taught.items()})
+                kept.append({name: tensor.detach().to("cpu", copy=True) for name, tensor in self.taught.items()})
             if step == marks[-1]:
                 break
             with computing_with(self.network, self.weights(self.taught)):

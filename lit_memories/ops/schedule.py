@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 from lit_memories.ops.everywhere import Everywhere
 
@@ -118,6 +119,12 @@ class NoiseSchedule:
         """Diffuse latents (n, c, h, w) to integer `timesteps` (n,)."""
         alpha = self.alphas_at(timesteps)[:, None, None, None]
         return alpha.sqrt().to(latents.dtype) * latents + (1 - alpha).sqrt().to(latents.dtype) * noise
+
+    def noised(self, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents diffused to uniform random timesteps: the noisy latents, the timesteps (n,), and the noise."""
+        timesteps = torch.randint(self.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        return self.add_noise(latents, noise, timesteps), timesteps, noise
 
     def to_epsilon(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
         """Whatever the network predicts at `timesteps` (n,), as the noise epsilon (Salimans & Ho 2022, app. D)."""

@@ -7,10 +7,11 @@ the variational bound of -log p(latents | prompt) up to what no model changes (K
 17), by `ops.denoising`. Nothing is inverted, nothing has to converge, and no gradient is taken.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from lit_memories.numbers import Number
-from lit_memories.ops.denoising import denoise, log_snr
+from lit_memories.ops import denoising as ops
 from lit_memories.ops.likelihood import ladder
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.probes.base import Answers, Group, Probe
@@ -59,19 +60,29 @@ class Denoising(Probe):
 
     def settings(self, schedule: NoiseSchedule) -> dict[str, Any]:
         """Its options, and the levels they lead to."""
-        found = [round(log_snr(step.alpha), 6) for step in ladder(schedule, self.levels)]
+        found = [round(ops.log_snr(step.alpha), 6) for step in ladder(schedule, self.levels)]
         return {**super().settings(schedule), "log_snr": found}
 
     def __call__(self, group: Group) -> Answers:
         """Surprise under the prompt, by level, and without it."""
-        own = self._surprise(group, None)
+        own = surprise(group, self.levels, self.noises)
         numbers = {"surprise": own.surprise, "profile": own.profile}
         if self.empty and not group.conditioned:
-            numbers["surprise_empty"] = self._surprise(group, [""] * len(group.prompts)).surprise
+            empty = surprise(group, self.levels, self.noises, [""] * len(group.prompts))
+            numbers["surprise_empty"] = empty.surprise
             numbers["gap"] = numbers["surprise_empty"] - own.surprise
         return Answers(numbers)
 
-    def _surprise(self, group: Group, prompts: list[str] | None) -> Any:
-        noise = group.noise(GUIDANCE if group.asked_guidance is None else group.asked_guidance, prompts)
-        steps, generators = ladder(group.schedule, self.levels), group.generators("/denoising")
-        return denoise(noise, group.latents, steps, generators, self.noises, antithetic=self.noises % 2 == 0)
+
+def surprise(group: Group, levels: int, noises: int, prompts: Sequence[str] | None = None) -> ops.Denoising:
+    """How surprised a model is by samples, from noise that is the samples' own.
+
+    Args:
+        group: the samples.
+        levels: noise levels.
+        noises: a level; an even number is made of antithetic pairs.
+        prompts: to ask under, the samples' own if None.
+    """
+    noise = group.noise(GUIDANCE if group.asked_guidance is None else group.asked_guidance, prompts)
+    steps, generators = ladder(group.schedule, levels), group.generators("/denoising")
+    return ops.denoise(noise, group.latents, steps, generators, noises, antithetic=noises % 2 == 0)

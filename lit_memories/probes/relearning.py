@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_memories.numbers import Number
-from lit_memories.ops.denoising import denoise
 from lit_memories.ops.lessons import Learner, check_teachable, computing_with
-from lit_memories.ops.likelihood import ladder
 from lit_memories.ops.rollout import rollout_rows
+from lit_memories.ops.targets import match
 from lit_memories.probes.base import Answers, Column, Group, Probe
+from lit_memories.probes.denoising import surprise
 
 RATES = {False: 3e-3, True: 1e-4}
 """Learning rates of factors, and of all weights (docs/results/relearning.md)."""
@@ -111,7 +111,7 @@ class Relearning(Probe):
         for taught in course:
             weights = {name: tensor.to(group.latents.device) for name, tensor in taught.items()}
             with computing_with(group.network, learner.weights(weights)):
-                curve.append(self._surprise(group))
+                curve.append(surprise(group, self.levels, self.noises).surprise)
                 if self.draw and group.set == "concept":
                     shows.append(self._drawn(group))
         surprises = torch.stack(curve, 1)
@@ -143,18 +143,10 @@ class Relearning(Probe):
 
         def loss(step: int) -> Tensor:
             rows = torch.randint(len(latents), (self.batch_size,), generator=generator).to(latents.device)
-            levels = torch.randint(schedule.num_train_timesteps, (self.batch_size,), generator=generator)
-            noise = torch.randn((self.batch_size, *latents.shape[1:]), generator=generator).to(latents)
-            timesteps = levels.to(latents.device)
-            noisy = schedule.add_noise(latents[rows], noise, timesteps)
-            return (predict_noise(noisy, timesteps, rows) - noise).square().mean()
+            noisy, timesteps, noise = schedule.noised(latents[rows], generator)
+            return match(predict_noise(noisy, timesteps, rows), noise)
 
         return loss
-
-    def _surprise(self, group: Group) -> Tensor:
-        steps, generators = ladder(group.schedule, self.levels), group.generators("/denoising")
-        antithetic = self.noises % 2 == 0
-        return denoise(group.noise(1.0), group.latents, steps, generators, self.noises, antithetic).surprise
 
     def _drawn(self, group: Group) -> Sequence[float] | None:
         """Whether what is drawn under the samples' prompts shows the concept, from the same noise at every look."""

@@ -66,14 +66,18 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     category = categorise(summary, run)
     sentences = [
         _prompted(run, summary.vanilla),
-        _wreck(summary, run) if category == "damaged" else _memory(summary, run),
-        *([] if category == "damaged" else [*_words(summary, run), *exposure_sentences(summary, run)]),
-        *([] if category == "damaged" else relearning_sentences(run)),
+        *([_wreck(summary, run)] if category == "damaged" else _remembers(summary, run)),
         _damage(summary, run),
         *seed_sentences(summary, run),
         *cautions(summary, run),
     ]
     return Verdict(run.name, category, _headline(summary, run, category), tuple(sentences), limits(summary))
+
+
+def _remembers(summary: Summary, run: RunStatistics) -> list[str]:
+    """What every number says of the memory of a model that is none that is wrecked."""
+    more = _words(summary, run), exposure_sentences(summary, run), relearning_sentences(run)
+    return [_memory(summary, run), *(sentence for sentences in more for sentence in sentences)]
 
 
 def limits(summary: Summary) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ the same autoencoder, tokenizer and architecture. Everywhere else there is none,
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,17 +153,18 @@ def expose(summary: Summary, scale: Scale, info: RunInfo) -> Summary:
     """
     if (why := misfit(scale, info)) is not None:
         return replace(summary, scale=None, no_scale=why)
-    runs = tuple(replace(run, exposures=_exposures(run, scale, summary)) for run in summary.runs)
-    curves = [scale.curve(path, summary.concept_name) for path in sorted(scale.curves, key=lambda p: p != scale.best)]
-    doses = next((tuple(curve.doses.tolist()) for curve in curves if curve is not None), ())
-    found = replace(summary, runs=runs, scale=scale.name, doses=doses)
-    return replace(found, notes=(*found.notes, *_between_trainings(found, scale)))
+    paths = sorted(scale.curves, key=lambda path: path != scale.best)
+    curves = {path: curve for path in paths if (curve := scale.curve(path, summary.concept_name)) is not None}
+    runs = tuple(replace(run, exposures=_exposures(run, curves, summary)) for run in summary.runs)
+    doses = next((tuple(curve.doses.tolist()) for curve in curves.values()), ())
+    notes = (*summary.notes, *_between_trainings(runs, scale, curves.get(scale.best)))
+    return replace(summary, runs=runs, scale=scale.name, doses=doses, notes=notes)
 
 
-def _between_trainings(summary: Summary, scale: Scale) -> list[str]:
+def _between_trainings(runs: Sequence[RunStatistics], scale: Scale, curve: Curve | None) -> list[str]:
     """What a report of several erased models cannot say of their methods, with the scatter that the scale knows."""
-    curve, erased = scale.curve(scale.best, summary.concept_name), [r for r in summary.runs if r.role == "erased"]
-    places = [run.exposures[scale.best].value for run in erased if scale.best in run.exposures]
+    erased = [run.exposures for run in runs if run.role == "erased"]
+    places = [found[scale.best].value for found in erased if scale.best in found]
     if curve is None or len(places) < 2:
         return []
     _, scatter = curve.at(torch.tensor(places, dtype=torch.float64))
@@ -176,13 +177,13 @@ def _between_trainings(summary: Summary, scale: Scale) -> list[str]:
     ]
 
 
-def _exposures(run: RunStatistics, scale: Scale, summary: Summary) -> dict[str, Estimate]:
+def _exposures(run: RunStatistics, curves: Mapping[str, Curve], summary: Summary) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     if damaged(summary, run):
         return found
-    for path in sorted(scale.curves, key=lambda path: path != scale.best):
-        number, curve = run.numbers.get(path), scale.curve(path, summary.concept_name)
-        if number is None or curve is None or (number.number.compare == "forgetting" and not summary.calibrated):
+    for path, curve in curves.items():
+        number = run.numbers.get(path)
+        if number is None or (number.number.compare == "forgetting" and not summary.calibrated):
             continue
         if (read := reading(number)) is not None:
             error = (read.high - read.low) / 2 / _NORMAL

@@ -5,8 +5,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lit_memories.probes import PROBES
+from lit_memories.probes.base import Need
 
-NEEDS = {
+NEEDS: dict[Need, str] = {
     "inverter": "the audit's inverter",
     "seeds": "the probe seed",
     "judge": "a judge",
@@ -29,9 +30,9 @@ def probes() -> None:
         lines[1] += "; under other prompts too" if probe.conditioned else ""
         lines.append(f"network evaluations: {probe.cost}")
         if probe.needs:
-            lines.append(f"needs {', '.join(NEEDS.get(need, need) for need in probe.needs)}")
+            lines.append(f"needs {', '.join(NEEDS[need] for need in probe.needs)}")
         if probe.uses:
-            lines.append(f"says more with {', '.join(NEEDS.get(need, need) for need in probe.uses)}")
+            lines.append(f"says more with {', '.join(NEEDS[need] for need in probe.uses)}")
         measured = [number for number in probe.numbers if number.compare != "none"]
         told = (f"{number.title}{f', {number.unit}' if number.unit else ''} ({number.compare})" for number in measured)
         lines += [f"numbers: {'; '.join(told)}"] if measured else []
