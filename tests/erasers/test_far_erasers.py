@@ -28,7 +28,7 @@ EXPLAINED = {
     "ops/everywhere.py: on: copy": "noise levels, once",
     "erasers/rollout.py: stopped: copy": "noise, drawn on the CPU",
     "erasers/salun.py: _mask_losses: copy": "images to find the mask by",
-    "erasers/base.py: noised: copy": "the same, and timesteps",
+    "ops/schedule.py: noised: copy": "noise and timesteps, drawn on the CPU so that they are the same anywhere",
     "erasers/base.py: rows: copy": "this step's images",
     "erasers/base.py: _swap: copy": "the original weights, at the first use of the teacher",
     "erasers/base.py: training_step: copy": "what is logged",
