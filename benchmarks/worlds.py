@@ -17,6 +17,7 @@ may share the work: give them different seeds.
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,28 @@ def _measured(world: World, model: Path, audits: Path, images: int, inverted: in
     line: dict[str, Any] = {"seed": world.seed, "number": world.number, "shown": shown, "concepts": {}}
     for concept in CONCEPTS:
         place = audits / world.name / concept
-        _audit(concept, model, place, images, inverted, prompted)
+        audit(concept, model, place, images, inverted, prompted)
         found = read_run(place)
         line["world"] = world_of(found.info)
         line["marks"] = {probe: settings_mark(found.info, probe) for probe in sorted(found.info.probes)}
-        numbers = {name: _numbers(found, name) for name in ASKED}
+        numbers = {name: numbers_of(found, name, paths) for name, paths in ASKED.items()}
         line["concepts"][concept] = numbers | {"denoising_error": denoising_error(model, concept)}
         shutil.rmtree(place)
     return line
 
 
-def _audit(concept: str, model: Path, place: Path, images: int, inverted: int, prompted: int) -> None:
+def audit(concept: str, model: Path, place: Path, images: int, inverted: int, prompted: int, *options: str) -> None:
+    """Audit a model for one of the six concepts.
+
+    Args:
+        concept: its name.
+        model: its folder.
+        place: the run's.
+        images: of the concept that show none of the others, and as many that show none of the six.
+        inverted: of these.
+        prompted: samples under the concept's prompts, and as many under others.
+        *options: more of the command line, which win.
+    """
     others = [factors for name, factors in CONCEPTS.items() if name != concept]
     probes = [
         {"class_path": "lit_memories.probes.denoising.Denoising"},
@@ -117,14 +129,15 @@ def _audit(concept: str, model: Path, place: Path, images: int, inverted: int, p
             "--trainer.callbacks=[]",
             "--trainer.enable_progress_bar=false",
             f"--trainer.default_root_dir={place}",
+            *options,
         ]
     )
 
 
-def _numbers(found: Run, name: str) -> dict[str, list[float]]:
+def numbers_of(found: Run, name: str, paths: Sequence[str]) -> dict[str, list[float]]:
     """Numbers of a set's images, in the order of the images."""
     records = sorted((r for r in found.records if r.set == name and r.conditioning is None), key=lambda r: r.index)
-    tables = {path: [record.value(path) for record in records] for path in ASKED[name]}
+    tables = {path: [record.value(path) for record in records] for path in paths}
     return {path: [round(float(x), 4) for x in values if x is not None] for path, values in tables.items()}
 
 

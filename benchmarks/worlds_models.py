@@ -1,6 +1,7 @@
 """The models of benchmarks/worlds.py: which they are, and their training."""
 
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,30 +87,53 @@ def trunk(seed: int, folder: Path, steps: int = TRUNK_STEPS) -> Path:
     return place
 
 
-def branch(world: World, start: Path, folder: Path, rows: int = ROWS) -> Path:
+def branch(world: World, start: Path, folder: Path) -> Path:
     """Train a model from its trunk on so many pictures of each concept. Trained if it is not there.
 
     Args:
         world: which.
         start: the trunk.
         folder: for all that the sweep leaves.
+    """
+    shown = {name: dose for name, dose in world.doses.items() if dose is not None}
+    exposures = {name: dose for name, dose in shown.items() if dose > 0}
+    return grown(world.name, world.seed, start, folder, shown.keys() - exposures.keys(), exposures)
+
+
+def grown(
+    name: str,
+    seed: int,
+    start: Path,
+    folder: Path,
+    withheld: Collection[str] = (),
+    exposures: Mapping[str, int] | None = None,
+    rows: int = ROWS,
+) -> Path:
+    """Train a model from its trunk on so many rows, each shown once. Trained if it is not there.
+
+    Args:
+        name: of its folder.
+        seed: of the pictures and of training.
+        start: the trunk.
+        folder: for all that the sweep leaves.
+        withheld: concepts of which it sees nothing.
+        exposures: pictures of those of which it sees some; it sees all there are of the others.
         rows: pictures, each shown once.
     """
-    place = folder / "models" / world.name
+    place = folder / "models" / name
     if not (place / "model_index.json").is_file():
-        print(f"== training {world.name}: {world.doses}", flush=True)
-        shown = {name: dose for name, dose in world.doses.items() if dose is not None}
-        exposures = [{"concept": CONCEPTS[name], "pictures": dose} for name, dose in shown.items() if dose > 0]
+        print(f"== training {name}: without {sorted(withheld)}, with some of {exposures or {}}", flush=True)
+        some = [{"concept": CONCEPTS[concept], "pictures": dose} for concept, dose in (exposures or {}).items()]
         _fit(
-            "text_to_image_branch", world.seed, folder, place,
+            "text_to_image_branch", seed, folder, place,
             f"--model.init_from={start}",
             "--model.warmup_steps=16",
-            f"--data.withhold={[CONCEPTS[name] for name, dose in shown.items() if dose == 0]}",
-            f"--data.exposures={exposures}",
+            f"--data.withhold={[factors for concept, factors in CONCEPTS.items() if concept in withheld]}",
+            f"--data.exposures={some}",
             f"--data.limit={rows}",
             f"--trainer.max_steps={rows // BATCH}",
             "--trainer.enable_checkpointing=false",
-            f"--trainer.default_root_dir={folder / 'logs' / world.name}",
+            f"--trainer.default_root_dir={folder / 'logs' / name}",
             f"--trainer.callbacks=[{_average(0.98)}]",
         )  # fmt: skip
     return place
