@@ -7,7 +7,8 @@ Appends to docs/results/replicates.jsonl, a line an audited model.
 
 Three trainings of the base, each with a control for every concept, from a trunk that saw none of the concepts. From the
 first training every method erases with three seeds, from the others with one: what erasures of one model scatter by is
-told from what trainings do. Nothing was tuned on any of these models, nor any recipe on castle.
+told from what trainings do. The first erasure of each method is taught the concept again too. Nothing was tuned on any
+of these models, nor any recipe on castle.
 
 Resumable: what has its line is not trained again. Erased models are deleted when their line is written; trunks, bases
 and controls stay. Two processes may share the work: give them different trainings.
@@ -24,7 +25,7 @@ import torch
 import yaml
 from erasure import METHODS, OPTIONS, RECIPES
 from jsonargparse import auto_cli
-from worlds import ASKED, audit, numbers_of
+from worlds import audit, numbers_of
 from worlds_models import grown, trunk
 
 from lit_memories.erasers.cost import COST_FILE
@@ -38,7 +39,18 @@ SEEDS: dict[int, tuple[int, ...]] = {0: (0, 1, 2), 1: (0,), 2: (0,)}
 """Seeds of the erasures, by training."""
 ROWS = 10_240
 """Pictures that a base or control is shown after the trunk, each once: enough for it to draw stripes."""
-NUMBERS = ASKED | {"retained": ("samples.met",)}
+IMAGES = "concept", "reference"
+NUMBERS = {
+    **dict.fromkeys(IMAGES, ("denoising.surprise",)),
+    "prompted": ("samples.shows_concept",),
+    "retained": ("samples.met",),
+}
+"""Numbers kept of every sample, by set."""
+PROBES = [
+    {"class_path": "lit_memories.probes.denoising.Denoising", "init_args": {"empty": False}},
+    {"class_path": "lit_memories.probes.samples.Samples", "init_args": {"guidance_scale": 3.0}},
+]
+LESSON = [{"class_path": "lit_memories.probes.relearning.Relearning", "init_args": {"draw": False}}]
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,11 @@ class Cell:
         """Of its folder."""
         return f"{self.training}-{self.concept}-{self.model}-{self.seed}"
 
+    @property
+    def relearns(self) -> bool:
+        """Whether it is taught the concept again: the first erasure of the first training."""
+        return self.training == 0 and self.seed == 0
+
 
 def cells(trainings: tuple[int, ...], concepts: tuple[str, ...], methods: tuple[str, ...]) -> Iterator[Cell]:
     """All models that the page is made of, in the order in which they are of use."""
@@ -81,7 +98,6 @@ def main(
     folder: Path = Path("runs/replicates"),
     out: Path = Path("docs/results/replicates.jsonl"),
     images: int = 24,
-    inverted: int = 8,
     prompted: int = 24,
 ) -> None:
     """Train and audit what has no line yet.
@@ -93,7 +109,6 @@ def main(
         folder: for models and audits.
         out: the file with a line a model.
         images: of the concept, and as many that show none of the six of benchmarks/worlds.py.
-        inverted: of these.
         prompted: samples under the concept's prompts, and as many under others.
     """
     torch.set_num_threads(1)
@@ -102,9 +117,15 @@ def main(
             continue
         base, options, line = _model(cell, folder)
         place = folder / "audits" / cell.name
-        audit(cell.concept, base, place, images, inverted, prompted, *options)
+        audit(cell.concept, base, place, images, 0, prompted, f"--model.probes={PROBES}", *options)
         found = read_run(place)
         line["numbers"] = {name: numbers_of(found, name, paths) for name, paths in NUMBERS.items()}
+        if cell.relearns:
+            lesson = folder / "audits" / f"{cell.name}-relearning"
+            audit(cell.concept, base, lesson, images, 0, 0, f"--model.probes={LESSON}", *options)
+            taught = read_run(lesson)
+            line["relearning"] = {side: numbers_of(taught, side, ("relearning.curve",)) for side in IMAGES}
+            shutil.rmtree(lesson)
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(vars(cell) | line) + "\n")
         for rest in (place, folder / "erasures" / cell.name):

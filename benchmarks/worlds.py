@@ -134,11 +134,15 @@ def audit(concept: str, model: Path, place: Path, images: int, inverted: int, pr
     )
 
 
-def numbers_of(found: Run, name: str, paths: Sequence[str]) -> dict[str, list[float]]:
-    """Numbers of a set's images, in the order of the images."""
+def numbers_of(found: Run, name: str, paths: Sequence[str]) -> dict[str, list[Any]]:
+    """Numbers of a set's images, or lists of them, in the order of the images."""
     records = sorted((r for r in found.records if r.set == name and r.conditioning is None), key=lambda r: r.index)
     tables = {path: [record.value(path) for record in records] for path in paths}
-    return {path: [round(float(x), 4) for x in values if x is not None] for path, values in tables.items()}
+    return {path: [_rounded(x) for x in values if x is not None] for path, values in tables.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return [_rounded(part) for part in value] if isinstance(value, list) else round(float(value), 4)
 
 
 if __name__ == "__main__":
