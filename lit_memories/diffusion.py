@@ -184,11 +184,20 @@ class Diffusion(nn.Module):
         One row a token, and what else `lit_memories.conditioning` says.
         """
         embeds = self.conditioning.encode(prompts)
+        return embeds if self.adapter is None else self.gated(embeds, [set(self.words(prompt)) for prompt in prompts])
+
+    def gated(self, embeds: Tensor, tokens: Sequence[set[int]]) -> Tensor:
+        """Embeddings (n, rows, width) with the row that says how strong a gated adapter is; as they are without one.
+
+        Args:
+            embeds: of prompts, however they were made.
+            tokens: the prompts', without markers.
+        """
         if self.adapter is None:
             return embeds
         text, _ = self.conditioning.split(embeds)
         concepts, _ = self.conditioning.split(self.conditioning.encode(self.gate_prompts))
-        tokens, concept_tokens = ([set(self.words(p)) for p in group] for group in (prompts, self.gate_prompts))
+        concept_tokens = [set(self.words(prompt)) for prompt in self.gate_prompts]
         return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
 
     def encode_tokens(self, ids: Tensor) -> Tensor:

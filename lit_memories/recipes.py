@@ -233,9 +233,9 @@ def check_probes(names: Sequence[str]) -> None:
     Raises:
         ValueError: naming the nearest, and those that there are.
     """
-    from lit_memories.probes import PROBES
+    from lit_memories.attacks import ASKABLE
 
-    known = {probe.__name__: f"{probe.__module__}.{probe.__name__}" for probe in PROBES.values()}
+    known = {probe.__name__: f"{probe.__module__}.{probe.__name__}" for probe in ASKABLE.values()}
     for name in names:
         own = "." not in name or name.startswith("lit_memories.probes.")
         if own and name not in known and name not in known.values():

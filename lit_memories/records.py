@@ -7,6 +7,7 @@ A run folder holds
 - ``seeds.safetensors``: the seed of every inverted sample, by key; of very many, files in ``seeds/`` (`seeds`),
 - ``cost.json``: for each probe the network evaluations, seconds and samples that it took, over all attempts,
 - ``images/SET-INDEX-KIND.png``: pictures of the first few samples of each set,
+- ``artefacts/ATTACK/KEY.safetensors``: what an attack made of each sample,
 - ``parts/`` while the audit runs: what each process has finished so far,
 - ``stale/``: records and seeds of samples that the audit no longer has, out of every count,
 - ``lock``: of the process that writes, and empty otherwise.
@@ -41,8 +42,8 @@ RANKS = {name: rank for rank, name in enumerate(SETS + MEMORY_SETS)}
 """Their order in ``records.jsonl``."""
 
 RUN_FILE, RECORDS_FILE, SEEDS_FILE, PARTS, IMAGES = "run.json", "records.jsonl", "seeds.safetensors", "parts", "images"
-SEEDS, STALE, LOCK = "seeds", "stale", "lock"
-OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, SEEDS, COST_FILE, PARTS, IMAGES, STALE, LOCK)
+SEEDS, STALE, LOCK, ARTEFACTS = "seeds", "stale", "lock", "artefacts"
+OWN = (RUN_FILE, RECORDS_FILE, SEEDS_FILE, SEEDS, COST_FILE, PARTS, IMAGES, ARTEFACTS, STALE, LOCK)
 """All that an audit writes to its folder."""
 AGAIN = "run the same audit again: it keeps what is sound and makes the rest anew"
 """What mends a damaged run folder."""
@@ -174,6 +175,11 @@ class Place:
 def image_path(folder: Path, name: SetName, index: int, kind: str) -> Path:
     """Where a run keeps the picture of a sample."""
     return folder / IMAGES / f"{name}-{index:04d}-{kind}.png"
+
+
+def artefact_path(folder: Path, attack: str, key: str) -> Path:
+    """Where a run keeps what an attack made of a sample."""
+    return folder / ARTEFACTS / attack / f"{key}.safetensors"
 
 
 def read_lines(file: Path, damaged: list[str] | None = None) -> list[Record]:

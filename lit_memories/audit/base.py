@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import Callback, LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
 from lit_memories.audit.costs import Costs
@@ -22,6 +21,7 @@ from lit_memories.audit.needs import NEEDED, by_name, needed_by
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.audit.opening import asked_of, open_folder
 from lit_memories.audit.place import check_place, check_whole
+from lit_memories.audit.precision import check_precision, network_dtype, warn_of_tolerance
 from lit_memories.audit.writer import RecordWriter, explained
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
@@ -39,11 +39,6 @@ from lit_memories.runs import Role, RunInfo
 from lit_memories.seeds import sound_seeds
 from lit_memories.settings import plain, short_hash
 from lit_memories.storage.files import check_writable
-
-NETWORK_DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What the U-Net computes in by autocast, for each precision a trainer may have."""
-COARSE = 2e-3
-"""Relative residual that a U-Net in bfloat16 can meet at 20 steps and more (docs/results/precision.md)."""
 
 
 class Audit(LightningModule, ABC):
@@ -130,12 +125,7 @@ class Audit(LightningModule, ABC):
                 something is there that is not an audit's, or the trainer would leave samples out.
             OSError: if the run folder cannot be written.
         """
-        precision = str(self.trainer.precision)
-        if precision not in NETWORK_DTYPES:
-            raise ValueError(
-                f"an audit cannot be made in precision {precision}, which would store latents in it: choose "
-                f"--trainer.precision {', '.join(NETWORK_DTYPES)}; the model's torch_dtype stores weights in few bits"
-            )
+        check_precision(self.trainer)
         check_whole(self.trainer)
         check_place(self.folder)
         with explained(self.folder):
@@ -251,13 +241,7 @@ class Audit(LightningModule, ABC):
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing."""
-        computed_in = NETWORK_DTYPES[str(self.trainer.precision)], self.diffusion.unet.dtype
-        tolerance = getattr(self.inverter, "tolerance", COARSE)
-        if torch.bfloat16 in computed_in and tolerance < COARSE:
-            rank_zero_warn(
-                f"a network in bfloat16 does not let {type(self.inverter).__name__} meet a residual of {tolerance:g}: "
-                f"set --model.inverter.tolerance {COARSE:g} to save evaluations that are in vain"
-            )
+        warn_of_tolerance(self.inverter, network_dtype(self.trainer), self.diffusion.unet.dtype)
         self.costs = Costs(self.folder, self.trainer.global_rank)
         self.trainer.strategy.barrier("audit: run folder read")
         if self.trainer.is_global_zero:
@@ -294,14 +278,13 @@ class Audit(LightningModule, ABC):
 
     def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
         """The model's predictions under prompts, as inverters and samplers take them."""
-        return BlockwiseNoise(
-            self.diffusion,
-            self.embed(prompts),
-            self.embed([""]),
-            guidance_scale,
-            self.block_size,
-            NETWORK_DTYPES[str(self.trainer.precision)],
-        )
+        return self.noise_of(self.embed(prompts), guidance_scale)
+
+    def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None) -> BlockwiseNoise:
+        """Predictions under embeddings (n, rows, width), of another model than the audited one if given."""
+        empty = self.embed([""]) if diffusion is None else diffusion.encode_prompts([""]).float()
+        model, dtype = self.diffusion if diffusion is None else diffusion, network_dtype(self.trainer)
+        return BlockwiseNoise(model, embeds, empty, guidance_scale, self.block_size, dtype)
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
         """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""

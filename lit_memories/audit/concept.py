@@ -25,7 +25,7 @@ from lit_memories.probes.known import Known
 from lit_memories.probes.samples import Samples
 from lit_memories.probes.seed import Seed
 from lit_memories.probes.typicality import Typicality
-from lit_memories.records import Record, SetName, image_path
+from lit_memories.records import Record, SetName, artefact_path, image_path
 from lit_memories.seeds import read_seeds
 from lit_memories.settings import short_hash
 
@@ -56,7 +56,7 @@ class ConceptAudit(Audit):
         usual = (Denoising(), Samples(), Seed(), Typicality(), Known())
         super().__init__(diffusion, inverter, concept, usual if probes is None else probes, **options)
         for probe in self.probes.values():
-            probe.check(diffusion.unet)
+            probe.check(diffusion, self.num_inference_steps)
         self._posterior_seed = posterior_seed
         self.lessons = {}
         self.metrics = AuditMetrics(self.dimension)
@@ -125,7 +125,11 @@ class ConceptAudit(Audit):
                 group.keep(answers.seeds)
                 seeds = dict(zip((record.key for record in found), answers.seeds.cpu(), strict=True))
             self.costs.keep()
-            self.writer.write(found, seeds, self._pictures(samples, answers))
+            made = {
+                artefact_path(self.folder, name, record.key): {k: x[row] for k, x in answers.artefacts.items()}
+                for row, record in enumerate(found if answers.artefacts else [])
+            }
+            self.writer.write(found, seeds, self._pictures(samples, answers), made)
             if name == "seed":
                 self.metrics.update([r for r in found if name not in self._answered(r.key)])
             records += found

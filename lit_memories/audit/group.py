@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.noise import BlockwiseNoise, Tally
 from lit_memories.data.samples import Sample
+from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
 from lit_memories.probes.base import Column
 from lit_memories.records import SetName
+from lit_memories.words import Words
 
 if TYPE_CHECKING:
     from lit_memories.audit.base import Audit
@@ -29,7 +31,7 @@ class SampleGroup:
 
     def __init__(self, audit: "Audit", samples: Sequence[Sample], seeds: Tensor | None = None) -> None:
         self.audit, self.samples, self._found = audit, samples, seeds
-        self.noises: list[BlockwiseNoise] = []
+        self.tally = Tally()
 
     @property
     def set(self) -> SetName:
@@ -86,7 +88,7 @@ class SampleGroup:
     def lesson(self) -> "SampleGroup":
         """The pictures of the set that probes teach the model, always the same object."""
         lesson = self.audit.lessons[self.set]
-        lesson.noises = self.noises  # so that this group pays for it
+        lesson.tally = self.tally  # so that this group pays for it
         return lesson
 
     @cached_property
@@ -123,8 +125,23 @@ class SampleGroup:
 
     def noise(self, guidance_scale: float, prompts: Sequence[str] | None = None) -> BlockwiseNoise:
         """The model's predictions under prompts, the samples' own if None."""
-        self.noises.append(self.audit.noise(self.prompts if prompts is None else prompts, guidance_scale))
-        return self.noises[-1]
+        return self.noise_of(self.audit.embed(self.prompts if prompts is None else prompts), guidance_scale)
+
+    def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None) -> BlockwiseNoise:
+        """Predictions under embeddings (n, rows, width), differentiable; of another model than the audit's if given."""
+        noise = self.audit.noise_of(embeds, guidance_scale, diffusion)
+        noise.tally = self.tally
+        return noise
+
+    @property
+    def words(self) -> Words:
+        """The model's text encoder and vocabulary."""
+        return Words(self.audit.diffusion)
+
+    @property
+    def evaluations(self) -> int:
+        """Of networks, on all samples together, since the probe was asked."""
+        return self.tally.evaluations
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (n, 3, h, w) of latents, each decoded alone."""
@@ -147,12 +164,12 @@ class SampleGroup:
         for first in range(0, len(self.samples), self.audit.block_size):
             rows = slice(first, first + self.audit.block_size)
             part = SampleGroup(self.audit, self.samples[rows], None if self._found is None else self._found[rows])
-            part.noises = self.noises
-            part.images, part.latents = self.images[rows], self.latents[rows]
+            part.tally = self.tally
+            if self.samples[0].image is not None:
+                part.images, part.latents = self.images[rows], self.latents[rows]
             yield part
 
     def spent(self) -> int:
         """Network evaluations since this was last asked."""
-        spent = sum(noise.evaluations for noise in self.noises)
-        self.noises.clear()
+        spent, self.tally.evaluations = self.tally.evaluations, 0
         return spent

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lit_memories.probes import PROBES
+from lit_memories.attacks import ASKABLE
 from lit_memories.probes.base import Probe
 
 INVERTER = "inverter", "num_inference_steps", "guidance_scale"
@@ -37,7 +37,7 @@ def by_name(probes: Sequence[Probe], judged: bool) -> dict[str, Probe]:
     names = [probe.name for probe in probes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"the probe {', '.join(twice)} is named twice: name each once in model.probes")
-    if taken := [probe for probe in probes if type(probe) is not PROBES.get(probe.name, type(probe))]:
+    if taken := [probe for probe in probes if type(probe) is not ASKABLE.get(probe.name, type(probe))]:
         raise ValueError(f"the probe {taken[0].name} is another than this package's of that name: rename its class")
     lacking = {
         "seeds": ("seed" in named, "the seeds that the probe seed finds: add it to model.probes"),

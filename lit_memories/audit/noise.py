@@ -1,10 +1,19 @@
 """What an inverter sees of the model: noise under the prompts of some samples, in calls of one size."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.blocks import in_blocks
+
+
+@dataclass
+class Tally:
+    """Latents that a network was asked about, twice where it was with guidance."""
+
+    evaluations: int = 0
 
 
 class BlockwiseNoise:
@@ -22,7 +31,7 @@ class BlockwiseNoise:
         network_dtype: what the network's matrix products and convolutions are computed in, by autocast; None leaves
             everything in the type of the weights.
 
-    `evaluations` counts the latents that the network was asked about, twice where it was with guidance.
+    `tally` counts what is asked; whoever wants to count several together gives them the same one.
     """
 
     def __init__(
@@ -35,7 +44,7 @@ class BlockwiseNoise:
         network_dtype: torch.dtype | None = None,
     ) -> None:
         self.diffusion, self.guidance_scale, self.block_size = diffusion, guidance_scale, block_size
-        self.network_dtype, self.evaluations = network_dtype, 0
+        self.network_dtype, self.tally = network_dtype, Tally()
         with torch.inference_mode(False):
             self._prompts, self._empty = prompt_embeds.clone(), empty_embeds.clone()
 
@@ -59,7 +68,7 @@ class BlockwiseNoise:
         return self._blocks(latents, timestep, torch.cat([embeds, more], 1), 1.0)
 
     def _blocks(self, latents: Tensor, timestep: int | Tensor, embeds: Tensor, guidance_scale: float) -> Tensor:
-        self.evaluations += len(latents) * (1 if guidance_scale == 1.0 else 2)
+        self.tally.evaluations += len(latents) * (1 if guidance_scale == 1.0 else 2)
         empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
         with torch.autocast(latents.device.type, self.network_dtype, enabled=self.network_dtype is not None):
             return in_blocks(

@@ -66,19 +66,29 @@ class RecordWriter:
             for path in (self.parts, self.folder):  # the names of both, too, are on the disk
                 sync(path)
 
-    def write(self, records: Sequence[Record], seeds: Mapping[str, Tensor], images: Mapping[Path, Image.Image]) -> None:
+    def write(
+        self,
+        records: Sequence[Record],
+        seeds: Mapping[str, Tensor],
+        images: Mapping[Path, Image.Image],
+        artefacts: Mapping[Path, Mapping[str, Tensor]] | None = None,
+    ) -> None:
         """Put one batch on disk.
 
         Args:
             records: its records.
             seeds: the seed (c, h, w) of each inverted sample, by key.
             images: pictures to keep, by file.
+            artefacts: what attacks made, by file.
         """
         with explained(self.folder):
             for file, image in images.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with whole(file) as part:
                     image.save(part, "PNG")
+            for file, tensors in (artefacts or {}).items():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_tensors(file, tensors, {MODEL: self.model})
             if seeds:
                 # Named by all its keys: a sample audited again must not replace a file that holds others too.
                 name = f"seeds-{hashlib.sha256(''.join(sorted(seeds)).encode()).hexdigest()[:20]}.safetensors"

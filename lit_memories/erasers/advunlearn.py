@@ -16,7 +16,7 @@ from lit_memories.ops.attack import minimise
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.select import Selection
 from lit_memories.ops.targets import match
-from lit_memories.ops.tokens import prefixed
+from lit_memories.ops.tokens import placed
 
 
 class AdvUnlearn(RolloutEraser):
@@ -137,7 +137,7 @@ class AdvUnlearn(RolloutEraser):
         last = ids.shape[1] - 1
         gone = [min(1 + len(prompt.split()), last) if self.faithful else last for prompt in prompts]
         rows = [torch.cat([row[:1], row[-1:], row[1:at], row[at + 1 :]]) for row, at in zip(ids, gone, strict=True)]
-        with prefixed(self.diffusion.text_encoder, word):
+        with placed(self.diffusion.text_encoder, word[None], torch.ones(1, 1, dtype=torch.int64)):
             return self.diffusion.encode_tokens(torch.stack(rows))
 
 

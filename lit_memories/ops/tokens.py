@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -32,16 +31,21 @@ def find(ids: Sequence[int], phrase: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def prefixed(text_encoder: Any, vectors: Tensor) -> Iterator[None]:
-    """Within the context, the text encoder sees `vectors` (k, width) in place of tokens 1 to k of every prompt.
+def placed(text_encoder: Any, vectors: Tensor, positions: Tensor) -> Iterator[None]:
+    """Within the context, the text encoder sees vectors in place of some tokens of every prompt.
 
-    Encode prompts with k tokens put in after the first, whatever they are. Gradients reach the vectors; with rows of
-    the token embedding in them the output is the one of these tokens, to the bit.
+    Whatever tokens stand there are not seen. Gradients reach the vectors; with rows of the token embedding in them the
+    output is the one of these tokens, to the bit.
+
+    Args:
+        text_encoder: of transformers.
+        vectors: (n, k, width), or (1, k, width) for all prompts.
+        positions: where they stand (n, k) or (1, k), in 0 .. tokens - 1.
     """
 
     def put(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-        placed = vectors.to(output.dtype).expand(len(output), -1, -1)
-        return torch.cat([output[:, :1], placed, output[:, 1 + len(vectors) :]], 1)
+        chosen = positions.to(output.device).expand(len(output), -1)[..., None].expand(-1, -1, output.shape[-1])
+        return output.scatter(1, chosen, vectors.to(output).expand(len(output), -1, -1))
 
     hook = text_encoder.get_input_embeddings().register_forward_hook(put)
     try:

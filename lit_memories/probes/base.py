@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,6 +14,10 @@ from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise
 from lit_memories.numbers import Asked, Number
 from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
 from lit_memories.records import SetName
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
+    from lit_memories.words import Words
 
 Need: TypeAlias = Literal["inverter", "seeds", "judge", "gradients", "steps", "lesson"]
 """What a probe cannot do without: the audit's inverter, the seeds that the probe ``seed`` finds, a judge, gradients of
@@ -98,6 +102,21 @@ class Group(Protocol):
     def noise(self, guidance_scale: float, prompts: Sequence[str] | None = None) -> PromptedNoise:
         """The model's predictions under prompts, the samples' own if None."""
 
+    def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: "Diffusion | None" = None) -> PromptedNoise:
+        """Predictions under embeddings (n, rows, width), differentiable; of another model than the audit's if given."""
+
+    @property
+    def words(self) -> "Words":
+        """The model's text encoder and vocabulary.
+
+        Raises:
+            ValueError: if it has two text encoders.
+        """
+
+    @property
+    def evaluations(self) -> int:
+        """Of networks, on all samples together, since the probe was asked."""
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images (n, 3, h, w) of latents, each decoded alone."""
 
@@ -123,12 +142,14 @@ class Answers:
         flags: why else a sample must not count, or None.
         pictures: to keep of the first samples, by kind (n, 3, h, w).
         seeds: to keep (n, c, h, w).
+        artefacts: what an attack made, to keep of all samples, by name (n, ...).
     """
 
     numbers: Mapping[str, Column]
     flags: Sequence[str | None] | None = None
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
     seeds: Tensor | None = None
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Probe(ABC):
@@ -169,8 +190,12 @@ class Probe(ABC):
     def __call__(self, group: Group) -> Answers:
         """What the model says of samples."""
 
-    def check(self, network: nn.Module) -> None:  # noqa: B027, most probes ask nothing of it
-        """Refuse, before anything is asked, a network that it cannot be put to; none if not overridden.
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:  # noqa: B027, most ask nothing of it
+        """Refuse, before anything is asked, a model that it cannot be put to; none if not overridden.
+
+        Args:
+            diffusion: the model.
+            num_inference_steps: of the audit.
 
         Raises:
             ValueError: saying why.

@@ -10,9 +10,10 @@ The network is not changed: it computes with other weights (`ops.lessons`) while
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_memories.numbers import Number
 from lit_memories.ops.lessons import Learner, check_teachable, computing_with
@@ -20,6 +21,9 @@ from lit_memories.ops.rollout import rollout_rows
 from lit_memories.ops.targets import match
 from lit_memories.probes.base import Answers, Column, Group, Probe
 from lit_memories.probes.denoising import surprise
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 RATES = {False: 3e-3, True: 1e-4}
 """Learning rates of factors, and of all weights (docs/results/relearning.md)."""
@@ -96,13 +100,17 @@ class Relearning(Probe):
         self.limit = limit
         self._taught: tuple[Group, Learner, list[dict[str, Tensor]]] | None = None
 
-    def check(self, network: nn.Module) -> None:
-        """Refuse a network that cannot be taught.
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
+        """Refuse a model whose network cannot be taught.
+
+        Args:
+            diffusion: the model.
+            num_inference_steps: of the audit.
 
         Raises:
             ValueError: saying why.
         """
-        check_teachable(network, self.rank)
+        check_teachable(diffusion.unet, self.rank)
 
     def __call__(self, group: Group) -> Answers:
         """Teach, or remember what was taught, and look."""

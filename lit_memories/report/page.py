@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lit_memories.attacks import ASKABLE
 from lit_memories.numbers import Asked
-from lit_memories.probes import PROBES
 from lit_memories.report.cautions import inverted
 from lit_memories.report.formats import Table, decimal
 from lit_memories.report.results import ConceptLevel
@@ -130,7 +130,7 @@ def _text(value: Any) -> str:
 def _probes(summary: Summary) -> list[Found]:
     named = {f"probe_{name}": asked for name, asked in summary.probes.items()}
     return [
-        Found(asked, PROBES[asked.name].says if asked.name in PROBES else "", table)
+        Found(asked, ASKABLE[asked.name].says if asked.name in ASKABLE else "", table)
         for table in probe_tables(summary)
         if (asked := named[table.name])
     ]

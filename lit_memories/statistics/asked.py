@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from lit_memories.attacks import ASKABLE
 from lit_memories.numbers import Asked
-from lit_memories.probes import PROBES
 from lit_memories.runs import RunInfo
 
 
@@ -14,6 +14,6 @@ def asked_of(info: RunInfo) -> dict[str, Asked]:
     """
     found = {}
     for name, asked in info.asked.items():
-        own = PROBES.get(name)
+        own = ASKABLE.get(name)
         found[name] = asked if own is None else replace(own.asked(asked.settings), settings=asked.settings)
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_memories.probes import PROBES
+from lit_memories.attacks import ASKABLE
 from lit_memories.recipe_files import audit_command
 from lit_memories.records import AGAIN, Record, SetName
 from lit_memories.runs import Role, Run, RunInfo, read_run
@@ -245,7 +245,7 @@ def _lacking(runs: Sequence[Run], path: str) -> str:
     names = [run for run in runs if not any(record.counts(probe) for record in run.records)]
     shown = ", ".join(run.info.name for run in names)
     folder = quote(str(names[0].folder))
-    more = f"--model.probes+={PROBES[probe].__name__}", f"--trainer.default_root_dir {folder}"
+    more = f"--model.probes+={ASKABLE[probe].__name__}", f"--trainer.default_root_dir {folder}"
     command = audit_command(names[0].info.concept, names[0].info.model.get("base"), *more)
     return (
         f"{shown}: the probe {probe} was not asked, so verdicts rest on the NLL of seeds, which says whether a trace "

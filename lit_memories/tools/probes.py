@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from lit_memories.probes import PROBES
+from lit_memories.attacks import ASKABLE
+from lit_memories.attacks.base import Attack
 from lit_memories.probes.base import Need
 
 NEEDS: dict[Need, str] = {
@@ -24,10 +25,12 @@ def probes() -> None:
     Name them in a recipe's ``model.probes``, or add one on the command line: ``--model.probes+=Likelihood``.
     """
     console = Console(highlight=False)
-    for name, probe in PROBES.items():
+    for name, probe in ASKABLE.items():
         console.print(Text(f"{name}: {probe.question}", style="bold"))
         lines = [f"class_path {probe.__module__}.{probe.__name__}", f"of {', '.join(probe.sets)}"]
         lines[1] += "; under other prompts too" if probe.conditioned else ""
+        if issubclass(probe, Attack):
+            lines.append(f"an attack; whoever makes it has: {probe.threat}")
         lines.append(f"network evaluations: {probe.cost}")
         if probe.needs:
             lines.append(f"needs {', '.join(NEEDS[need] for need in probe.needs)}")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lit_memories.ops.tokens import content, find, prefixed
+from lit_memories.ops.tokens import content, find, placed
 
 BOS, EOS = 30, 31
 
@@ -61,6 +61,7 @@ def encoder() -> CLIPTextModel:
     return CLIPTextModel(config).eval()
 
 
+FIRST = torch.tensor([[1, 2]])
 IDS = torch.tensor([[BOS, 5, 6, 7, EOS, EOS, EOS, EOS], [BOS, 5, 6, 8, 9, EOS, EOS, EOS]])
 
 
@@ -71,23 +72,33 @@ def test_rows_of_the_embedding_are_their_tokens_to_the_bit(encoder: CLIPTextMode
         real = IDS.clone()
         real[:, 1 : 1 + len(tokens)] = torch.tensor(tokens)
         expected = encoder(real)[0]
-        with prefixed(encoder, words[tokens]):
+        with placed(encoder, words[tokens][None], FIRST[:, : len(tokens)]):
             assert torch.equal(encoder(IDS)[0], expected)
         assert not torch.allclose(encoder(IDS)[0], expected), "the control"
+
+
+@torch.no_grad()
+def test_each_prompt_has_vectors_and_places_of_its_own(encoder: CLIPTextModel) -> None:
+    words = encoder.get_input_embeddings().weight
+    real = IDS.clone()
+    real[0, 3], real[1, 1] = 11, 12
+    with placed(encoder, words[torch.tensor([[11], [12]])], torch.tensor([[3], [1]])):
+        found = encoder(IDS)[0]
+    assert torch.equal(found, encoder(real)[0])
 
 
 @torch.no_grad()
 def test_what_stands_in_the_vectors_place_does_not_matter(encoder: CLIPTextModel) -> None:
     other = IDS.clone()
     other[:, 1] = 20
-    with prefixed(encoder, torch.ones(1, 16)):
+    with placed(encoder, torch.ones(1, 1, 16), FIRST[:, :1]):
         assert torch.equal(encoder(IDS)[0], encoder(other)[0])
 
 
 def test_gradients_reach_the_vectors(encoder: CLIPTextModel) -> None:
     encoder.requires_grad_(False)
     vectors = torch.randn(2, 16, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
-    with prefixed(encoder, vectors):
+    with placed(encoder, vectors[None], FIRST):
         encoder(IDS)[0][:, -1, 0].sum().backward()  # the sum of a normalised vector is constant
     assert vectors.grad is not None
     assert (vectors.grad.abs().sum(1) > 0).all()
@@ -97,7 +108,7 @@ def test_the_encoder_is_itself_again_also_after_an_error(encoder: CLIPTextModel)
     before = encoder(IDS)[0]
 
     def fail() -> None:
-        with prefixed(encoder, torch.ones(1, 16)):
+        with placed(encoder, torch.ones(1, 1, 16), FIRST[:, :1]):
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -107,7 +118,7 @@ def test_the_encoder_is_itself_again_also_after_an_error(encoder: CLIPTextModel)
 
 
 def test_the_vectors_take_the_encoders_precision(encoder: CLIPTextModel) -> None:
-    with prefixed(encoder.bfloat16(), torch.ones(1, 16)):
+    with placed(encoder.bfloat16(), torch.ones(1, 1, 16), FIRST[:, :1]):
         assert encoder(IDS)[0].dtype == torch.bfloat16
 
 
@@ -121,7 +132,7 @@ def test_any_module_with_input_embeddings_will_do() -> None:
             return self.table
 
     bare = Bare()
-    with prefixed(bare, torch.full((1, 4), 7.0)):
+    with placed(bare, torch.full((1, 1, 4), 7.0), FIRST[:, :1]):
         rows = bare.table(IDS)
     assert (rows[:, 1] == 7).all()
     assert torch.equal(rows[:, 2:], bare.table(IDS)[:, 2:])

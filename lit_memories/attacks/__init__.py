@@ -1,0 +1,12 @@
+"""Ways to bring an erased concept back, one file each: probes that spend effort."""
+
+from lit_memories.attacks.base import Attack
+from lit_memories.attacks.plain import Plain
+from lit_memories.probes import PROBES
+from lit_memories.probes.base import Probe
+
+_ALL = (Plain,)
+ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
+"""Those that come with this package; any other is named by its dotted path."""
+ASKABLE: dict[str, type[Probe]] = {**PROBES, **ATTACKS}
+"""All that comes with this package and that an audit can be asked."""

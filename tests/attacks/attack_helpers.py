@@ -1,0 +1,35 @@
+"""What tests of attacks share: options small enough for the tiny pipeline, and a judge that is easily pleased."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lit_memories.concept import Concept
+from lit_memories.judges.base import Judge, Verdict
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes/pictograms/attack"
+STEPS = 4
+Attacked = Callable[..., list[str]]
+
+SMALL: dict[str, dict[str, Any]] = {
+    "plain": {"draws": 3},
+}
+"""In place of what a recipe says, by attack."""
+
+
+class Bright(Judge):
+    """Sees the concept in pictures that are lighter than a share of all that is possible."""
+
+    def __init__(self, least: float = 0.5) -> None:
+        super().__init__()
+        self.least = least
+
+    def look(self, image: Tensor, prompt: str, concept: Concept) -> Verdict:
+        light = float(image.mean())
+        return {"shows_concept": float(light > self.least), "probability": light}
+
+    def identity(self, concept: Concept) -> str:
+        return f"bright {self.least}"

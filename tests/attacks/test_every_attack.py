@@ -1,0 +1,80 @@
+"""What every attack of a recipe keeps to, whatever it does."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from attack_helpers import ROOT, STEPS, Attacked
+
+from lit_memories.attacks import ATTACKS, Attack
+from lit_memories.cli import main
+from lit_memories.costs import read_cost
+from lit_memories.records import ARTEFACTS
+from lit_memories.runs import Run, read_run
+
+NAMES = sorted(ATTACKS)
+
+
+def names(recipe: Path) -> list[str]:
+    """The attacks of a recipe."""
+    probes = yaml.safe_load(recipe.read_text())["model"]["init_args"]["probes"]
+    return [probe["class_path"].rsplit(".", 1)[1] for probe in probes]
+
+
+def answers(run: Run, name: str) -> list[dict[str, Any]]:
+    return [record.probes[name] for record in run.records if name in record.probes]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("world", ["pictograms", "sd14"])
+def test_every_attack_has_its_recipe(name: str, world: str) -> None:
+    assert ATTACKS[name].__name__ in names(ROOT / "recipes" / world / "attack" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_costs_what_it_says_and_depends_on_its_sample_alone(
+    name: str, attacked: Attacked, tmp_path: Path
+) -> None:
+    main(attacked(name, tmp_path / "one"))
+    run = read_run(tmp_path / "one")
+    assert run.info.complete
+    found = answers(run, name)
+    assert len(found) == 5
+    plan = _probe(run, name).plan(STEPS)
+    assert list(plan) == sorted(set(plan)), "it grows"
+    for answer in found:
+        assert "flag" not in answer
+        assert (answer["success"], answer["evaluations"], answer["looks"]) == (0.0, plan[-1], len(plan))
+    spent = read_cost(tmp_path / "one")[name]
+    assert spent["evaluations"] / spent["samples"] == plan[-1], "counted, not only said"
+    main(attacked(name, tmp_path / "other", batch_size=2))
+    assert (tmp_path / "one/records.jsonl").read_bytes() == (tmp_path / "other/records.jsonl").read_bytes()
+    made = [sorted((tmp_path / folder / ARTEFACTS).rglob("*.safetensors")) for folder in ("one", "other")]
+    assert [file.name for file in made[0]] == [file.name for file in made[1]]
+    assert [file.read_bytes() for file in made[0]] == [file.read_bytes() for file in made[1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_ends_with_the_first_picture_that_shows_the_concept(
+    name: str, attacked: Attacked, tmp_path: Path
+) -> None:
+    main(attacked(name, tmp_path / "run", least=-1.0))
+    run = read_run(tmp_path / "run")
+    plan = _probe(run, name).plan(STEPS)
+    assert [(a["success"], a["evaluations"], a["looks"]) for a in answers(run, name)] == [(1.0, plan[0], 1)] * 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_below_the_first_picture_is_refused_at_once(name: str, attacked: Attacked, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(attacked(name, tmp_path / "run", budget=1))
+    assert f"the attack {name} makes its first picture after" in str(stop.value)
+    assert not (tmp_path / "run/records.jsonl").exists()
+
+
+def _probe(run: Run, name: str) -> Attack:
+    """The attack as a run was asked it; what it says of other models is left out, as no plan depends on them."""
+    settings, taken = run.info.probes[name]["settings"], inspect.signature(ATTACKS[name]).parameters
+    return ATTACKS[name](**{key: value for key, value in settings.items() if key in taken and key != "vanilla"})
