@@ -23,6 +23,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     "status": ("lit_memories.tools.status", "how far are these audits? for running and stopped ones"),
     "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
     "probes": ("lit_memories.tools.probes", "what an audit can ask, what it costs, and what the answer says"),
+    "findings": ("lit_memories.tools.findings", "write what attacks found as a data set with a card"),
     "export": ("lit_memories.tools.export", "write a base model with an erasure as a full diffusers pipeline"),
     "push": ("lit_memories.tools.export", "send an erasure with its model card to the hub"),
     "convert": (
@@ -245,7 +246,7 @@ def _tool(name: str, argv: list[str]) -> None:
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
     gc.enable()
-    if name in {"report", "status"}:
+    if name in {"report", "status", "findings"}:
         _of_folders(name, function, argv)
     else:
         if name not in {"probes", "draw"}:

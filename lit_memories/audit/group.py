@@ -44,6 +44,11 @@ class SampleGroup:
         return [sample.prompt for sample in self.samples]
 
     @property
+    def keys(self) -> list[str]:
+        """Of the samples' records, the same in the audits of all models."""
+        return [self.audit.key(sample.name) for sample in self.samples]
+
+    @property
     def rows(self) -> Tensor:
         """The samples' rows (n,), by which `noise` knows whose prompts to take."""
         return torch.arange(len(self.samples), device=self.audit.device)

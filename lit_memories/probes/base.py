@@ -44,6 +44,10 @@ class Group(Protocol):
         """One a sample."""
 
     @property
+    def keys(self) -> Sequence[str]:
+        """Of the samples' records, the same in the audits of all models."""
+
+    @property
     def rows(self) -> Tensor:
         """The samples' rows (n,), by which `noise` knows whose prompts to take."""
 

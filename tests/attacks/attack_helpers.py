@@ -1,13 +1,16 @@
 """What tests of attacks share: options small enough for the tiny pipeline, and a judge that is easily pleased."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lit_memories.attacks.base import Attack, Attempt, run_cost
 from lit_memories.concept import Concept
 from lit_memories.judges.base import Judge, Verdict
+from lit_memories.ops.rollout import rollout_rows
+from lit_memories.probes.base import Group
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes/pictograms/attack"
@@ -18,6 +21,21 @@ SMALL: dict[str, dict[str, Any]] = {
     "plain": {"draws": 3},
 }
 """In place of what a recipe says, by attack."""
+
+
+class Shout(Attack):
+    """Draws the prompt in capitals, from noise of its own, and leaves both behind."""
+
+    question = "Does it help to shout?"
+    threat = "black box"
+
+    def plan(self, num_inference_steps: int) -> list[int]:
+        return [run_cost(num_inference_steps, self.guidance_scale)]
+
+    def attempts(self, group: Group) -> Iterator[Attempt]:
+        seeds, prompts = group.draw_seeds(group.generators("/shout")), [p.upper() for p in group.prompts]
+        latents = rollout_rows(group.noise(self.guidance_scale, prompts), seeds, group.steps)
+        yield Attempt(latents, {"seed": seeds}, prompts)
 
 
 class Bright(Judge):

@@ -14,7 +14,8 @@ from lit_memories.costs import read_cost
 from lit_memories.records import ARTEFACTS
 from lit_memories.runs import Run, read_run
 
-NAMES = sorted(ATTACKS)
+NAMES = sorted(set(ATTACKS) - {"replay"})
+"""`test_replay.py` has the one that needs another audit."""
 
 
 def names(recipe: Path) -> list[str]:
