@@ -38,8 +38,10 @@ lint: .venv/tested ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark-erasure: .venv/installed ## train and audit all methods on both concepts, resumable (docs/results/erasure.md)
+benchmark-erasure: .venv/installed ## train and audit all methods, then again from other trainings, resumable, hours (docs/results/erasure.md)
 	$(BIN)/python benchmarks/erasure.py
+	$(BIN)/python benchmarks/replicates.py
+	$(BIN)/python benchmarks/erasure_page.py
 
 benchmark-worlds: .venv/installed ## train and audit models that saw exactly so many pictures, resumable, hours (docs/results/worlds.md)
 	$(BIN)/python benchmarks/worlds.py

@@ -25,6 +25,7 @@ import torch
 import yaml
 from erasure import METHODS, OPTIONS, RECIPES
 from jsonargparse import auto_cli
+from replicates_numbers import ROWS
 from worlds import audit, numbers_of
 from worlds_models import grown, trunk
 
@@ -33,12 +34,8 @@ from lit_memories.recipes import run
 from lit_memories.runs import read_run
 
 CONCEPTS = ("umbrella", "anchor", "striped", "castle")
-HELD_BACK = ("castle",)
-"""Concepts that no recipe was tuned on, nor any choice of an audit made."""
 SEEDS: dict[int, tuple[int, ...]] = {0: (0, 1, 2), 1: (0,), 2: (0,)}
 """Seeds of the erasures, by training."""
-ROWS = 10_240
-"""Pictures that a base or control is shown after the trunk, each once: enough for it to draw stripes."""
 IMAGES = "concept", "reference"
 NUMBERS = {
     **dict.fromkeys(IMAGES, ("denoising.surprise",)),

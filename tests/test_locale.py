@@ -80,6 +80,7 @@ def written(folder: Path) -> None:
     (folder / "erasure" / "erasure.json").write_text(raw, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_people_write_is_read_in_any_locale(tmp_path: Path) -> None:
     written(tmp_path)
     done = in_another_locale("-c", READING, str(tmp_path))

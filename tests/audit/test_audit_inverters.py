@@ -22,6 +22,8 @@ INVERTERS = {
     "null_text.NullText": {"guidance_scale": 3, "inner_steps": 1, "pivot": {"class_path": "FixedPoint"}},
     "belm.BELM": {},
 }
+QUICK = ("ddim.DDIMInversion", "belm.BELM")
+"""Whose records `make test` compares; `.ci/run` does the others'."""
 SEEDS = "--model.probes=[lit_memories.probes.seed.Seed, lit_memories.probes.known.Known]"
 """The probes that ask an inverter."""
 
@@ -33,7 +35,9 @@ def few(arguments: Arguments, folder: Path, name: str, options: dict[str, object
     return arguments(folder, f"--model.inverter={json.dumps(inverter)}", *limits, **more)
 
 
-@pytest.mark.parametrize("name", INVERTERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in INVERTERS]
+)
 def test_batch_size_changes_no_byte(name: str, arguments: Arguments, tmp_path: Path) -> None:
     for batch_size in (1, 3):
         main([*few(arguments, tmp_path / str(batch_size), name, INVERTERS[name], batch_size=batch_size), SEEDS])

@@ -105,6 +105,7 @@ def test_a_set_that_shrinks_and_grows_again_costs_nothing(
     assert (tmp_path / "four/seeds.safetensors").read_bytes() == (four / "seeds.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_replaced_leaves_its_set(arguments: Arguments, images: Path, tmp_path: Path) -> None:
     mine = tmp_path / "images"
     shutil.copytree(images / "concept", mine)
@@ -136,6 +137,7 @@ def test_a_lower_number_of_seeds_leaves_a_run_that_is_complete(
     assert len(read_run(run).of("known", "known")) == 1
 
 
+@pytest.mark.slow
 def test_a_conditioning_named_twice_is_one(arguments: Arguments, tmp_path: Path) -> None:
     main(arguments(tmp_path, "--data.conditionings=[empty,empty]", "--data.known=0", "--data.prompted=0"))
     status = look(tmp_path)

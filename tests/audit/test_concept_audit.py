@@ -309,6 +309,7 @@ def refused_as_full(command: list[str], run: Path) -> None:
     assert "safe" in message
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_again_and_again_loses_nothing(
     undisturbed: Path, arguments: Arguments, tmp_path: Path
 ) -> None:
@@ -399,7 +400,9 @@ def test_records_of_other_images_are_not_mixed_in(undisturbed: Path, arguments: 
     assert "reference" in message
 
 
-@pytest.mark.parametrize("inverter", ["fixed_point.FixedPoint", "ddim.DDIMInversion"])
+@pytest.mark.parametrize(
+    "inverter", ["fixed_point.FixedPoint", pytest.param("ddim.DDIMInversion", marks=pytest.mark.slow)]
+)
 def test_a_sample_that_becomes_nan_is_flagged_and_alone(inverter: str, arguments: Arguments, tmp_path: Path) -> None:
     chosen = (f"--model.inverter=lit_memories.inverters.{inverter}", "--data.known=0", "--data.prompted=0")
     main(arguments(tmp_path / "whole", *chosen))

@@ -286,6 +286,7 @@ def changed_config(base: Path, part: str, **entries: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
+@pytest.mark.slow
 def test_a_configuration_changed_in_place_is_another_audit(
     calm: Path, undisturbed: Path, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -359,6 +359,7 @@ def test_killed_between_two_files_no_seed_is_lost(tmp_path: Path, monkeypatch: p
 # Runs that change.
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_lowered_on_an_unfinished_run_leaves_one_that_is_completed(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_pictures_are_squeezed(concept_run: Path, sets: Path) -> None:
         assert (np.array(kept) == expected).all()
 
 
+@pytest.mark.slow
 def test_an_erased_model_is_compared_with_vanilla(calm: Path, sets: Path, tmp_path: Path) -> None:
     """One command a model, one for the report; the official distance is in it. By our inverter: the official one's
     regulariser, made for maps of 64 x 64, takes the seeds of 16 x 16 to infinity, and what is not finite is flagged."""

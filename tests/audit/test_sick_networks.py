@@ -35,7 +35,13 @@ FEW = (
 )
 
 
-@pytest.mark.parametrize(("name", "illness"), [*((name, math.nan) for name in INVERTERS), ("belm.BELM", math.inf)])
+ILL = [*((name, math.nan) for name in INVERTERS), ("belm.BELM", math.inf)]
+
+
+@pytest.mark.parametrize(
+    ("name", "illness"),
+    [pytest.param(*ill, marks=() if "ixed" in ill[0] or ill[1] == math.inf else pytest.mark.slow) for ill in ILL],
+)
 def test_a_sick_sample_is_flagged_and_no_other(
     name: str, illness: float, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

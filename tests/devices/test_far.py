@@ -203,7 +203,9 @@ EXPLAINED = {
 """Where an audit has the host wait for the device, and for what; none of it is in a loop over steps, but the first."""
 
 
-@pytest.mark.parametrize("made", [concept_audit, image_audit], ids=lambda made: made.__name__)
+@pytest.mark.parametrize(
+    "made", [concept_audit, pytest.param(image_audit, marks=pytest.mark.slow)], ids=lambda made: made.__name__
+)
 def test_an_audit_is_the_same_there(
     made: Callable[..., tuple[Audit, LightningDataModule]],
     tiny: Path,

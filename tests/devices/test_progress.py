@@ -81,6 +81,7 @@ def test_a_run_from_stop_to_end(
     assert not [warning for warning in recwarn if "DataLoader" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar(concept_audit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False)
     monkeypatch.setattr(progress, "get_console", lambda: console)

@@ -41,7 +41,7 @@ SIZES = {
 """What the official code trains: tensors, and millions of parameters."""
 FEWER = {"num_inference_steps": 2, "probe_size": 1, "trim_batches": 1}
 """Options with which this larger model takes less time."""
-QUICK = ("ac", "esd", "scissorhands", "spm", "uce")
+QUICK = ("esd", "spm", "uce")
 RUNS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
 """What the quick suite runs; the conformance of all methods is that of the pictograms' recipes."""
 UNTOUCHED = {"fmn": 15}
@@ -226,7 +226,7 @@ def predicted(model: Diffusion, prompts: list[str]) -> Tensor:
     return model.predict_noise(x, 981, model.encode_prompts(prompts))
 
 
-HALVED = ("ac", "esd", "uce")
+HALVED = ("esd",)
 """Recipes of which the quick suite asks it; the conformance of all methods asks it of the pictograms' too."""
 
 

@@ -97,6 +97,7 @@ def test_guided_predictions_are_inverted_too(diffusion: Diffusion, steps: list[D
     assert relative_norm(found.seeds - seeds, seeds).max() < 1e-6
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_null_text_follows_diffusers_guided_run(diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor) -> None:
     """Its embeddings, one set a timestep, in a guided run of diffusers' own: the same latents, near those inverted."""

@@ -106,6 +106,7 @@ def test_between_trainings_false_alarms_are_those_of_the_trainings(tmp_path: Pat
     assert few[0.2] > 0.8
 
 
+@pytest.mark.slow
 def test_one_training_makes_the_curve_of_any_object_only(tmp_path: Path) -> None:
     import worlds_scale
 
@@ -124,6 +125,7 @@ def test_a_sweep_without_a_whole_ladder_says_so(tmp_path: Path) -> None:
         worlds_scale.main(lines(tmp_path, 1, missing=True), tmp_path / "w.md", tmp_path / "w.png", tmp_path / "s.json")
 
 
+@pytest.mark.slow
 def test_readings_that_rise_with_the_dose_are_said(tmp_path: Path) -> None:
     import worlds_scale
 

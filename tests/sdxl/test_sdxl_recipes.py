@@ -184,6 +184,7 @@ def test_an_audit_finds_known_seeds(audited: Path, calm: Path) -> None:
     assert (made[0].movedim(0, -1) * 255 - pixels).abs().max() <= 1, "plain generation makes this picture of the seed"
 
 
+@pytest.mark.slow
 def test_a_record_depends_on_no_other(audited: Path, calm: Path, images: Path, tmp_path: Path) -> None:
     audit(calm, images, tmp_path / "run", "--data.batch_size=3")
     assert results(tmp_path / "run") == results(audited)
@@ -200,6 +201,7 @@ def test_two_processes_change_no_byte(audited: Path, calm: Path, images: Path, t
     assert results(tmp_path / "run") == results(audited)
 
 
+@pytest.mark.slow
 def test_an_erased_model_has_other_seeds(
     audited: Path, calm: Path, van_gogh: Concept, images: Path, tmp_path: Path
 ) -> None:

@@ -48,7 +48,17 @@ def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disk:
 
 
 @pytest.mark.parametrize(
-    "command", ["predict", "report", "convert", "export", "generate", "draw", "draw-parquet", "measure"]
+    "command",
+    [
+        pytest.param("predict", marks=pytest.mark.slow),
+        "report",
+        "convert",
+        "export",
+        "generate",
+        "draw",
+        "draw-parquet",
+        "measure",
+    ],
 )
 def test_every_command_names_the_folder(
     command: str, commands: Commands, disk: Disk, refused: Refused, tmp_path: Path

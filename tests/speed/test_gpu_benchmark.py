@@ -36,6 +36,7 @@ def fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("CUDA error: an illegal memory access was encountered\nfor debugging consider")
 
 
+@pytest.mark.slow
 def test_what_fails_is_in_the_page_with_the_reason(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def test_nothing_begins_that_there_is_no_time_for(gpu: ModuleType, tmp_path: Pat
     assert all(why.startswith("no time left") for why in said.values())
 
 
+@pytest.mark.slow
 def test_interrupted_it_keeps_what_it_has(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
