@@ -7,6 +7,7 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.boschloo import rates_differ
 from lit_memories.metrics.intervals import rate_difference_interval
 from lit_memories.records import TOO_FEW
+from lit_memories.statistics.doors import Door
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 REMEMBERS_BELOW = 0.25
@@ -128,6 +129,22 @@ def categorise(summary: Summary, run: RunStatistics) -> Category:
             return "forgot"
         return "mostly forgot" if low >= MOSTLY_ABOVE else "partly forgot"
     return "not shown to forget" if high < 1 else "cannot tell"
+
+
+def opened(summary: Summary, run: RunStatistics) -> Door | None:
+    """The attack that gains most over the model that never knew, of those whose gain is told from none; None if no one.
+
+    Nothing is concluded from few samples, nor against a control that is not shown to lack the concept.
+    """
+    found = [
+        (door.over_never_knew.value, door)
+        for door in run.doors.values()
+        if door.over_never_knew is not None
+        and door.over_never_knew.low > 0
+        and door.over_never_knew.count >= TOO_FEW
+        and summary.calibrated
+    ]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def fewest(run: RunStatistics) -> int:
