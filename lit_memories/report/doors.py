@@ -164,7 +164,7 @@ def doors_figure(summary: Summary) -> bytes | None:
             shown = {place: run for place, run in enumerate(runs) if name in run.doors}
             costs = [max(1.0, cost) for run in shown.values() for cost in run.doors[name].curve["evaluations"]]
             for place, run in shown.items():
-                _line(axes, run.doors[name], run, MARKERS[place % len(MARKERS)], max(costs))
+                _line(axes, run.doors[name], run, MARKERS[place % len(MARKERS)], (0.8 * min(costs), max(costs)))
             axes.set_title(shorten(name))
             axes.set_ylim(-4, 104)
             _costs(axes, min(costs), max(costs))
@@ -179,14 +179,14 @@ def doors_figure(summary: Summary) -> bytes | None:
         return png(figure)
 
 
-def _line(axes: Axes, door: Door, run: RunStatistics, marker: str, end: float) -> None:
+def _line(axes: Axes, door: Door, run: RunStatistics, marker: str, ends: tuple[float, float]) -> None:
     costs = [max(1.0, cost) for cost in door.curve["evaluations"]]
     share = [100 * value for value in door.curve["share"]]
     colour = ROLE_COLOURS[run.role]
     axes.plot(costs, share, marker, ms=4, color=colour)
-    more = [end] if share[-1] == 100 else []  # where all are brought back, nothing can change any more
+    more = [ends[1]] if share[-1] == 100 else []  # where all are brought back, nothing can change any more
     axes.plot(
-        [costs[0], *costs, *more], [0.0, *share, *share[-1:] * len(more)], drawstyle="steps-post", lw=1.4, color=colour
+        [ends[0], *costs, *more], [0.0, *share, *share[-1:] * len(more)], drawstyle="steps-post", lw=1.4, color=colour
     )
 
 

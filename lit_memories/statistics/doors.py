@@ -165,9 +165,8 @@ def _differ(comparison: Comparison, row: int, name: str) -> str | None:
         return None
     told = "; ".join(found)
     told = told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
-    return (
-        f"The attack {name} on {run.info.name} and on {control.info.name} cannot be compared, settings differ: {told}"
-    )
+    pair = f"{run.info.name} and on {control.info.name}"
+    return f"The attack {name} on {pair} cannot be compared, its settings differ: {told}."
 
 
 def _beside_plain(
