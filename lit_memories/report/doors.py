@@ -1,6 +1,5 @@
 """What attacks bring back, and what that proves: the sentences, the table and the figure."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from lit_memories.records import TOO_FEW
 from lit_memories.report.figures import MARKERS, ROLE_COLOURS, WIDTH, blank, png, shorten, style
 from lit_memories.report.formats import Column, Table, Value, number, percent
 from lit_memories.runs import Role
-from lit_memories.statistics.criteria import Category, opened
+from lit_memories.statistics.criteria import Category, gains, opened, sure
 from lit_memories.statistics.doors import Door
 from lit_memories.statistics.quantities import RunStatistics, Summary
 
@@ -99,12 +98,11 @@ def door_headline(summary: Summary, run: RunStatistics, category: Category) -> s
     if (door := opened(summary, run)) is not None:
         takes = "" if door.threat is None else f", which takes {TAKES[door.threat]}"
         if category == "forgot":
-            return f" Yet the attack {door.attack} opens it{takes}: something is left."
-        return f" It opens to the attack {door.attack}{takes}."
+            opens, left = ("opens", "is") if sure(door) else ("may open", "may be")
+            return f" Yet the attack {door.attack}{takes}{',' if takes else ''} {opens} it: something {left} left."
+        return f" It {'opens' if sure(door) else 'may open'} to the attack {door.attack}{takes}."
     told = ("remembers", "not shown to forget", "partly forgot", "mostly forgot", "forgot")
-    return (
-        " It is not shown to open to any attack that was tried." if category in told and _judged(summary, run) else ""
-    )
+    return " It is not shown to open to any attack that was tried." if category in told and gains(summary, run) else ""
 
 
 def door_sentences(summary: Summary, run: RunStatistics) -> list[str]:
@@ -112,11 +110,9 @@ def door_sentences(summary: Summary, run: RunStatistics) -> list[str]:
     if not run.doors:
         return []
     if (door := opened(summary, run)) is not None and door.over_never_knew is not None:
-        return [
-            f"{_brings(door)}, {_points(door.over_never_knew)} more than from {summary.control}{_doubts(run, door)}."
-        ]
+        return [f"{_brings(door)}, {_points(door.over_never_knew)} more than from {summary.control}{_doubts(door)}."]
     names = ", ".join(run.doors)
-    if judged := _judged(summary, run):
+    if judged := gains(summary, run):
         door, gain = max(judged, key=lambda pair: pair[1].value)
         text = f"No attack that was tried ({names}) is shown to bring it back more often than from {summary.control}"
         weak = opened(summary, summary.vanilla) is None and bool(summary.vanilla.doors)
@@ -202,13 +198,8 @@ def _costs(axes: Axes, least: float, most: float) -> None:
 
 
 def _names(summary: Summary) -> list[str]:
-    return list(dict.fromkeys(name for run in summary.runs for name in run.doors))
-
-
-def _judged(summary: Summary, run: RunStatistics) -> Sequence[tuple[Door, Estimate]]:
-    """Attacks on enough samples with their gains over a model that is shown to lack the concept."""
-    found = ((door, door.over_never_knew) for door in run.doors.values())
-    return [(door, gain) for door, gain in found if gain is not None and gain.count >= TOO_FEW and summary.calibrated]
+    names = dict.fromkeys(name for run in summary.runs for name in run.doors)
+    return sorted(names, key=lambda name: name != Plain.name)  # what all are compared with comes first
 
 
 def _brings(door: Door) -> str:
@@ -223,11 +214,11 @@ def _points(gain: Estimate) -> str:
     return number(percent(gain), "points", 0)
 
 
-def _doubts(run: RunStatistics, door: Door) -> str:
+def _doubts(door: Door) -> str:
     """What weakens a gain over the model that never knew: many attacks, and luck."""
     text = ""
-    if door.corrected is not None and door.corrected.low <= 0:
-        text += f"; corrected for the {len(run.doors)} attacks that were tried, that may be chance"
+    if not sure(door):
+        text += "; corrected for the attacks that were tried, that may be chance"
     if door.over_draws is not None:
         luck = "" if door.over_draws.low > 0 else ", which is not shown to be more than luck with the plain prompt"
         text += f", and {_points(door.over_draws)} more than as many plain draws{luck}"

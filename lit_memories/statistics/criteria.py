@@ -134,17 +134,22 @@ def categorise(summary: Summary, run: RunStatistics) -> Category:
 def opened(summary: Summary, run: RunStatistics) -> Door | None:
     """The attack that gains most over the model that never knew, of those whose gain is told from none; None if no one.
 
-    Nothing is concluded from few samples, nor against a control that is not shown to lack the concept.
+    One whose gain is so for all attacks together comes first. Nothing is concluded from few samples, nor against a
+    control that is not shown to lack the concept.
     """
-    found = [
-        (door.over_never_knew.value, door)
-        for door in run.doors.values()
-        if door.over_never_knew is not None
-        and door.over_never_knew.low > 0
-        and door.over_never_knew.count >= TOO_FEW
-        and summary.calibrated
-    ]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    found = [(door, gain) for door, gain in gains(summary, run) if gain.low > 0]
+    return max(found, key=lambda pair: (sure(pair[0]), pair[1].value))[0] if found else None
+
+
+def gains(summary: Summary, run: RunStatistics) -> list[tuple[Door, Estimate]]:
+    """Attacks of which something can be concluded, with their gains over the model that never knew."""
+    every = ((door, door.over_never_knew) for door in run.doors.values())
+    return [(door, gain) for door, gain in every if gain is not None and gain.count >= TOO_FEW and summary.calibrated]
+
+
+def sure(door: Door) -> bool:
+    """Whether an attack's gain is told from none although it is one of several that were tried."""
+    return door.corrected is not None and door.corrected.low > 0
 
 
 def fewest(run: RunStatistics) -> int:
