@@ -288,6 +288,15 @@ def test_a_table_a_figure_and_numbers_for_programs(
     assert rows["plain", "hides"]["over_draws"] == ""
 
 
+def test_runs_that_were_only_attacked_are_told_what_to_ask(tmp_path: Path) -> None:
+    folder = attack(write(tmp_path, MODELS["vanilla"], count=COUNT), "spell", tries([0]))
+    info = RunInfo.load(folder)
+    replace(info, probes={"spell": info.probes["spell"]}).save(folder)
+    change_records(folder, lambda record: record if "spell" in record.get("probes", {}) else None)
+    with pytest.raises(ValueError, match=r"nothing about the reference set.*again with --model\.probes\+=Denoising"):
+        compare([folder])
+
+
 def test_without_attacks_nothing_is_added(tmp_path: Path) -> None:
     bare = summarise(compare(world(tmp_path, {})), draws=20)
     assert doors_figure(bare) is None
