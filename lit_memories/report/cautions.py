@@ -3,6 +3,7 @@
 import math
 
 from lit_memories.records import TOO_FEW
+from lit_memories.report.doors import door_cautions
 from lit_memories.report.formats import decimal, number
 from lit_memories.report.hygiene import placebo_sentences, resolution_sentence
 from lit_memories.statistics.criteria import (
@@ -60,6 +61,7 @@ def cautions(summary: Summary, run: RunStatistics) -> list[str]:
         sentences.append(f"With {few} images in a set no conclusion is drawn; audit at least {FEW}.")
     elif few < FEW:
         sentences.append(f"There are only {few} images in a set: very skewed shifts would need more.")
+    sentences += door_cautions(run)
     return [*sentences, *placebo_sentences(run), *resolution_sentence(summary, run)]
 
 

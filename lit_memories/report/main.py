@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lit_memories.report import figures, page, pictures
+from lit_memories.report.doors import PROVEN, doors_figure, missing
 from lit_memories.report.exposure import exposure_figure
 from lit_memories.report.formats import Table, to_csv, to_latex, to_rich, to_rich_transposed
 from lit_memories.report.hygiene import precision_sentences
@@ -24,7 +25,7 @@ from lit_memories.statistics.summary import summarise
 from lit_memories.storage.files import check_inside, check_writable, write
 from lit_memories.terminal import printable
 
-FIGURES = ("forgetting", "exposure", "profile", "nll", "shifts", "rebuilt", "prompted")
+FIGURES = ("forgetting", "exposure", "doors", "profile", "nll", "shifts", "rebuilt", "prompted")
 HOW_TO_READ = (
     "Forgetting is how much more the concept's pictures surprise a model than vanilla, beyond other pictures, in nats. "
     "Of control: 0 = as vanilla, 1 = as if it had never seen the concept, and it reads degree in between. "
@@ -157,6 +158,8 @@ def _figures(level: ConceptLevel) -> tuple[dict[str, bytes], dict[str, str]]:
     }
     if (exposure := exposure_figure(summary)) is not None:
         drawn["exposure"] = exposure
+    if (doors := doors_figure(summary)) is not None:
+        drawn["doors"] = doors
     if (profile := figures.profile_figure(summary)) is not None:
         drawn["profile"] = profile
     if all(run.paper is not None for run in summary.runs):
@@ -188,8 +191,10 @@ def _print(level: ConceptLevel | None, memories: Sequence[Memories], shown: Sequ
     console.print()
     for table in shown:
         if not table.detail:
-            console.print(to_rich(table) if table.name == "main" else to_rich_transposed(table))
+            console.print(to_rich(table) if table.name in ("main", "doors") else to_rich_transposed(table))
             console.print()
+        if table.name == "doors" and level is not None:
+            console.print(Padding(Text(printable(" ".join((PROVEN, *missing(level.summary))))), (0, 0, 1, 0)))
     for verdict in level.verdicts if level else ():
         console.print(Text(printable(f"{verdict.name}: {verdict.category}"), style="bold"))
         text = printable(" ".join((verdict.headline, *verdict.sentences)))

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lit_memories.attacks import ASKABLE
 from lit_memories.numbers import Asked
 from lit_memories.report.cautions import inverted
+from lit_memories.report.doors import PROVEN, missing
 from lit_memories.report.formats import Table, decimal
 from lit_memories.report.results import ConceptLevel
 from lit_memories.report.schema import Results
@@ -92,6 +93,8 @@ def render(
         captions=captions,
         limits=limits(level.summary) if level else (),
         inverted=inverted(level.summary) if level else "",
+        proven=PROVEN,
+        missing=missing(level.summary) if level else (),
         memories=[(f"memories-{number}", found.name, found.role) for number, found in enumerate(memories, 1)],
         settings=[
             (title, flatten(settings))

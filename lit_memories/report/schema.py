@@ -141,6 +141,23 @@ class ProbeResult(TypedDict):
     numbers: dict[str, NumberResult]
 
 
+class DoorResult(TypedDict):
+    """`Door`."""
+
+    attack: str
+    threat: str | None
+    success: EstimateResult
+    over_never_knew: EstimateResult | None
+    corrected: EstimateResult | None
+    over_plain: EstimateResult | None
+    over_draws: EstimateResult | None
+    looks: int
+    draws: int | None
+    evaluations: float | None
+    curve: dict[str, list[float]]
+    lacks: list[str]
+
+
 class PairingResult(TypedDict):
     """`Pairing`."""
 
@@ -180,6 +197,7 @@ class RunResult(TypedDict):
     probes: dict[str, ProbeResult]
     profile: dict[str, list[float]] | None
     exposures: dict[str, ExposureResult]
+    doors: dict[str, DoorResult]
     paper: PaperResult | None
     inverter: InverterResult
     pairing: dict[str, PairingResult]

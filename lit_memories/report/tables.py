@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lit_memories.numbers import Asked, Number
+from lit_memories.report.doors import door_tables
 from lit_memories.report.exposure import exposure_columns
 from lit_memories.report.formats import Column, Row, Table, Value
 from lit_memories.statistics.image_level import Memories
@@ -127,7 +128,7 @@ def tables(summary: Summary) -> list[Table]:
     """The tables of a report: the verdict's, one for each probe that was asked, and what they rest on."""
     empty = any("denoising.surprise_empty" in run.numbers for run in summary.runs)
     main = (*MAIN, *([WORDS] if empty else []), *PRICE)
-    found = [Table("main", "What was forgotten, and at what price", main, summary.runs)]
+    found = [Table("main", "What was forgotten, and at what price", main, summary.runs), *door_tables(summary)]
     if any(run.paper is not None for run in summary.runs):
         found.append(Table("paper", "The paper's measures", PAPER, summary.runs))
     for name, title, columns in (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.recipe_files import audit_command
 from lit_memories.report.cautions import cautions, inverted, seed_sentences
+from lit_memories.report.doors import door_headline, door_sentences
 from lit_memories.report.exposure import exposure_sentences
 from lit_memories.report.formats import number, percent
 from lit_memories.report.relearning import relearning_sentences
@@ -67,11 +68,13 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     sentences = [
         _prompted(run, summary.vanilla),
         *([_wreck(summary, run)] if category == "damaged" else _remembers(summary, run)),
+        *door_sentences(summary, run),
         _damage(summary, run),
         *seed_sentences(summary, run),
         *cautions(summary, run),
     ]
-    return Verdict(run.name, category, _headline(summary, run, category), tuple(sentences), limits(summary))
+    headline = _headline(summary, run, category) + door_headline(summary, run, category)
+    return Verdict(run.name, category, headline, tuple(sentences), limits(summary))
 
 
 def _remembers(summary: Summary, run: RunStatistics) -> list[str]:
@@ -261,6 +264,11 @@ def _psnr(summary: Summary) -> str:
 
 
 def _scope(summary: Summary) -> str:
+    if not summary.by_seeds and any(run.doors for run in summary.runs):
+        return (
+            "All this holds for these pictures under their own prompts, and for the attacks that were tried; whether "
+            "others bring the concept back is another question."
+        )
     if not summary.by_seeds:
         return (
             "All this holds for these pictures under their own prompts; whether another prompt or an attack brings the "
@@ -277,6 +285,7 @@ def _vanilla(summary: Summary, run: RunStatistics) -> Verdict:
         sentences.append(
             f"Prompted for the concept, it shows it in {_percent(run.prompted)} of {run.prompted.count} samples."
         )
+    sentences += door_sentences(summary, run)
     return Verdict(run.name, "by construction", f"{run.name} is the unchanged model.", tuple(sentences))
 
 

@@ -7,6 +7,7 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.boschloo import rates_differ
 from lit_memories.metrics.intervals import rate_difference_interval
 from lit_memories.records import TOO_FEW
+from lit_memories.statistics.doors import Door
 from lit_memories.statistics.quantities import RunStatistics, Summary, beyond
 
 REMEMBERS_BELOW = 0.25
@@ -128,6 +129,27 @@ def categorise(summary: Summary, run: RunStatistics) -> Category:
             return "forgot"
         return "mostly forgot" if low >= MOSTLY_ABOVE else "partly forgot"
     return "not shown to forget" if high < 1 else "cannot tell"
+
+
+def opened(summary: Summary, run: RunStatistics) -> Door | None:
+    """The attack that gains most over the model that never knew, of those whose gain is told from none; None if no one.
+
+    One whose gain is so for all attacks together comes first. Nothing is concluded from few samples, nor against a
+    control that is not shown to lack the concept.
+    """
+    found = [(door, gain) for door, gain in gains(summary, run) if gain.low > 0]
+    return max(found, key=lambda pair: (sure(pair[0]), pair[1].value))[0] if found else None
+
+
+def gains(summary: Summary, run: RunStatistics) -> list[tuple[Door, Estimate]]:
+    """Attacks of which something can be concluded, with their gains over the model that never knew."""
+    every = ((door, door.over_never_knew) for door in run.doors.values())
+    return [(door, gain) for door, gain in every if gain is not None and gain.count >= TOO_FEW and summary.calibrated]
+
+
+def sure(door: Door) -> bool:
+    """Whether an attack's gain is told from none although it is one of several that were tried."""
+    return door.corrected is not None and door.corrected.low > 0
 
 
 def fewest(run: RunStatistics) -> int:

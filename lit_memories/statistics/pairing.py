@@ -180,8 +180,15 @@ def _check(runs: Sequence[Run]) -> None:
         check_against(vanilla[0], run)
     for run in runs:
         for name in ("concept", "reference"):
-            if not any(record.set == name for record in run.records):
-                raise ValueError(f"{run.folder} holds no records of the {name} set: run its audit (again) first")
+            if any(record.set == name for record in run.records):
+                continue
+            if run.info.asked and not any(name in probe.sets for probe in run.info.asked.values()):
+                raise ValueError(
+                    f"{run.folder} was asked nothing about the {name} set, as attacks ask of the concept alone, so no "
+                    "verdict can rest on it: run the same command again with --model.probes+=Denoising, which keeps "
+                    "what is there"
+                )
+            raise ValueError(f"{run.folder} holds no records of the {name} set: run its audit (again) first")
 
 
 def check_names(runs: Sequence[Run]) -> None:

@@ -7,6 +7,7 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.numbers import Asked, Number
 from lit_memories.runs import Role
 from lit_memories.statistics.conditionings import Conditioned
+from lit_memories.statistics.doors import Door
 from lit_memories.statistics.pairing import Pairing
 from lit_memories.statistics.placebos import Placebos
 
@@ -161,6 +162,7 @@ class RunStatistics:
         exposures: by path of a number, how many pictures of the concept a model has seen that learnt and reads the
             same, the number that reads it best first; empty where no scale holds. An interval's end is 0 or infinity
             where the scale says no more than "fewer than" or "more than".
+        doors: what the attacks that it was put to came to, by name.
     """
 
     name: str
@@ -180,6 +182,7 @@ class RunStatistics:
     cost: dict[str, dict[str, float]]
     profile: dict[str, list[float]] | None
     exposures: dict[str, Estimate] = field(default_factory=dict)
+    doors: dict[str, Door] = field(default_factory=dict)
 
     @property
     def leading(self) -> NumberStatistics:

@@ -18,6 +18,7 @@ from lit_memories.runs import Run
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.chance import Chance
 from lit_memories.statistics.convergence import converged_share, inversion_of, unmeasured
+from lit_memories.statistics.doors import door_notes, doors
 from lit_memories.statistics.numbers import number_statistics, tested
 from lit_memories.statistics.pairing import PAIRED, Comparison, unreadable
 from lit_memories.statistics.profiles import profile
@@ -66,7 +67,7 @@ def summarise(
         null_sd=null.sd,
         guidance_scale=_guidance(settings.get("seed", {})),
         inverter=_inverter_name(settings.get("seed", {})),
-        notes=comparison.notes,
+        notes=(*comparison.notes, *door_notes(comparison)),
         base=info.model.get("base"),
     )
 
@@ -114,6 +115,7 @@ def _run(comparison: Comparison, row: int, null: Null, chance: Chance) -> RunSta
         unreadable=unreadable(run.info),
         cost={name: dict(entry) for name, entry in run.cost.items()},
         profile=profile(comparison, row),
+        doors=doors(comparison, row),
     )
 
 

@@ -80,6 +80,24 @@ def asked(surprised: bool = False, **settings: dict[str, Any]) -> dict[str, Any]
     return {name: PROBES[name].asked(values).to_dict() for name, values in (own | settings).items()}
 
 
+ATTACK = ("success", "evaluations", "looks")
+
+
+def attack(folder: Path, name: str, tried: list[tuple[Any, ...]], **settings: Any) -> Path:
+    """Have a run be put to an attack, this package's or not: of each concept image whether it succeeded, its cost and
+    the pictures that were judged."""
+    info = RunInfo.load(folder)
+    numbers = [{"name": number, "title": number, "compare": "none"} for number in ATTACK]
+    probe = {"question": "", "settings": {"guidance_scale": 3.0} | settings, "sets": ["concept"], "conditioned": False}
+    replace(info, probes=info.probes | {name: probe | {"numbers": numbers}}).save(folder)
+    answers = [{"probes": {name: dict(zip(ATTACK, one, strict=False))}} for one in tried]
+    own = {"set": "concept", "prompt": ""}
+    with (folder / RECORDS_FILE).open("a") as file:
+        for index, answer in enumerate(answers):
+            file.write(json.dumps(own | answer | {"key": f"concept{index}", "index": index}) + "\n")
+    return folder
+
+
 def altered(run: RunStatistics, **changes: Any) -> RunStatistics:
     """A run of which some of the numbers that verdicts read are others."""
     numbers, pairing = dict(changes.pop("numbers", run.numbers)), dict(run.pairing)
