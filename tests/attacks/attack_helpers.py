@@ -15,7 +15,9 @@ STEPS = 4
 Attacked = Callable[..., list[str]]
 
 SMALL: dict[str, dict[str, Any]] = {
+    "noise_probe": {"etas": [1.0, 1.5], "scales": [1.0, 1.04]},
     "plain": {"draws": 3},
+    "prompts": {"prompts": ["umbrella", "{prompt}", "a clover, or {prompt}"]},
 }
 """In place of what a recipe says, by attack."""
 
