@@ -172,9 +172,9 @@ def ddim_eta_step(
         + s\, \eta\, \sigma\, z, \qquad
         \sigma^2 = \frac{1 - \bar\alpha_{t'}}{1 - \bar\alpha_t} \Big(1 - \frac{\bar\alpha_t}{\bar\alpha_{t'}}\Big)
 
-    With a scale s of 1 and eta of at most 1 it is that of Song et al. 2021 (eq. 12 and 16): DDIM at 0, DDPM at 1. Beyond,
-    what is left for the direction towards :math:`z_t` can be below zero, hence the absolute value (Lu et al. 2025, "When
-    Are Concepts Erased From Diffusion Models?", arXiv:2505.17013, the noise-based probe).
+    With a scale s of 1 and eta of at most 1 it is that of Song et al. 2021 (eq. 12 and 16): DDIM at 0, DDPM at 1.
+    Beyond, what is left for the direction towards :math:`z_t` can be below zero, hence the absolute value: the
+    noise-based probe of Lu et al. 2025, "When Are Concepts Erased From Diffusion Models?" (arXiv:2505.17013).
 
     Args:
         latents: z_t (n, c, h, w).
