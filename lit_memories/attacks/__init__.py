@@ -3,13 +3,14 @@
 from lit_memories.attacks.base import Attack
 from lit_memories.attacks.completion import Completion
 from lit_memories.attacks.image_prompt import ImagePrompt
+from lit_memories.attacks.latents import SeedSearch
 from lit_memories.attacks.noise_probe import NoiseProbe
 from lit_memories.attacks.plain import Plain
 from lit_memories.attacks.prompts import Prompts
 from lit_memories.probes import PROBES
 from lit_memories.probes.base import Probe
 
-_ALL = (Plain, Completion, ImagePrompt, NoiseProbe, Prompts)
+_ALL = (Plain, Completion, ImagePrompt, NoiseProbe, Prompts, SeedSearch)
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 """Those that come with this package; any other is named by its dotted path."""
 ASKABLE: dict[str, type[Probe]] = {**PROBES, **ATTACKS}

@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "noise_probe": {"etas": [1.0, 1.5], "scales": [1.0, 1.04]},
     "plain": {"draws": 3},
     "prompts": {"prompts": ["umbrella", "{prompt}", "a clover, or {prompt}"]},
+    "seed_search": {"looks": 2, "steps": 2, "levels": 2},
 }
 """In place of what a recipe says, by attack."""
 
