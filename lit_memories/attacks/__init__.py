@@ -1,12 +1,17 @@
 """Ways to bring an erased concept back, one file each: probes that spend effort."""
 
 from lit_memories.attacks.base import Attack
+from lit_memories.attacks.completion import Completion
+from lit_memories.attacks.image_prompt import ImagePrompt
+from lit_memories.attacks.latents import SeedSearch
+from lit_memories.attacks.noise_probe import NoiseProbe
 from lit_memories.attacks.plain import Plain
+from lit_memories.attacks.prompts import Prompts
 from lit_memories.attacks.replay import Replay
 from lit_memories.probes import PROBES
 from lit_memories.probes.base import Probe
 
-_ALL = (Plain, Replay)
+_ALL = (Plain, Completion, ImagePrompt, NoiseProbe, Prompts, Replay, SeedSearch)
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 """Those that come with this package; any other is named by its dotted path."""
 ASKABLE: dict[str, type[Probe]] = {**PROBES, **ATTACKS}

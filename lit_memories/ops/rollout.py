@@ -1,11 +1,11 @@
-"""From noise towards an image: the deterministic DDIM run."""
+"""From noise towards an image: the deterministic DDIM run, and one that adds fresh noise on its way."""
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from lit_memories.ops.schedule import DDIMStep, ddim_step
+from lit_memories.ops.schedule import DDIMStep, ddim_eta_step, ddim_step
 
 NoiseFn = Callable[[Tensor, int], Tensor]
 """Noise predicted for latents (n, c, h, w) at one timestep: everything a sampler or an inverter sees of a model."""
@@ -35,3 +35,32 @@ def rollout_rows(predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDI
     """`rollout` of a whole batch (n, c, h, w), with a model that is told the rows."""
     rows = torch.arange(len(latents), device=latents.device)
     return rollout(lambda x, timestep: predict_noise(x, timestep, rows), latents, steps)
+
+
+def rollout_eta(
+    predict_noise: RowNoiseFn,
+    latents: Tensor,
+    steps: Sequence[DDIMStep],
+    generators: Sequence[Generator],
+    eta: float,
+    scale: float = 1.0,
+) -> Tensor:
+    """`rollout_rows` by `ddim_eta_step`: with fresh noise at every step.
+
+    Args:
+        predict_noise: the model.
+        latents: seeds (n, c, h, w).
+        steps: as for `rollout`.
+        generators: of the fresh noise, one a sample; they draw on the CPU, step by step, whatever `eta` is.
+        eta: share of DDPM's noise, 0 or more.
+        scale: by which the fresh noise is raised besides.
+
+    Returns:
+        Latents (n, c, h, w) at the level where the last step ends.
+    """
+    rows = torch.arange(len(latents), device=latents.device)
+    for step in steps:
+        fresh = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+        noise = predict_noise(latents, step.timestep, rows)
+        latents = ddim_eta_step(latents, noise, fresh.to(latents), step, eta, scale)
+    return latents

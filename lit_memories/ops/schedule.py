@@ -161,3 +161,40 @@ def ddim_step(latents: Tensor, noise: Tensor, step: DDIMStep) -> Tensor:
 def ddim_inverse_coefficients(step: DDIMStep) -> tuple[float, float]:
     """Coefficients (a, b) of the inverse step ``z_t = a * z_prev + b * epsilon(z_t)``: implicit, as z_t is unknown."""
     return ddim_coefficients(step.alpha_prev, step.alpha)
+
+
+def ddim_eta_step(
+    latents: Tensor, noise: Tensor, fresh: Tensor, step: DDIMStep, eta: float, scale: float = 1.0
+) -> Tensor:
+    r"""One DDIM step that adds fresh noise, more of it than the model was trained to take away if `eta` is above 1.
+
+    .. math:: z_{t'} = \sqrt{\bar\alpha_{t'}}\, \hat z_0 + \sqrt{|1 - \bar\alpha_{t'} - \eta^2 \sigma^2|}\; \epsilon
+        + s\, \eta\, \sigma\, z, \qquad
+        \sigma^2 = \frac{1 - \bar\alpha_{t'}}{1 - \bar\alpha_t} \Big(1 - \frac{\bar\alpha_t}{\bar\alpha_{t'}}\Big)
+
+    With a scale s of 1 and eta of at most 1 it is that of Song et al. 2021 (eq. 12 and 16): DDIM at 0, DDPM at 1.
+    Beyond, what is left for the direction towards :math:`z_t` can be below zero, hence the absolute value: the
+    noise-based probe of Lu et al. 2025, "When Are Concepts Erased From Diffusion Models?" (arXiv:2505.17013).
+
+    Args:
+        latents: z_t (n, c, h, w).
+        noise: epsilon, predicted for them (n, c, h, w).
+        fresh: z, of the prior (n, c, h, w).
+        step: from which level to which.
+        eta: share of DDPM's noise, 0 or more.
+        scale: s, by which the fresh noise alone is raised.
+    """
+    kept, direction, added = ddim_eta_coefficients(step, eta)
+    clean = (latents - (1 - step.alpha) ** 0.5 * noise) / step.alpha**0.5
+    return kept * clean + direction * noise + scale * added * fresh
+
+
+def ddim_eta_coefficients(step: DDIMStep, eta: float) -> tuple[float, float, float]:
+    """Coefficients of the clean latents, the predicted and the fresh noise in `ddim_eta_step` with a scale of 1.
+
+    Example:
+        >>> ddim_eta_coefficients(DDIMStep(timestep=500, alpha=0.25, alpha_prev=1.0), 1.0)
+        (1.0, 0.0, 0.0)
+    """
+    variance = eta**2 * (1 - step.alpha_prev) / (1 - step.alpha) * (1 - step.alpha / step.alpha_prev)
+    return step.alpha_prev**0.5, abs(1 - step.alpha_prev - variance) ** 0.5, variance**0.5

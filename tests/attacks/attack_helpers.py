@@ -18,7 +18,12 @@ STEPS = 4
 Attacked = Callable[..., list[str]]
 
 SMALL: dict[str, dict[str, Any]] = {
+    "completion": {"cuts": [1, 3]},
+    "image_prompt": {"strengths": [0.75, 0.5, 0.25]},
+    "noise_probe": {"etas": [1.0, 1.5], "scales": [1.0, 1.04]},
     "plain": {"draws": 3},
+    "prompts": {"prompts": ["umbrella", "{prompt}", "a clover, or {prompt}"]},
+    "seed_search": {"looks": 2, "steps": 2, "levels": 2},
 }
 """In place of what a recipe says, by attack."""
 

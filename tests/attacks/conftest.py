@@ -24,7 +24,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def attacked(tiny: Path, pictures: Path) -> Attacked:
+def attacked(tiny: Path, tiny_control: Path, pictures: Path) -> Attacked:
     """The command line of an attack: ``attacked("plain", run_folder, "--more=options", draws=2)``.
 
     Judged by how light pictures are; nothing counts as the concept unless `least` says from where.
@@ -38,7 +38,8 @@ def attacked(tiny: Path, pictures: Path) -> Attacked:
         for probe in probes:
             own = next(n for n, kind in ATTACKS.items() if kind.__name__ == probe["class_path"].rsplit(".", 1)[1])
             said = probe.get("init_args", {})
-            probe["init_args"] = said | SMALL[own] | (options if own == name else {})
+            other = {"vanilla": {"base": str(tiny_control)}} if "vanilla" in said else {}
+            probe["init_args"] = said | SMALL[own] | other | (options if own == name else {})
         judge = {"class_path": "attack_helpers.Bright", "init_args": {"least": least}}
         sets = {
             side: f"{{class_path: ImageSource, init_args: {{path: {pictures / side}}}}}"

@@ -1,0 +1,54 @@
+"""A user's own list of prompts: paraphrases, translations, related words."""
+
+from collections.abc import Iterator, Sequence
+
+from lit_memories.attacks.base import FIRST, Attack, Attempt, run_cost
+from lit_memories.ops.rollout import rollout_rows
+from lit_memories.probes.base import Group
+
+OWN = "{prompt}"
+"""Stands in a prompt where the sample's own is to be put."""
+
+
+class Prompts(Attack):
+    """Ask for the concept in other words, all from the same seed.
+
+    Args:
+        prompts: to try, in this order; ``{prompt}`` in one stands for the sample's own prompt.
+        guidance_scale: of the pictures.
+        budget: see `Attack`.
+        limit: see `Attack`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    question = "Do other words bring the concept back?"
+    threat = "black box"
+    says = "Success shows that the erasure holds for some words and not for these; failure says nothing of all others."
+    cost = "a guided DDIM run a prompt: with 12 prompts of 20 steps 480"
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        guidance_scale: float = 7.5,
+        budget: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(guidance_scale, budget, limit)
+        if not prompts:
+            raise ValueError("there is no prompt to try: list some in the attack's prompts")
+        self.prompts = list(prompts)
+
+    def plan(self, num_inference_steps: int) -> Sequence[int]:
+        """A DDIM run a prompt."""
+        cost = run_cost(num_inference_steps, self.guidance_scale)
+        return [(1 + number) * cost for number in range(len(self.prompts))]
+
+    def attempts(self, group: Group) -> Iterator[Attempt]:
+        """Draw under each prompt."""
+        seeds = group.draw_seeds(group.generators(FIRST))
+        for prompt in self.prompts:
+            asked = [prompt.replace(OWN, own) for own in group.prompts]
+            predict_noise = group.noise(self.guidance_scale, asked)
+            yield Attempt(rollout_rows(predict_noise, seeds, group.steps), prompts=asked)

@@ -1,0 +1,73 @@
+"""What attacks share that also have the model from before the erasure."""
+
+from typing import Any
+
+import torch
+
+from lit_memories.attacks.base import Attack
+from lit_memories.diffusion import Diffusion
+from lit_memories.identity import autoencoder_of
+from lit_memories.inverters.base import PromptedNoise
+from lit_memories.probes.base import Group
+
+
+class VanillaAttack(Attack):
+    """An attack with a second model, usually the base that the audited one was erased from.
+
+    Args:
+        vanilla: the other model; in a recipe ``vanilla: {base: FOLDER}``. There is no attack without.
+        **options: see `Attack`.
+    """
+
+    def __init__(self, vanilla: Diffusion | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.vanilla = vanilla
+
+    def check(self, diffusion: Diffusion, num_inference_steps: int) -> None:
+        """Refuse another model whose latents or noise levels are not the audited one's.
+
+        Args:
+            diffusion: the audited model.
+            num_inference_steps: of the audit.
+
+        Raises:
+            ValueError: saying what differs, or that there is no other model, or what the budget lacks.
+        """
+        super().check(diffusion, num_inference_steps)
+        vanilla = self._given()
+        steps = diffusion.schedule.ddim_steps(num_inference_steps)
+        differ = {
+            f"latents are {vanilla.latent_shape}, not {diffusion.latent_shape}": (
+                vanilla.latent_shape != diffusion.latent_shape
+            ),
+            "timesteps mean other noise levels": vanilla.schedule.num_train_timesteps
+            != diffusion.schedule.num_train_timesteps
+            or any(vanilla.schedule.alpha(step.timestep) != step.alpha for step in steps),
+            "autoencoder is another": autoencoder_of(vanilla) != autoencoder_of(diffusion),
+        }
+        for what, differs in differ.items():
+            if differs:
+                raise ValueError(
+                    f"the attack {self.name} cannot go from {vanilla.base} to {diffusion.base}, as its {what}: give "
+                    "the audited model's base as vanilla"
+                )
+
+    def vanilla_noise(self, group: Group, guidance_scale: float) -> PromptedNoise:
+        """The other model's predictions under the samples' prompts, its evaluations counted with the attack's.
+
+        Args:
+            group: whose prompts; the model goes to where it is.
+            guidance_scale: of the predictions.
+        """
+        with torch.inference_mode(False):  # else its weights, moved, could bear no gradient of what it is given
+            vanilla = self._given().to(group.rows.device)
+        embeds = torch.cat([vanilla.encode_prompts([prompt]) for prompt in group.prompts])  # each alone
+        return group.noise_of(embeds.float(), guidance_scale, vanilla)
+
+    def _given(self) -> Diffusion:
+        if self.vanilla is None:
+            raise ValueError(
+                f"the attack {self.name} needs the model from before the erasure: give it as vanilla, such as "
+                "{base: FOLDER}"
+            )
+        return self.vanilla
