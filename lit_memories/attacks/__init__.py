@@ -2,10 +2,11 @@
 
 from lit_memories.attacks.base import Attack
 from lit_memories.attacks.plain import Plain
+from lit_memories.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from lit_memories.probes import PROBES
 from lit_memories.probes.base import Probe
 
-_ALL = (Plain,)
+_ALL = (Plain, UnlearnDiffAtk)
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 """Those that come with this package; any other is named by its dotted path."""
 ASKABLE: dict[str, type[Probe]] = {**PROBES, **ATTACKS}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lit_memories.numbers import Number
-from lit_memories.probes.base import Answers, Column, Group, Probe
+from lit_memories.probes.base import Answers, Column, Group, Need, Probe
 
 if TYPE_CHECKING:
     from lit_memories.diffusion import Diffusion
@@ -81,7 +81,7 @@ class Attack(Probe):
         Number("looks", "pictures judged"),
         Number("prompt", "prompt"),
     )
-    needs = ("judge", "steps")
+    needs: ClassVar[tuple[Need, ...]] = ("judge", "steps")
     pictures = True
     threat: ClassVar[Threat]
     """What an attacker has to have."""
