@@ -209,7 +209,7 @@ class Probe(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Name the probe after its class."""
         super().__init_subclass__(**options)
-        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        cls.name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
     def settings(self, schedule: NoiseSchedule) -> dict[str, Any]:
         """What its numbers depend on besides model, sample and the audit: all that its constructor takes."""

@@ -25,6 +25,8 @@ Attacked = Callable[..., list[str]]
 SMALL: dict[str, dict[str, Any]] = {
     "plain": {"draws": 3},
     "unlearn_diff_atk": {"tokens": 2, "timesteps": 2, "steps": 2},
+    "textual_inversion": {"lesson": 2, "steps": [0, 3], "batch_size": 2},
+    "p4d": {"steps": 5, "judged": 2},
 }
 """In place of what a recipe says, by attack."""
 

@@ -39,6 +39,8 @@ def attacked(tiny: Path, pictures: Path) -> Attacked:
             own = next(n for n, kind in ATTACKS.items() if kind.__name__ == probe["class_path"].rsplit(".", 1)[1])
             said = probe.get("init_args", {})
             probe["init_args"] = said | SMALL[own] | (options if own == name else {})
+            if "vanilla" in said:
+                probe["init_args"]["vanilla"] = {"base": str(tiny)}
         judge = {"class_path": "attack_helpers.Bright", "init_args": {"least": least}}
         sets = {
             side: f"{{class_path: ImageSource, init_args: {{path: {pictures / side}}}}}"
