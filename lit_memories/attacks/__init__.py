@@ -1,14 +1,16 @@
 """Ways to bring an erased concept back, one file each: probes that spend effort."""
 
 from lit_memories.attacks.base import Attack
+from lit_memories.attacks.mma import MMA
 from lit_memories.attacks.p4d import P4D
 from lit_memories.attacks.plain import Plain
+from lit_memories.attacks.ring_a_bell import RingABell
 from lit_memories.attacks.textual_inversion import TextualInversion
 from lit_memories.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from lit_memories.probes import PROBES
 from lit_memories.probes.base import Probe
 
-_ALL = (Plain, UnlearnDiffAtk, TextualInversion, P4D)
+_ALL = (Plain, UnlearnDiffAtk, TextualInversion, P4D, RingABell, MMA)
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 """Those that come with this package; any other is named by its dotted path."""
 ASKABLE: dict[str, type[Probe]] = {**PROBES, **ATTACKS}

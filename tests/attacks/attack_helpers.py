@@ -27,6 +27,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "unlearn_diff_atk": {"tokens": 2, "timesteps": 2, "steps": 2},
     "textual_inversion": {"lesson": 2, "steps": [0, 3], "batch_size": 2},
     "p4d": {"steps": 5, "judged": 2},
+    "ring_a_bell": {"tokens": 4, "population": 6, "generations": 3, "draws": 2},
+    "mma": {"tokens": 4, "steps": 2, "candidates": 6, "top": 5, "draws": 2},
 }
 """In place of what a recipe says, by attack."""
 
