@@ -84,21 +84,52 @@ class Words:
             positions.append([1 + place for place in room])
         return torch.tensor(rows, device=ids.device), torch.tensor(positions, device=ids.device)
 
+    def free(self, count: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Prompts (count, window) with nothing in them but room for tokens, and where it is (count, tokens).
+
+        Raises:
+            ValueError: if the window does not hold so many.
+        """
+        return self.inserted(self.ids([""] * count), [[0] * tokens] * count)
+
+    def check_room(self, tokens: int, attack: str) -> None:
+        """Refuse to put more tokens into a prompt than it holds.
+
+        Raises:
+            ValueError: saying how many it holds.
+        """
+        if tokens > self.window - 2:
+            raise ValueError(
+                f"a prompt of this model holds {self.window - 2} tokens, and the attack {attack} is to put {tokens} "
+                "into it: choose fewer"
+            )
+
     def text(self, ids: Tensor) -> list[str]:
-        """Prompts (n, k) in words, without markers; what cannot be printed is left out."""
-        texts = self.diffusion.tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
+        """Prompts (n, k) in words, without markers and padding; what cannot be printed is left out."""
+        texts = self.diffusion.tokenizer.batch_decode(self.own(ids), skip_special_tokens=True)
         return ["".join(c for c in text if c.isprintable()) for text in texts]
+
+    def encoded(self, ids: Tensor, vectors: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """The text encoder's hidden states (n, window, width) of prompts, in one call; arguments as for `embeds`."""
+        if vectors is None or positions is None:
+            return self.diffusion.encode_tokens(ids).float()
+        with placed(self.diffusion.text_encoder, vectors, positions):
+            return self.diffusion.encode_tokens(ids).float()
 
     def embeds(self, ids: Tensor, vectors: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Embeddings (n, rows, width) of prompts (n, window), all that the network is told of them; differentiable.
+
+        Each prompt is encoded alone, so that its company does not change it.
 
         Args:
             ids: of the prompts.
             vectors: to be seen in place of some tokens (n, k, width) or (1, k, width); None for none.
             positions: of these tokens (n, k) or (1, k).
         """
-        own = [set(tokens) for tokens in self.own(ids)]
         if vectors is None or positions is None:
-            return self.diffusion.gated(self.diffusion.encode_tokens(ids).float(), own)
-        with placed(self.diffusion.text_encoder, vectors, positions):
-            return self.diffusion.gated(self.diffusion.encode_tokens(ids).float(), own)
+            return torch.cat([self._gated(row, self.encoded(row)) for row in ids.split(1)])
+        rows = zip(ids.split(1), vectors.expand(len(ids), -1, -1), positions.expand(len(ids), -1), strict=True)
+        return torch.cat([self._gated(row, self.encoded(row, v[None], p[None])) for row, v, p in rows])
+
+    def _gated(self, ids: Tensor, states: Tensor) -> Tensor:
+        return self.diffusion.gated(states, [set(tokens) for tokens in self.own(ids)])

@@ -99,6 +99,14 @@ class Attack(Probe):
             num_inference_steps: of the audit.
         """
 
+    def shared(self, num_inference_steps: int) -> int:
+        """Evaluations in each sample's plan that all samples share, so that they are spent once; none usually.
+
+        Args:
+            num_inference_steps: of the audit.
+        """
+        return 0
+
     @abstractmethod
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Make the pictures of `plan`, one a sample at a time.

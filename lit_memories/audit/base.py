@@ -108,6 +108,11 @@ class Audit(LightningModule, ABC):
         return None
 
     @property
+    def named(self) -> str:
+        """A hash of the words for the concept."""
+        return short_hash(json.dumps(self.concept.to_dict(), sort_keys=True))
+
+    @property
     def stages(self) -> list[tuple[str, ...]]:
         """The probes as all samples meet them in turn; those that need seeds go with the one that finds them."""
         needy = tuple(name for name, probe in self.probes.items() if "seeds" in probe.needs)

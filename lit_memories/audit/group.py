@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lit_memories.audit.noise import BlockwiseNoise, Tally
+from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter
@@ -37,6 +38,11 @@ class SampleGroup:
     def set(self) -> SetName:
         """Of all samples."""
         return self.samples[0].set
+
+    @property
+    def concept(self) -> Concept:
+        """What the model should have forgotten."""
+        return self.audit.concept
 
     @property
     def prompts(self) -> list[str]:

@@ -12,6 +12,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "steps": ("num_inference_steps",),
     "judge": ("judge",),
     "lesson": ("taught",),
+    "concept": ("named",),
 }
 """Arguments of an audit on which only those probes' numbers depend that have the need."""
 

@@ -1,4 +1,4 @@
-"""The adversary inside a training step: a few steps of Adam on a vector, leaving all else alone."""
+"""An adversary's descent: steps of Adam on one tensor, leaving all else alone."""
 
 from collections.abc import Callable
 
@@ -33,3 +33,48 @@ def minimise(
             before = found.detach().clone()
             optimizer.step()
     return before if faithful else found.detach()
+
+
+class Descent:
+    """Adam on one tensor, taken up again as often as is wanted; no parameter of a network gets a gradient.
+
+    Nothing mixes rows of the tensor if the loss is a sum over them, as Adam moves each element by its own gradient.
+
+    Args:
+        start: where to begin; not changed.
+        lr: learning rate.
+        weight_decay: share of the tensor that a step takes away, in units of `lr` (AdamW, Loshchilov & Hutter 2019).
+        project: brings the tensor back to where it may be, after each step.
+        decoupled: whether the decay is taken from the tensor; if not, it is added to the gradient, as Adam has it.
+    """
+
+    def __init__(
+        self,
+        start: Tensor,
+        lr: float,
+        weight_decay: float = 0.0,
+        project: Callable[[Tensor], Tensor] | None = None,
+        decoupled: bool = True,
+    ) -> None:
+        with torch.inference_mode(False):
+            self.found = start.detach().clone().requires_grad_(True)
+        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+        self.optimizer = kind([self.found], lr=lr, weight_decay=weight_decay)
+        self.project, self.taken = project, 0
+
+    def run(self, loss: Callable[[Tensor, int], Tensor], steps: int) -> Tensor:
+        """Take steps, and give the tensor after them, detached.
+
+        Args:
+            loss: maps the tensor and the step's number, counted over all runs, to a scalar.
+            steps: how many, 0 or more.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            for _ in range(steps):
+                (self.found.grad,) = torch.autograd.grad(loss(self.found, self.taken), [self.found])
+                self.optimizer.step()
+                self.taken += 1
+                if self.project is not None:
+                    with torch.no_grad():
+                        self.found.copy_(self.project(self.found))
+        return self.found.detach().clone()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 
+from lit_memories.concept import Concept
 from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise
 from lit_memories.numbers import Asked, Number
 from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from lit_memories.diffusion import Diffusion
     from lit_memories.words import Words
 
-Need: TypeAlias = Literal["inverter", "seeds", "judge", "gradients", "steps", "lesson"]
+Need: TypeAlias = Literal["inverter", "seeds", "judge", "gradients", "steps", "lesson", "concept"]
 """What a probe cannot do without: the audit's inverter, the seeds that the probe ``seed`` finds, a judge, gradients of
-the network, the audit's DDIM steps, or pictures to teach the model."""
+the network, the audit's DDIM steps, pictures to teach the model, or what the concept is called."""
 Column: TypeAlias = Tensor | Sequence[Any]
 """A value a sample: a tensor (n,) or (n, k) of numbers that have to be finite, or plain values."""
 IMAGES: tuple[SetName, ...] = ("concept", "reference")
@@ -38,6 +39,10 @@ class Group(Protocol):
     @property
     def set(self) -> SetName:
         """Of all samples."""
+
+    @property
+    def concept(self) -> Concept:
+        """What the model should have forgotten; for probes that say so in their `needs`."""
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -208,7 +213,7 @@ class Probe(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Name the probe after its class."""
         super().__init_subclass__(**options)
-        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        cls.name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
     def settings(self, schedule: NoiseSchedule) -> dict[str, Any]:
         """What its numbers depend on besides model, sample and the audit: all that its constructor takes."""

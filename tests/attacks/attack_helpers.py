@@ -1,13 +1,20 @@
 """What tests of attacks share: options small enough for the tiny pipeline, and a judge that is easily pleased."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 from lit_memories.attacks.base import Attack, Attempt, run_cost
+from lit_memories.audit.concept import ConceptAudit
+from lit_memories.audit.group import SampleGroup
 from lit_memories.concept import Concept
+from lit_memories.data.samples import Sample
+from lit_memories.diffusion import Diffusion
+from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.judges.base import Judge, Verdict
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
@@ -24,6 +31,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "plain": {"draws": 3},
     "prompts": {"prompts": ["umbrella", "{prompt}", "a clover, or {prompt}"]},
     "seed_search": {"looks": 2, "steps": 2, "levels": 2},
+    "unlearn_diff_atk": {"tokens": 2, "timesteps": 2, "steps": 2},
+    "textual_inversion": {"lesson": 2, "steps": [0, 3], "batch_size": 2},
+    "p4d": {"steps": 5, "judged": 2},
+    "ring_a_bell": {"tokens": 4, "population": 6, "generations": 3, "draws": 2},
+    "mma": {"tokens": 4, "steps": 2, "candidates": 6, "top": 5, "draws": 2},
 }
 """In place of what a recipe says, by attack."""
 
@@ -56,3 +68,30 @@ class Bright(Judge):
 
     def identity(self, concept: Concept) -> str:
         return f"bright {self.least}"
+
+
+PROMPTS = [
+    "a red umbrella on a blue background, solid style",
+    "umbrella",
+    "a green umbrella on a white background, striped style",
+]
+UMBRELLA = Concept(
+    "umbrella", "object", PROMPTS, phrase="umbrella", anchor="clover", paraphrases=["parasol", "sunshade"]
+)
+
+
+def asked_group(
+    diffusion: Diffusion, attack: Attack, prompts: Sequence[str] = PROMPTS, taught: int = 0, block_size: int = 4
+) -> SampleGroup:
+    """Samples with pictures of noise, as an audit would put them to an attack; the first are a lesson if any."""
+    judge = Bright(2.0)
+    audit = ConceptAudit(diffusion, FixedPoint(), UMBRELLA, [attack], judge=judge, num_inference_steps=STEPS)
+    audit.block_size, audit._trainer = block_size, SimpleNamespace(precision="32-true")
+    height, width = diffusion.image_size
+    samples = []
+    for number, prompt in enumerate(prompts):
+        image = torch.rand(3, height, width, generator=Generator().manual_seed(number))
+        samples.append(Sample("concept", number, f"content {number}", prompt, image=image))
+    if taught:
+        audit.teach({"concept": samples[:taught]})
+    return SampleGroup(audit, samples[taught:])
