@@ -101,8 +101,9 @@ def door_headline(summary: Summary, run: RunStatistics, category: Category) -> s
             opens, left = ("opens", "is") if sure(door) else ("may open", "may be")
             return f" Yet the attack {door.attack}{takes}{',' if takes else ''} {opens} it: something {left} left."
         return f" It {'opens' if sure(door) else 'may open'} to the attack {door.attack}{takes}."
-    told = ("remembers", "not shown to forget", "partly forgot", "mostly forgot", "forgot")
-    return " It is not shown to open to any attack that was tried." if category in told and gains(summary, run) else ""
+    if category not in CONCLUDED or not gains(summary, run):
+        return ""
+    return " It is not shown to open to any attack that was tried."
 
 
 def door_sentences(summary: Summary, run: RunStatistics) -> list[str]:
@@ -115,10 +116,10 @@ def door_sentences(summary: Summary, run: RunStatistics) -> list[str]:
     if judged := gains(summary, run):
         door, gain = max(judged, key=lambda pair: pair[1].value)
         text = f"No attack that was tried ({names}) is shown to bring it back more often than from {summary.control}"
-        weak = opened(summary, summary.vanilla) is None and bool(summary.vanilla.doors)
+        weak = opened(summary, summary.vanilla) is None and bool(gains(summary, summary.vanilla))
         return [
             f"{text}: at best {door.attack}, by {_points(gain)}"
-            f"{'; vanilla itself opens to none either, so the attacks are too weak to tell' if weak else ''}."
+            f"{'; vanilla itself opens to none, so the attacks are too weak to tell' if weak else ''}."
         ]
     door = max(run.doors.values(), key=lambda one: one.success.value)
     return [f"{_brings(door)}; that proves no memory: {_unproven(summary, door)}"]
@@ -227,7 +228,8 @@ def _doubts(door: Door) -> str:
 
 def _unproven(summary: Summary, door: Door) -> str:
     if door.over_never_knew is None:
-        return " ".join(door.lacks[:1]) or "it was not put to a model that never knew."
+        first = next(iter(door.lacks), "it was put to no model that never knew.")
+        return first[0].lower() + first[1:]
     if not summary.calibrated:
         return f"{summary.control}, which it is compared with, is not shown to lack the concept."
     return f"it was tried on fewer than {TOO_FEW} samples."

@@ -21,6 +21,7 @@ from lit_memories.statistics.criteria import (
     apart,
     categorise,
     fails_prompts,
+    gains,
     prompt_state,
     samples_to_know,
     scale,
@@ -285,7 +286,8 @@ def _vanilla(summary: Summary, run: RunStatistics) -> Verdict:
         sentences.append(
             f"Prompted for the concept, it shows it in {_percent(run.prompted)} of {run.prompted.count} samples."
         )
-    sentences += door_sentences(summary, run)
+    if gains(summary, run):
+        sentences += door_sentences(summary, run)
     return Verdict(run.name, "by construction", f"{run.name} is the unchanged model.", tuple(sentences))
 
 

@@ -156,13 +156,16 @@ def test_samples_that_vanilla_lacks_do_not_count(tmp_path: Path) -> None:
 
 
 def test_without_a_control_success_may_be_taught(tmp_path: Path) -> None:
-    without = world(tmp_path, {"hides": {"spell": tries(range(20))}}, ("vanilla", "hides"))
+    attacked = {"vanilla": {"spell": tries(range(COUNT))}, "hides": {"spell": tries(range(20))}}
+    without = world(tmp_path, attacked, ("vanilla", "hides"))
     found = door(without, "hides", "spell")
     assert (found.over_never_knew, found.corrected) == (None, None)
     assert "may have taught" in found.lacks[0]
-    said = verdict(summarise(compare(without), draws=20), "hides")
-    assert "brings the concept back on 20 of 24 samples; that proves no memory: It was put to no model" in str(said)
+    summary = summarise(compare(without), draws=20)
+    said = verdict(summary, "hides")
+    assert "brings the concept back on 20 of 24 samples; that proves no memory: it was put to no model" in str(said)
     assert "opens" not in said.headline
+    assert "attack" not in verdict(summary, "vanilla").paragraph()
 
 
 def test_a_control_that_was_not_attacked_is_named(tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_many_attacks_luck_and_weak_attacks_are_held_against_it(summary: Summary
     assert "which is not shown to be more than luck with the plain prompt" in said
     nothing = summary.runs[2].doors["spell"]
     without = changed(changed(summary, "vanilla", spell=nothing, plain=None), "hides", spell=nothing)
-    assert "vanilla itself opens to none either" in str(verdict(without, "hides").sentences)
+    assert "vanilla itself opens to none" in str(verdict(without, "hides").sentences)
 
 
 def test_few_samples_conclude_nothing_and_no_plain_draws_are_a_caution(tmp_path: Path) -> None:
