@@ -122,7 +122,7 @@ class SeedSearch(VanillaAttack):
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Search and draw in turn."""
         with gradients():
-            drawn = group.draw_seeds(group.generators(FIRST)).clone()
+            drawn = group.draw_seeds(group.generators(FIRST))
         audited, vanilla = group.noise(1.0), self.vanilla_noise(group, 1.0)
         predict_noise, steps = group.noise(self.guidance_scale), group.steps[: self.levels]
         seeds, measured = drawn, []
