@@ -16,6 +16,7 @@ from lit_memories.ops.adapters import Adapter, gate
 from lit_memories.ops.rollout import NoiseFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.ops.tokens import content
+from lit_memories.ops.transforms import Transform
 from lit_memories.speed import Speed
 from lit_memories.storage.loading import check_finite
 from lit_memories.storage.pipelines import Pipeline, load_pipeline, noise_schedule, randomise
@@ -47,6 +48,7 @@ class Diffusion(nn.Module):
             scales both factors by it, 1 as in the paper (eq. 10).
         variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
         config: for a single file, folder or hub id of the pipeline whose configuration it has.
+        transform: what else is done to U-Net and text encoders, after the erasure (`lit_memories.ops.transforms`).
         speed: ways to compute faster or in less memory; none if None.
 
     Attributes:
@@ -61,6 +63,7 @@ class Diffusion(nn.Module):
     revision: str | None
     weights: Weights
     erasure: Erasure | None
+    transform: Transform | None = None
     replaced: dict[str, Tensor]
     adapter: Adapter | None
     gate_prompts: list[str]
@@ -86,6 +89,7 @@ class Diffusion(nn.Module):
         gate_power: Literal[1, 2] = 2,
         variant: str | None = None,
         config: str | None = None,
+        transform: Transform | None = None,
         speed: Speed | None = None,
     ) -> None:
         super().__init__()
@@ -100,6 +104,11 @@ class Diffusion(nn.Module):
             self.gate_power = gate_power
             self.erasure = Erasure.load(erasure)
             self.replaced = self.erasure.apply(self, gated)
+        if transform is not None:
+            if self.adapter is not None:
+                raise ValueError("a gated adapter is not among the weights that are transformed: load with gated=False")
+            self.transform = transform
+            transform.apply({k: x for k, x in self.named_parameters() if not k.startswith("vae.")}, self.replaced)
         if speed is not None:
             self.speed = speed
             speed.apply(self.unet, self.vae)
@@ -107,7 +116,8 @@ class Diffusion(nn.Module):
     def __repr__(self) -> str:
         """One line, without the network's layers."""
         weights = ", random weights" if self.weights == "random" else ""
-        return f"Diffusion({self.base!r}{weights}{'' if self.erasure is None else f', {self.erasure!r}'})"
+        more = "".join(f", {x!r}" for x in (self.erasure, self.transform) if x is not None)
+        return f"Diffusion({self.base!r}{weights}{more})"
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *, revision: str | None = None, **options: Any) -> Self:

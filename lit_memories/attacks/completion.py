@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from lit_memories.attacks.base import FIRST, Attempt, run_cost
 from lit_memories.attacks.vanilla import VanillaAttack
-from lit_memories.diffusion import Diffusion
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 
 class Completion(VanillaAttack):
@@ -37,7 +40,7 @@ class Completion(VanillaAttack):
 
     def __init__(
         self,
-        vanilla: Diffusion | None = None,
+        vanilla: "Diffusion | None" = None,
         cuts: Sequence[int] = (1, 2, 3),
         guidance_scale: float = 7.5,
         budget: int | None = None,
@@ -48,7 +51,7 @@ class Completion(VanillaAttack):
             raise ValueError(f"cuts must be 1 or more steps each and grow, got {list(cuts)}")
         self.cuts = list(cuts)
 
-    def check(self, diffusion: Diffusion, num_inference_steps: int) -> None:
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
         """Refuse a cut that leaves the audited model nothing to do, and what `VanillaAttack` does.
 
         Raises:

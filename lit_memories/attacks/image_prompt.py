@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt, run_cost
-from lit_memories.diffusion import Diffusion
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 
 class ImagePrompt(Attack):
@@ -48,7 +51,7 @@ class ImagePrompt(Attack):
             raise ValueError(f"strengths must lie between 0 and 1 and fall, got {list(strengths)}")
         self.strengths = list(strengths)
 
-    def check(self, diffusion: Diffusion, num_inference_steps: int) -> None:
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
         """Refuse strengths that come to the same number of steps, or to none, and what `Attack` does.
 
         Raises:

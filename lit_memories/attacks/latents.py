@@ -1,18 +1,21 @@
 """Seeds under which the audited model agrees with the one from before the erasure, after IVO (arXiv:2602.00175)."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lit_memories.attacks.base import FIRST, Attempt, gradients, run_cost
 from lit_memories.attacks.vanilla import VanillaAttack
-from lit_memories.diffusion import Diffusion
 from lit_memories.ops.attack import minimise
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.rollout import RowNoiseFn, rollout_rows
 from lit_memories.ops.schedule import DDIMStep, ddim_step
 from lit_memories.probes.base import Group
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 
 def discrepancy(one: RowNoiseFn, other: RowNoiseFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
@@ -87,7 +90,7 @@ class SeedSearch(VanillaAttack):
 
     def __init__(
         self,
-        vanilla: Diffusion | None = None,
+        vanilla: "Diffusion | None" = None,
         looks: int = 4,
         steps: int = 10,
         lr: float = 0.02,
@@ -101,7 +104,7 @@ class SeedSearch(VanillaAttack):
             raise ValueError(f"looks, steps and levels must be 1 or more each, got {looks}, {steps} and {levels}")
         self.looks, self.steps, self.lr, self.levels = looks, steps, lr, levels
 
-    def check(self, diffusion: Diffusion, num_inference_steps: int) -> None:
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
         """Refuse more levels than there are steps, and what `VanillaAttack` does.
 
         Raises:
@@ -119,7 +122,7 @@ class SeedSearch(VanillaAttack):
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Search and draw in turn."""
         with gradients():
-            drawn = group.draw_seeds(group.generators(FIRST)).clone()
+            drawn = group.draw_seeds(group.generators(FIRST))
         audited, vanilla = group.noise(1.0), self.vanilla_noise(group, 1.0)
         predict_noise, steps = group.noise(self.guidance_scale), group.steps[: self.levels]
         seeds, measured = drawn, []

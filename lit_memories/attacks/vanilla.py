@@ -1,14 +1,15 @@
 """What attacks share that also have the model from before the erasure."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lit_memories.attacks.base import Attack
-from lit_memories.diffusion import Diffusion
-from lit_memories.identity import autoencoder_of
 from lit_memories.inverters.base import PromptedNoise
 from lit_memories.probes.base import Group
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 
 class VanillaAttack(Attack):
@@ -19,11 +20,11 @@ class VanillaAttack(Attack):
         **options: see `Attack`.
     """
 
-    def __init__(self, vanilla: Diffusion | None = None, **options: Any) -> None:
+    def __init__(self, vanilla: "Diffusion | None" = None, **options: Any) -> None:
         super().__init__(**options)
         self.vanilla = vanilla
 
-    def check(self, diffusion: Diffusion, num_inference_steps: int) -> None:
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
         """Refuse another model whose latents or noise levels are not the audited one's.
 
         Args:
@@ -33,6 +34,8 @@ class VanillaAttack(Attack):
         Raises:
             ValueError: saying what differs, or that there is no other model, or what the budget lacks.
         """
+        from lit_memories.identity import autoencoder_of  # reports, which know attacks by name, load no networks
+
         super().check(diffusion, num_inference_steps)
         vanilla = self._given()
         steps = diffusion.schedule.ddim_steps(num_inference_steps)
@@ -64,7 +67,7 @@ class VanillaAttack(Attack):
         embeds = torch.cat([vanilla.encode_prompts([prompt]) for prompt in group.prompts])  # each alone
         return group.noise_of(embeds.float(), guidance_scale, vanilla)
 
-    def _given(self) -> Diffusion:
+    def _given(self) -> "Diffusion":
         if self.vanilla is None:
             raise ValueError(
                 f"the attack {self.name} needs the model from before the erasure: give it as vanilla, such as "

@@ -232,7 +232,8 @@ class Audit(LightningModule, ABC):
                 "fingerprint": diffusion.weights_fingerprint(),
                 "configuration": configuration_of(diffusion),
                 "erasure": None if diffusion.erasure is None else diffusion.erasure.provenance.to_dict(),
-            },
+            }
+            | ({} if diffusion.transform is None else {"transform": diffusion.transform.settings()}),
             dimension=self.dimension,
             data=plain(data),
             versions=versions(),

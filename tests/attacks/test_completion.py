@@ -15,6 +15,7 @@ from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.rollout import rollout
 from lit_memories.records import ARTEFACTS
+from lit_memories.runs import read_run
 from lit_memories.storage.tensors import read_tensors
 
 
@@ -77,7 +78,11 @@ def test_another_model_has_the_same_latents_and_levels(diffusion: Diffusion, tin
         attack.check(diffusion, 4)
 
 
-def test_the_cut_that_won_is_kept(attacked: Attacked, tmp_path: Path) -> None:
+def test_the_cut_that_won_is_kept_and_the_other_model_named(
+    attacked: Attacked, tiny_control: Path, tmp_path: Path
+) -> None:
     main(attacked("completion", tmp_path / "run", least=-1.0))
+    other = Diffusion.from_pretrained(tiny_control).weights_fingerprint()
+    assert read_run(tmp_path / "run").info.probes["completion"]["settings"]["vanilla"] == {"fingerprint": other}
     kept = sorted((tmp_path / "run" / ARTEFACTS / "completion").iterdir())
     assert [int(read_tensors(file)["cut"]) for file in kept] == [1] * 5

@@ -19,6 +19,7 @@ from lit_memories.erasure import Erasure
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.schedule import DDIMStep
 from lit_memories.ops.select import PREDICATES, Selection
+from lit_memories.ops.transforms import Quantised
 
 ROOT = Path(__file__).parents[2]
 
@@ -270,6 +271,9 @@ def test_an_erased_model_is_not_erased_again(diffusion: Diffusion, tiny: Path, t
         trainer(tmp_path / "again", 1).fit(esd(erased))
     with pytest.raises(ValueError, match="does not select"):
         esd(erased, train="attn1")
+    rounded = Diffusion(str(tiny), transform=Quantised(8))
+    with pytest.raises(ValueError, match="or a transform: erase from the base itself"):
+        trainer(tmp_path / "rounded", 1).fit(esd(rounded))
 
 
 def test_validating_an_erasure_measures_from_the_base(diffusion: Diffusion, tiny: Path, tmp_path: Path) -> None:
