@@ -217,10 +217,12 @@ def check_nulls(value: Any, name: str) -> None:
 
 def _hints(kind: Any) -> dict[str, Any]:
     """Types of what a class's constructors take, those that hand on ``**options`` included."""
+    from lit_memories.diffusion import Diffusion  # which attacks name to type checkers alone, as reports read attacks
+
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__) if isinstance(kind, type) else ():
         if "__init__" in vars(base) and base.__module__.startswith("lit_memories."):
-            found |= get_type_hints(vars(base)["__init__"])
+            found |= get_type_hints(vars(base)["__init__"], localns={"Diffusion": Diffusion})
     return {option: hint for option, hint in found.items() if hint is not Any}
 
 
