@@ -14,7 +14,7 @@ from lit_memories.cli import main
 from lit_memories.concept import Concept
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict"}
+COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict", "attack": "predict"}
 RECIPES = [
     file for file in sorted((ROOT / "recipes").glob("*/*/*.yaml")) if "model" in yaml.safe_load(file.read_text())
 ]
