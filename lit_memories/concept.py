@@ -76,6 +76,10 @@ class Concept:
         """Whether the phrase is in a prompt, as words of its own."""
         return _words(self.phrase).search(prompt) is not None
 
+    def around(self, prompt: str) -> list[str]:
+        """What stands before, between and behind the phrase in a prompt; the prompt alone if it does not hold it."""
+        return _words(self.phrase).split(prompt)
+
     def anchored(self, prompt: str) -> str:
         """What takes a prompt's place: its pair, or itself with the anchor for the phrase, or the anchor alone."""
         if prompt in self.pairs:

@@ -1,13 +1,15 @@
 """Prompts as attacks see them: token ids, the vectors that stand for them, and embeddings of any mixture of both."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lit_memories.conditioning import TextConditioning
-from lit_memories.diffusion import Diffusion
 from lit_memories.ops.tokens import content, placed
+
+if TYPE_CHECKING:  # who only reads of attacks, as reports do, need not wait for diffusers
+    from lit_memories.diffusion import Diffusion
 
 
 class Words:
@@ -20,8 +22,8 @@ class Words:
         ValueError: if it has not one text encoder (SDXL), whose tokens could be chosen.
     """
 
-    def __init__(self, diffusion: Diffusion) -> None:
-        if not isinstance(diffusion.conditioning, TextConditioning):
+    def __init__(self, diffusion: "Diffusion") -> None:
+        if len(diffusion.conditioning.encoders) != 1:
             raise ValueError(
                 "this model has two text encoders (SDXL), whose tokens cannot be chosen together: attacks on tokens "
                 "and embeddings take models with one"

@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt, run_cost
 from lit_memories.attacks.tokens import picture
-from lit_memories.probes.base import Group
+from lit_memories.probes.base import Group, Need
 from lit_memories.words import Words
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class EncoderAttack(Attack):
         ValueError: if there is none of either.
     """
 
-    needs = ("judge", "steps", "concept")
+    needs: ClassVar[tuple[Need, ...]] = ("judge", "steps", "concept")
     threat = "grey box"
     cost = "a guided DDIM run a picture; evaluations of the text encoder are not counted"
 

@@ -1,6 +1,7 @@
 r"""P4D (Chin et al. 2024, arXiv:2309.06135, eq. 3): a prompt under which the erased model does as the original did."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -8,11 +9,13 @@ from torch.nn import functional
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt, gradients, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
-from lit_memories.diffusion import Diffusion
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 from lit_memories.words import Words
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 UNUSED = -1
 """In place of a token, where a prompt has room for fewer than others."""
@@ -55,7 +58,7 @@ class P4D(Attack):
 
     def __init__(
         self,
-        vanilla: Diffusion | None = None,
+        vanilla: "Diffusion | None" = None,
         every: int | None = 3,
         tokens: int = 16,
         steps: int = 3000,
@@ -77,7 +80,7 @@ class P4D(Attack):
         self.vanilla, self.every, self.tokens, self.steps, self.judged = vanilla, every, tokens, steps, judged
         self.lr, self.weight_decay = lr, weight_decay
 
-    def check(self, diffusion: Diffusion, num_inference_steps: int) -> None:
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
         """Refuse to go without an original that fits, two text encoders, too many tokens, and too small a budget.
 
         Args:

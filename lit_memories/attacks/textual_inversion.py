@@ -9,7 +9,6 @@ It can teach a model what it never knew. Therefore others of the concept's pictu
 on the way, and how many steps it takes is to be compared with a model that never saw the concept.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -173,8 +172,9 @@ class Caption:
     @classmethod
     def of(cls, group: Group, prompt: str, template: str) -> "Caption":
         """A prompt with its place where the concept's phrase begins first; a template without the phrase."""
-        phrase = re.compile(rf"(?<!\w){re.escape(group.concept.phrase)}(?!\w)", re.IGNORECASE)
-        before, *after = phrase.split(prompt) if phrase.search(prompt) else template.split("{}")
+        before, *after = group.concept.around(prompt)
+        if not after:
+            before, *after = template.split("{}")
         words, rest = group.words, "".join(after)
         with torch.inference_mode(False):
             ids, place = words.inserted(words.ids([f"{before} {rest}"]), [[len(words.own(words.ids([before]))[0])]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_memories.ops.attack import minimise
+from lit_memories.ops.attack import Descent, minimise
 
 GOAL = torch.tensor([1.0, -2.0, 0.5])
 
@@ -85,3 +85,38 @@ def test_faithful_gradients_pile_up_and_the_last_update_is_lost() -> None:
     assert torch.equal(minimise(quadratic, torch.zeros(3), 6, 0.1, faithful=True), read[-1])
     assert not torch.equal(read[-1], tensor.detach())
     assert not torch.equal(minimise(quadratic, torch.zeros(3), 6, 0.1), tensor.detach()), "gradients do not pile up"
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_descent_is_torchs_own_however_it_is_divided(decoupled: bool) -> None:
+    expected = torch.ones(3, requires_grad=True)
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind([expected], lr=0.1, weight_decay=0.3)
+    for step in range(7):
+        optimizer.zero_grad()
+        (quadratic(expected, step) * (step + 1)).backward()
+        optimizer.step()
+    descent = Descent(torch.ones(3), 0.1, 0.3, decoupled=decoupled)
+    with torch.inference_mode():
+        for steps in (3, 0, 4):
+            found = descent.run(lambda x, step: quadratic(x, step) * (step + 1), steps)
+    assert torch.equal(found, expected.detach())
+    assert descent.taken == 7
+
+
+def test_a_descent_stays_where_it_is_projected_to_and_what_it_gave_stays() -> None:
+    start = torch.zeros(3)
+    descent = Descent(start, 0.1, project=lambda x: x.clamp(-0.25, 0.25))
+    first = descent.run(quadratic, 1)
+    found = descent.run(quadratic, 50)
+    torch.testing.assert_close(found, GOAL.clamp(-0.25, 0.25))
+    torch.testing.assert_close(first, GOAL.sign() * 0.1)
+    assert torch.equal(start, torch.zeros(3))
+
+
+def test_in_a_descent_a_row_that_is_not_finite_spoils_itself_alone() -> None:
+    goals = torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])
+    found = Descent(torch.zeros(2, 2), 0.1).run(lambda x, _: (x - goals).square().sum(1).sum(), 5)
+    alone = Descent(torch.zeros(1, 2), 0.1).run(lambda x, _: (x - goals[:1]).square().sum(), 5)
+    assert torch.equal(found[:1], alone)
+    assert found[1].isnan().any()
