@@ -57,9 +57,9 @@ def main(
     for concept in concepts:
         for name, options in models_of(concept, erasures, replicates).items():
             place = folder / concept / name
-            if (place / RUN_FILE).is_file() and RunInfo.load(place).complete:
-                if set(attacks) <= RunInfo.load(place).probes.keys():
-                    continue
+            info = RunInfo.load(place) if (place / RUN_FILE).is_file() else None
+            if info is not None and info.complete and set(attacks) <= info.probes.keys():
+                continue
             print(f"== {concept}: attacking {name}", flush=True)
             run(
                 [

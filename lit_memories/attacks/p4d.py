@@ -7,8 +7,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, Attempt, gradients, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
+from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
@@ -21,7 +22,7 @@ UNUSED = -1
 """In place of a token, where a prompt has room for fewer than others."""
 
 
-class P4D(Attack):
+class P4D(VanillaAttack):
     r"""Seek tokens under which the erased model predicts what the original predicts under the plain prompt.
 
     .. math:: \min_{c_*} \lVert \epsilon_\theta(z_t, c) - \epsilon_{\theta'}(z_t, \mathrm{proj}(c_*)) \rVert^2
@@ -31,7 +32,7 @@ class P4D(Attack):
     sample, noised to a random timestep at each step.
 
     Args:
-        vanilla: the original.
+        vanilla: the original; see `VanillaAttack`.
         every: one token is put before every so many of the prompt's (P4D-K), whose own last ones are cut if they
             overflow the window; None seeks a prompt of `tokens` alone (P4D-N).
         tokens: of a prompt that holds nothing else.
@@ -69,7 +70,7 @@ class P4D(Attack):
         budget: int | None = None,
         limit: int | None = None,
     ) -> None:
-        super().__init__(guidance_scale, budget, limit)
+        super().__init__(vanilla, guidance_scale=guidance_scale, budget=budget, limit=limit)
         if min(tokens, judged, 1 if every is None else every) < 1 or lr <= 0 or weight_decay < 0:
             raise ValueError(
                 "every, tokens and judged must be 1 or more, lr positive and weight_decay not negative, got "
@@ -77,7 +78,7 @@ class P4D(Attack):
             )
         if steps < judged:
             raise ValueError(f"with {steps} steps, and a picture every {judged}, none is judged: choose more steps")
-        self.vanilla, self.every, self.tokens, self.steps, self.judged = vanilla, every, tokens, steps, judged
+        self.every, self.tokens, self.steps, self.judged = every, tokens, steps, judged
         self.lr, self.weight_decay = lr, weight_decay
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
@@ -90,15 +91,8 @@ class P4D(Attack):
         Raises:
             ValueError: saying why.
         """
-        super().check(diffusion, num_inference_steps)
         Words(diffusion).check_room(self.tokens if self.every is None else 1, self.name)
-        if self.vanilla is None:
-            raise ValueError(f"the attack {self.name} needs the model before its erasure: give it, as its vanilla")
-        if self.vanilla.latent_shape != diffusion.latent_shape:
-            raise ValueError(
-                f"the attack {self.name} has an original with latents {self.vanilla.latent_shape}, and the model has "
-                f"{diffusion.latent_shape}: give the model it was made from"
-            )
+        super().check(diffusion, num_inference_steps)
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """The original's picture, two evaluations a step, and a DDIM run a judged picture."""
@@ -127,11 +121,7 @@ class P4D(Attack):
         self, group: Group, rooms: Sequence[tuple[Tensor, Tensor]], table: Tensor, generators: Sequence[Generator]
     ) -> Callable[[Tensor, int], Tensor]:
         """The mean squared difference of the two models' predictions (eq. 3), summed over samples."""
-        if (vanilla := self.vanilla) is None:
-            raise ValueError(f"the attack {self.name} needs the model before its erasure: give it, as its vanilla")
-        vanilla.to(group.rows.device)
-        prompts = torch.cat([vanilla.encode_prompts([prompt]).float() for prompt in group.prompts])
-        guided, original = (group.noise_of(prompts, scale, vanilla) for scale in (self.guidance_scale, 1.0))
+        guided, original = (self.vanilla_noise(group, scale) for scale in (self.guidance_scale, 1.0))
         drawn = rollout_rows(guided, group.draw_seeds(generators), group.steps)
         with gradients():
             latents, rows, table = drawn.clone(), group.rows.clone(), table.clone()

@@ -125,7 +125,7 @@ class ImageRows:
             name = self.samples[0].set
             raise ValueError(
                 f"a lesson takes {count} pictures of the {name} set and asks about the others, and it has "
-                f"{len(self.samples)}: add pictures, or set Relearning's lesson to fewer"
+                f"{len(self.samples)}: add pictures, or have the probe that teaches take fewer with its option lesson"
             )
         if len(self.samples) - count < TOO_FEW:
             rank_zero_warn(

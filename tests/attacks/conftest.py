@@ -34,12 +34,13 @@ def attacked(tiny: Path, tiny_control: Path, pictures: Path) -> Attacked:
         name: str, folder: Path, *more: str, least: float = 2.0, batch_size: int = 5, **options: Any
     ) -> list[str]:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-        probes = recipe["model"]["init_args"]["probes"]
+        said = recipe["model"]["init_args"]["probes"]
+        probes = [probe for probe in said if ".attacks." in probe["class_path"]]
         for probe in probes:
-            own = next(n for n, kind in ATTACKS.items() if kind.__name__ == probe["class_path"].rsplit(".", 1)[1])
-            said = probe.get("init_args", {})
-            other = {"vanilla": {"base": str(tiny_control)}} if "vanilla" in said else {}
-            probe["init_args"] = said | SMALL[own] | other | (options if own == name else {})
+            own = next(n for n, kind in ATTACKS.items() if probe["class_path"].endswith(f".{kind.__name__}"))
+            options_said = probe.get("init_args", {})
+            other = {"vanilla": {"base": str(tiny_control)}} if "vanilla" in options_said else {}
+            probe["init_args"] = options_said | SMALL[own] | other | (options if own == name else {})
         judge = {"class_path": "attack_helpers.Bright", "init_args": {"least": least}}
         sets = {
             side: f"{{class_path: ImageSource, init_args: {{path: {pictures / side}}}}}"

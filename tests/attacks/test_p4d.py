@@ -110,7 +110,7 @@ def test_an_original_that_is_not_finite_spoils_what_it_drew_alone(diffusion: Dif
 
 
 def test_it_cannot_do_without_an_original(diffusion: Diffusion) -> None:
-    with pytest.raises(ValueError, match="needs the model before its erasure"):
+    with pytest.raises(ValueError, match="needs the model from before the erasure"):
         small(None).check(diffusion, STEPS)
 
 
