@@ -98,7 +98,9 @@ def probes_of(attacks: tuple[str, ...], limit: int) -> Iterator[dict[str, Any]]:
     for name in attacks:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
         for probe in recipe["model"]["init_args"]["probes"]:
-            own = next(n for n, kind in ATTACKS.items() if probe["class_path"].endswith(f".{kind.__name__}"))
+            kinds = (n for n, kind in ATTACKS.items() if probe["class_path"].endswith(f".{kind.__name__}"))
+            if (own := next(kinds, None)) is None:
+                continue
             before = asked.get(own, {"init_args": {"draws": 0}})["init_args"].get("draws", 0)
             if own in attacks and (own != "plain" or probe["init_args"]["draws"] > before):
                 asked[own] = probe
