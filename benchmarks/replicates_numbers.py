@@ -60,8 +60,12 @@ class Replicates:
 
     @property
     def concepts(self) -> list[str]:
-        """Of which there is at least one erasure with both ends of its scale."""
-        return [c for c in dict.fromkeys(key[0] for key in self.lines) if self.trainings(c)]
+        """Of which every method has been erased, with both ends of its scale beside it."""
+        return [
+            c
+            for c in dict.fromkeys(key[0] for key in self.lines)
+            if all(any(self.erasures(c, t, method) for t in self.trainings(c)) for method in self.methods)
+        ]
 
     @property
     def methods(self) -> list[str]:
@@ -223,7 +227,7 @@ def power(parts: Sequence[Parts], count: int, pictures: float = 1.0) -> float:
     """The least difference that two methods must have to be told apart, by so many trainings with an erasure each.
 
     Args:
-        parts: of the methods.
+        parts: of the methods; the median of their variances counts, as single ones have wrecked their model.
         count: of trainings, each method's own.
         pictures: how many times as many pictures.
     """
@@ -231,7 +235,7 @@ def power(parts: Sequence[Parts], count: int, pictures: float = 1.0) -> float:
         sum(x**2 for x in (one.trainings, one.erasures) if not math.isnan(x)) + one.pictures**2 / pictures
         for one in parts
     ]
-    return least_difference(math.sqrt(statistics.fmean(squares)), count)
+    return least_difference(math.sqrt(statistics.median(squares)), count)
 
 
 def stacked(pairs: Sequence[Pair]) -> Pair:

@@ -178,6 +178,7 @@ def test_one_training_has_no_interval_and_a_missing_method_no_fraction(tmp_path:
     assert one is not None
     assert math.isnan(one.low)
     assert found.fraction("castle", "strong") is None
+    assert found.concepts == ["umbrella"], "what not every method has erased is told of none"
     said = section(file)
     assert "nan" not in said
     assert "| strong | 0." in said
