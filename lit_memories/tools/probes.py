@@ -15,6 +15,7 @@ NEEDS: dict[Need, str] = {
     "gradients": "gradients of the network",
     "steps": "the audit's DDIM steps",
     "lesson": "pictures of each set to teach the model, about which it does not ask",
+    "concept": "what the concept is called",
 }
 """What probes need, in words."""
 

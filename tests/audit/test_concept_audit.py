@@ -172,9 +172,9 @@ def killed_while_writing(command: list[str]) -> None:
     """An audit whose process is killed in the middle of a line."""
     write = RecordWriter.write
 
-    def cut(self: RecordWriter, records: list[Record], seeds: dict[str, Tensor], images: dict[str, Tensor]) -> None:
+    def cut(self: RecordWriter, records: list[Record], *more: object) -> None:
         if not self.file.exists() or self.file.read_text().count("\n") < 6:
-            return write(self, records, seeds, images)
+            return write(self, records, *more)
         with self.file.open("a") as lines:
             lines.write(records[0].to_json()[:40])
         return os.kill(os.getpid(), signal.SIGKILL)
