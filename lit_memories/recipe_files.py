@@ -1,5 +1,6 @@
 """Recipes as files: what is wrong with one, and which options it overrides, before anything heavy is imported."""
 
+import contextlib
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -194,7 +195,8 @@ def probes_of(argv: Sequence[str]) -> list[str]:
             settings = model.get("init_args") if isinstance(model, Mapping) else None
             found.append(settings.get("probes") if isinstance(settings, Mapping) else None)
         elif name in {"--model.probes", "--model.probes+"}:
-            found.append(yaml.safe_load(value))
+            with contextlib.suppress(yaml.YAMLError):  # what is no YAML names no probe; the parser says so
+                found.append(yaml.safe_load(value))
     parts = [part for one in found for part in (one if isinstance(one, list) else [one])]
     names = [part.get("class_path") if isinstance(part, Mapping) else part for part in parts]
     return [name for name in names if isinstance(name, str)]

@@ -29,6 +29,10 @@ and pictures of the concept."""
 FIRST = "/attack"
 """The purpose of the noise that attacks draw pictures from, so that what differs from a plain draw is the attack."""
 
+SEED, IDS = "seed", "prompt_ids"
+"""What artefacts call latents that a picture begins with (c, h, w), and the tokens of a whole prompt (window,), which
+words need not give: `Replay` takes both."""
+
 
 @contextmanager
 def gradients() -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_cost
 from lit_memories.attacks.tokens import picture
 from lit_memories.probes.base import Group, Need
 from lit_memories.words import Words
@@ -79,7 +79,7 @@ class EncoderAttack(Attack):
         embeds, texts = words.embeds(prompts), words.text(prompts)
         for _ in range(self.draws):
             latents = picture(group, embeds, self.guidance_scale, seeds, quality.isfinite())
-            yield Attempt(latents, {"tokens": tokens}, texts)
+            yield Attempt(latents, {"tokens": tokens, IDS: prompts}, texts)
 
 
 def alone(words: Words, prompts: Sequence[str]) -> Tensor:

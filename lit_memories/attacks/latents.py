@@ -102,6 +102,8 @@ class SeedSearch(VanillaAttack):
         super().__init__(vanilla, guidance_scale=guidance_scale, budget=budget, limit=limit)
         if min(looks, steps, levels) < 1:
             raise ValueError(f"looks, steps and levels must be 1 or more each, got {looks}, {steps} and {levels}")
+        if lr <= 0:
+            raise ValueError(f"lr must be positive, got {lr}")
         self.looks, self.steps, self.lr, self.levels = looks, steps, lr, levels
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lit_memories.attacks.base import FIRST, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attempt, gradients, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.ops.attack import Descent
@@ -115,7 +115,7 @@ class P4D(VanillaAttack):
             latents = picture(group, words.embeds(prompts), self.guidance_scale, seeds, finite_rows(vectors))
             for tokens, (_, at) in zip(chosen, rooms, strict=True):
                 tokens[at.shape[1] :] = UNUSED
-            yield Attempt(latents, {"tokens": chosen}, words.text(prompts))
+            yield Attempt(latents, {"tokens": chosen, IDS: prompts}, words.text(prompts))
 
     def _loss(
         self, group: Group, rooms: Sequence[tuple[Tensor, Tensor]], table: Tensor, generators: Sequence[Generator]

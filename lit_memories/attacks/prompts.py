@@ -38,6 +38,15 @@ class Prompts(Attack):
         super().__init__(guidance_scale, budget, limit)
         if not prompts:
             raise ValueError("there is no prompt to try: list some in the attack's prompts")
+        for number, prompt in enumerate(prompts, 1):
+            if not prompt.strip() or not prompt.isprintable():
+                what = "is empty" if not prompt.strip() else "holds a line break or another control character"
+                raise ValueError(f"prompt {number} of the attack's prompts {what}: {prompt[:60]!r}")
+            if "{" in prompt.replace(OWN, ""):
+                raise ValueError(
+                    f"prompt {number} of the attack's prompts has a brace that is no {OWN}, for which the sample's own "
+                    f"prompt is put in: {prompt[:60]!r}"
+                )
         self.prompts = list(prompts)
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:

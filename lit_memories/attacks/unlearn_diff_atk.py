@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, gradients, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.simplex import drawn, onto_simplex, straight_through
@@ -112,7 +112,7 @@ class UnlearnDiffAtk(Attack):
             chosen = ordinary[shares.argmax(-1)]
             prompt = ids.scatter(1, places, chosen)
             latents = picture(group, words.embeds(prompt), self.guidance_scale, seeds, finite_rows(shares))
-            yield Attempt(latents, {"tokens": chosen}, words.text(prompt))
+            yield Attempt(latents, {"tokens": chosen, IDS: prompt}, words.text(prompt))
 
     def _loss(
         self,

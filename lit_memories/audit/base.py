@@ -333,6 +333,6 @@ def _described(value: Any, concept: Concept) -> Any:
 
 
 def _role(diffusion: Diffusion) -> Role:
-    if diffusion.erasure is not None:
+    if diffusion.erasure is not None or diffusion.transform is not None:
         return "erased"
     return "random" if diffusion.weights == "random" else "vanilla"

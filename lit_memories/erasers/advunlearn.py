@@ -137,7 +137,7 @@ class AdvUnlearn(RolloutEraser):
         last = ids.shape[1] - 1
         gone = [min(1 + len(prompt.split()), last) if self.faithful else last for prompt in prompts]
         rows = [torch.cat([row[:1], row[-1:], row[1:at], row[at + 1 :]]) for row, at in zip(ids, gone, strict=True)]
-        with placed(self.diffusion.text_encoder, word[None], torch.ones(1, 1, dtype=torch.int64)):
+        with placed(self.diffusion.text_encoder, word[None], torch.ones(1, 1, dtype=torch.int64, device=word.device)):
             return self.diffusion.encode_tokens(torch.stack(rows))
 
 

@@ -6,6 +6,7 @@
 import math
 from dataclasses import dataclass
 
+from lit_memories.attacks.plain import Plain
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.recipe_files import audit_command
 from lit_memories.report.cautions import cautions, inverted, seed_sentences
@@ -152,6 +153,10 @@ def _below_control(run: RunStatistics) -> bool:
 
 def _prompted(run: RunStatistics, vanilla: RunStatistics) -> str:
     rate, usual = run.prompted, vanilla.prompted
+    if rate is None and (plain := run.doors.get(Plain.name)) is not None:
+        return (
+            f"Plain draws under the concept's prompts bring it back on {_percent(plain.success)} of the pictures tried."
+        )
     if rate is None:
         return "No samples were drawn under the concept's prompts, so whether it can still be prompted is not known."
     share = f"Prompted for the concept, it shows it in {_percent(rate)} of {rate.count} samples"

@@ -37,12 +37,17 @@ def findings(runs: list[Path], out: Path = Path("runs/findings")) -> None:
     """
     check_inside(out, (ROWS_FILE, TENSORS_FILE, CARD_FILE))
     held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if held and ROWS_FILE not in held:
+    if held and not _own(out / ROWS_FILE):
         raise ValueError(f"{out} holds {held[0]}, and no findings: choose another OUT")
     read = [read_run(folder) for folder in runs]
     attacked = [(run, name) for run in read for name, probe in run.info.asked.items() if is_attack(probe.numbers)]
     if not attacked:
         raise ValueError(f"{', '.join(map(str, runs))}: no attack was made there; recipes/pictograms/attack has some")
+    if unfinished := [run for run in read if run.gaps]:
+        lacking = f"{unfinished[0].folder} lacks {'; '.join(unfinished[0].gaps)}"
+        raise ValueError(f"{lacking}: run the same audit again to complete it, and then this")
+    if len({run.folder.resolve() for run in read}) < len(read):
+        raise ValueError("the same audit is named twice: name each once")
     check_writable(out)
     rows: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
@@ -56,6 +61,18 @@ def findings(runs: list[Path], out: Path = Path("runs/findings")) -> None:
         if not kept(out / CARD_FILE):
             write(part / CARD_FILE, _card(attacked, rows))
     print(said(f"{len(rows)} findings of {len(attacked)} attacks are in {out}"))  # noqa: T201
+
+
+def _own(file: Path) -> bool:
+    """Whether a file holds findings, by its first line."""
+    if not file.is_file():
+        return False
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        try:
+            first = json.loads(lines.readline() or "{}")
+        except ValueError:
+            return False
+    return first == {} or (isinstance(first, dict) and {"attack", "fingerprint", "artefacts"} <= first.keys())
 
 
 def _rows(run: Run, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -110,6 +127,6 @@ whether a picture then showed the concept (`success`), at which cost. Seeds, tok
 {table}
 
 A success is evidence of a memory only as far as it exceeds what the same attack comes to on a model that never saw the
-concept. To try these findings on another model: `lit_memories.attacks.replay.Replay` in an audit's probes.
+concept. Prompts and seeds can be tried on another model: `lit_memories.attacks.replay.Replay` in an audit's probes.
 """)
     )

@@ -1,5 +1,7 @@
 """Other words for the concept: what is asked, and from which seed."""
 
+import re
+
 import pytest
 import torch
 from given_group import given
@@ -36,3 +38,16 @@ def test_each_is_tried_from_the_same_seed_with_the_samples_own_prompt_put_in() -
 def test_a_prompt_costs_a_run() -> None:
     assert Prompts(["a", "b"], guidance_scale=3.0).plan(20) == [40, 80]
     assert Prompts(["a", "b"], guidance_scale=1.0).plan(20) == [20, 40]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a red umbrella\\non white", "prompt 2 of the attack's prompts holds a line break"),
+        (" ", "prompt 2 of the attack's prompts is empty"),
+        ("{promt} x", "prompt 2 of the attack's prompts has a brace that is no {prompt}"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(prompt: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Prompts(["umbrella", prompt.replace("\\n", "\n")])

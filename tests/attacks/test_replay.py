@@ -1,6 +1,7 @@
 """What an attack found on one model is tried on another, and written down for others."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -11,7 +12,7 @@ from attack_helpers import Attacked
 from lit_memories.cli import main
 from lit_memories.records import artefact_path
 from lit_memories.runs import Run, read_run
-from lit_memories.storage.tensors import read_tensors
+from lit_memories.storage.tensors import read_tensors, write_tensors
 
 SHOUT = '--model.probes=[{"class_path": "attack_helpers.Shout", "init_args": {"guidance_scale": 3.0}}]'
 
@@ -111,3 +112,52 @@ def test_findings_replace_nothing_of_others_and_need_an_attack(
         assert message in str(stop.value)
         assert "\n" not in str(stop.value)
     assert (tmp_path / "mine/notes.txt").read_text() == "mine"
+
+
+def test_tokens_are_replayed_themselves_and_not_the_words_they_give(
+    attacked: Attacked, tmp_path: Path, tiny_control: Path
+) -> None:
+    main(attacked("unlearn_diff_atk", tmp_path / "found", least=0.5))
+    found = read_run(tmp_path / "found")
+    main(attacked("plain", tmp_path / "same", replayed(tmp_path / "found", "unlearn_diff_atk"), least=0.5))
+    same = {r.key: r.probes["replay"] for r in read_run(tmp_path / "same").records if "replay" in r.probes}
+    first = [r for r in found.of("concept", "unlearn_diff_atk") if r.value("unlearn_diff_atk.looks") == 1]
+    assert first, "whose picture is drawn from the first noise, as a replay's is"
+    for record in first:
+        assert same[record.key]["probability"] == pytest.approx(record.value("unlearn_diff_atk.probability"), abs=1e-6)
+    for record in found.of("concept", "unlearn_diff_atk"):
+        file = artefact_path(tmp_path / "found", "unlearn_diff_atk", record.key)
+        made = read_tensors(file)
+        write_tensors(file, made | {"prompt_ids": made["prompt_ids"] + 10**6})
+    with pytest.raises(SystemExit) as stop:
+        main(attacked("plain", tmp_path / "other", replayed(tmp_path / "found", "unlearn_diff_atk")))
+    assert "holds prompts of unlearn_diff_atk that are no tokens of this model" in str(stop.value)
+
+
+def test_a_learnt_word_cannot_be_replayed(attacked: Attacked, tmp_path: Path) -> None:
+    main(attacked("textual_inversion", tmp_path / "found"))
+    with pytest.raises(SystemExit) as stop:
+        main(attacked("plain", tmp_path / "run", replayed(tmp_path / "found", "textual_inversion")))
+    assert "holds neither prompts nor seeds of an attack 'textual_inversion'" in str(stop.value)
+
+
+def test_findings_of_an_unfinished_audit_and_over_others_are_refused(
+    shouted: Path, attacked: Attacked, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(shouted, run)
+    lines = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    (run / "records.jsonl").write_text("".join(lines[:2]))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/findings.jsonl").write_text("my own\n")
+    for runs, message in (
+        ([run], "run lacks 3 of 5 answers of shout for the concept set"),
+        ([shouted, shouted], "the same audit is named twice"),
+        ([shouted], "mine holds findings.jsonl, and no findings: choose another OUT"),
+    ):
+        out = tmp_path / ("mine" if "mine" in message else "out")
+        with pytest.raises(SystemExit) as stop:
+            main(["findings", *map(str, runs), "--out", str(out)])
+        assert message in str(stop.value)
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "mine/findings.jsonl").read_text() == "my own\n"
