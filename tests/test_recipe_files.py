@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_memories.cli import main
-from lit_memories.recipe_files import overridden, read_recipe
+from lit_memories.recipe_files import overridden, probes_of, read_recipe
 
 ROOT = Path(__file__).parent.parent
 AUDIT = ROOT / "recipes/pictograms/audit/umbrella.yaml"
@@ -131,3 +131,7 @@ def test_it_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not {"torch", "lightning", "diffusers", "datasets"} & set(done.stdout.split())
+
+
+def test_a_value_that_is_no_yaml_names_no_probe() -> None:
+    assert probes_of(["--model.probes=\x1b[31m", "--model.probes+=Reach"]) == ["Reach"]
