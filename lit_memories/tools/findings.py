@@ -44,7 +44,7 @@ def findings(runs: list[Path], out: Path = Path("runs/findings")) -> None:
     if not attacked:
         raise ValueError(f"{', '.join(map(str, runs))}: no attack was made there; recipes/pictograms/attack has some")
     if unfinished := [run for run in read if run.gaps]:
-        lacking = f"{unfinished[0].folder} lacks {'; '.join(unfinished[0].gaps)}"
+        lacking = f"{unfinished[0].folder} holds {'; '.join(unfinished[0].gaps)}"
         raise ValueError(f"{lacking}: run the same audit again to complete it, and then this")
     if len({run.folder.resolve() for run in read}) < len(read):
         raise ValueError("the same audit is named twice: name each once")

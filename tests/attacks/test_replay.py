@@ -151,7 +151,7 @@ def test_findings_of_an_unfinished_audit_and_over_others_are_refused(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/findings.jsonl").write_text("my own\n")
     for runs, message in (
-        ([run], "run lacks 3 of 5 answers of shout for the concept set"),
+        ([run], "run holds 2 of 5 answers of shout for the concept set"),
         ([shouted, shouted], "the same audit is named twice"),
         ([shouted], "mine holds findings.jsonl, and no findings: choose another OUT"),
     ):
