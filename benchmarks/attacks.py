@@ -19,6 +19,7 @@ import yaml
 from attacks_page import page, rows_of
 from erasure import CONTROLS
 from jsonargparse import auto_cli
+from worlds_models import CONCEPTS
 
 from lit_memories.attacks import ATTACKS
 from lit_memories.erasure import WEIGHTS_FILE
@@ -67,8 +68,8 @@ def main(
                     f"--config={RECIPES}/plain.yaml",
                     f"--model.concept=recipes/pictograms/concepts/{concept}.yaml",
                     f"--model.probes={json.dumps(list(probes_of(attacks, limit)))}",
-                    f"--data.concept_images.keep={json.dumps(_factors(concept))}",
-                    f"--data.reference_images.withhold={json.dumps([_factors(concept)])}",
+                    f"--data.concept_images.keep={json.dumps(CONCEPTS[concept])}",
+                    f"--data.reference_images.withhold={json.dumps([CONCEPTS[concept]])}",
                     f"--data.concept_images.limit={images}",
                     f"--data.reference_images.limit={images}",
                     "--model.keep_images=2",
@@ -126,12 +127,6 @@ def models_of(concept: str, erasures: Path, replicates: Path) -> dict[str, list[
         if (place / WEIGHTS_FILE).is_file():
             found[method] = [f"--model.diffusion.erasure={place}"]
     return found
-
-
-def _factors(concept: str) -> dict[str, str]:
-    described = yaml.safe_load(Path(f"recipes/pictograms/concepts/{concept}.yaml").read_text(encoding="utf-8"))
-    factors: dict[str, str] = described["factors"]
-    return factors
 
 
 if __name__ == "__main__":

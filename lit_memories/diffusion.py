@@ -295,8 +295,11 @@ class Diffusion(nn.Module):
 
     def weights_fingerprint(self) -> str:
         """Hash of what computes: U-Net, text encoders and adapter as they are now."""
-        adapter = [] if self.adapter is None else [self.adapter]
-        return fingerprint(self.unet, *self.conditioning.encoders.values(), *adapter)
+        return fingerprint(self.unet, *self.conditioning.encoders.values(), *([self.adapter] if self.adapter else []))
+
+    def settings(self) -> dict[str, str]:
+        """What settings hold of a model that is an option: what it computes."""
+        return {"fingerprint": self.weights_fingerprint()}
 
     def rounded_fingerprints(self) -> dict[str, str]:
         """Hashes of U-Net and text encoders as files of half precision have them, by the types they are rounded to."""

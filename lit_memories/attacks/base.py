@@ -8,14 +8,13 @@ plain draws, as many as it had pictures judged (`attacks.plain`).
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lit_memories.numbers import Number
+from lit_memories.numbers import Asked, Number
 from lit_memories.probes.base import Answers, Column, Group, Need, Probe
 
 if TYPE_CHECKING:
@@ -29,24 +28,26 @@ and pictures of the concept."""
 FIRST = "/attack"
 """The purpose of the noise that attacks draw pictures from, so that what differs from a plain draw is the attack."""
 
-SEED, IDS = "seed", "prompt_ids"
-"""What artefacts call latents that a picture begins with (c, h, w), and the tokens of a whole prompt (window,), which
-words need not give: `Replay` takes both."""
+SEED, IDS, VECTOR = "seed", "prompt_ids", "vector"
+"""What artefacts call latents that a picture begins with (c, h, w), the tokens of a whole prompt (window,), which words
+need not give, and a learnt word (width,), which belongs to its text encoder: `Replay` takes the first two."""
+MEASURED = "success", "evaluations", "looks"
+"""Numbers by which a probe is known to be an attack."""
 
 
-@contextmanager
-def gradients() -> Iterator[None]:
-    """Within the context tensors that are made can be differentiated, also in an audit; no context to yield out of.
-
-    Tensors from outside it are to be cloned within before anything is differentiated through them.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+def is_attack(asked: Asked) -> bool:
+    """Whether a probe is an attack, this package's or not, by what it measures."""
+    return {*MEASURED} <= {number.name for number in asked.numbers}
 
 
 def run_cost(num_inference_steps: int, guidance_scale: float) -> int:
     """Evaluations of a DDIM run, a sample."""
     return num_inference_steps * (1 if guidance_scale == 1.0 else 2)
+
+
+def run_costs(num_inference_steps: int, guidance_scale: float, count: int) -> list[int]:
+    """Evaluations of a sample after each of so many DDIM runs: the plan of attacks that do nothing else."""
+    return [(1 + number) * run_cost(num_inference_steps, guidance_scale) for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Attack(Probe):
         """Make the pictures of `plan`, one a sample at a time.
 
         What is random comes from the group's generators: pictures begin with seeds of the purpose `FIRST`. Every sample
-        costs the same whatever it comes to. Gradients are off but within `gradients`, out of which nothing is yielded.
+        costs the same whatever it comes to. Gradients are off but within `ops.gradients.gradients`, out of which
+        nothing is yielded.
         """
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
@@ -168,27 +170,23 @@ class Attack(Probe):
             if all(found.done):
                 break
 
-    def settings(self, schedule: Any) -> dict[str, Any]:
-        """What its numbers depend on: all that its constructor takes, other models by what they compute."""
-        options = super().settings(schedule)
-        return {name: _described(value) for name, value in options.items()}
-
-
-def _described(value: Any) -> Any:
-    return {"fingerprint": value.weights_fingerprint()} if hasattr(value, "weights_fingerprint") else value
-
 
 class _Found:
     """The best picture of each sample of a block so far: the first that shows the concept, or the likeliest."""
 
     def __init__(self, count: int) -> None:
-        self.success, self.done = [False] * count, [False] * count
+        self.success = [False] * count
         self.probability: list[float] = [-1.0] * count
         self.evaluations, self.looks = [0] * count, [0] * count
         self.flags: list[str | None] = [None] * count
         self.images: list[Tensor] = [torch.empty(0)] * count
         self.prompts: list[str] = []
         self.artefacts: dict[str, list[Tensor]] = {}
+
+    @property
+    def done(self) -> list[bool]:
+        """Which samples have shown the concept, or have been lost."""
+        return [won or flag is not None for won, flag in zip(self.success, self.flags, strict=True)]
 
     def take(self, cost: int, attempt: Attempt, images: Tensor, seen: Mapping[str, Column]) -> None:
         """Look at one picture more of each sample that is not done."""
@@ -201,8 +199,7 @@ class _Found:
             won = sound and shows[row] > 0.5
             if won or self.looks[row] == 1 or (sound and likely[row] > self.probability[row]):
                 self._keep(row, likely[row], attempt, images[row])
-            self.success[row], self.done[row] = won, won or not sound
-            self.flags[row] = None if sound else "not finite"
+            self.success[row], self.flags[row] = won, None if sound else "not finite"
 
     def _keep(self, row: int, likely: float, attempt: Attempt, image: Tensor) -> None:
         self.probability[row], self.images[row] = likely, image

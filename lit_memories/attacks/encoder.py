@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_costs
 from lit_memories.attacks.tokens import picture
 from lit_memories.probes.base import Group, Need
 from lit_memories.words import Words
@@ -68,7 +68,7 @@ class EncoderAttack(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A DDIM run a picture."""
-        return [(1 + number) * run_cost(num_inference_steps, self.guidance_scale) for number in range(self.draws)]
+        return run_costs(num_inference_steps, self.guidance_scale, self.draws)
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Search, and draw."""

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, SEED, Attempt, run_cost
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.ops.attack import minimise
 from lit_memories.ops.blocks import in_blocks
+from lit_memories.ops.gradients import gradients
 from lit_memories.ops.rollout import RowNoiseFn, rollout_rows
 from lit_memories.ops.schedule import DDIMStep, ddim_step
 from lit_memories.probes.base import Group
@@ -141,4 +142,4 @@ class SeedSearch(VanillaAttack):
             found = seeds.where(sound, torch.nan)
             known = torch.stack([measured[0], measured[-1]], 1)
             latents = rollout_rows(predict_noise, found, group.steps)
-            yield Attempt(latents, {"seed": found, "discrepancy": known})
+            yield Attempt(latents, {SEED: found, "discrepancy": known})

@@ -6,9 +6,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lit_memories.attacks.base import gradients
 from lit_memories.attacks.encoder import EncoderAttack, alone
 from lit_memories.ops.blocks import in_blocks
+from lit_memories.ops.gradients import gradients
 from lit_memories.ops.prompt_search import swaps
 from lit_memories.probes.base import Group
 from lit_memories.words import Words

@@ -7,10 +7,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lit_memories.attacks.base import FIRST, IDS, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attempt, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.ops.attack import Descent
+from lit_memories.ops.gradients import gradients
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 from lit_memories.words import Words

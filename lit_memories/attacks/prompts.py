@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 
@@ -51,8 +51,7 @@ class Prompts(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A DDIM run a prompt."""
-        cost = run_cost(num_inference_steps, self.guidance_scale)
-        return [(1 + number) * cost for number in range(len(self.prompts))]
+        return run_costs(num_inference_steps, self.guidance_scale, len(self.prompts))
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Draw under each prompt."""

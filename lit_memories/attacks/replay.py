@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, IDS, SEED, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, IDS, SEED, VECTOR, Attack, Attempt, is_attack, run_costs
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 from lit_memories.records import artefact_path
@@ -18,9 +18,6 @@ from lit_memories.storage.tensors import checksum, read_some
 
 if TYPE_CHECKING:
     from lit_memories.words import Words
-
-VECTOR = "vector"
-"""What artefacts call a learnt word, which belongs to its text encoder and stands in no prompt."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Replay(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """One DDIM run."""
-        return [run_cost(num_inference_steps, self.guidance_scale)]
+        return run_costs(num_inference_steps, self.guidance_scale, 1)
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Draw.
@@ -138,7 +135,7 @@ def found_by(folder: Path, attack: str) -> Mapping[str, Found]:
     """
     run = read_run(folder)
     if attack not in run.info.probes:
-        known = ", ".join(sorted(name for name, probe in run.info.asked.items() if is_attack(probe.numbers)))
+        known = ", ".join(sorted(name for name, probe in run.info.asked.items() if is_attack(probe)))
         raise ValueError(f"{folder} was not asked {attack!r}; attacks that it was asked: {known or 'none'}")
     found = {}
     for record in run.of("concept", attack):
@@ -147,8 +144,3 @@ def found_by(folder: Path, attack: str) -> Mapping[str, Found]:
         if VECTOR not in made and (one.prompt is not None or one.seed is not None):
             found[record.key] = one
     return found
-
-
-def is_attack(numbers: Sequence[Any]) -> bool:
-    """Whether a probe measures what attacks do."""
-    return {"success", "evaluations", "looks"} <= {number.name for number in numbers}

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, VECTOR, Attack, Attempt, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.ops.attack import Descent
-from lit_memories.probes.base import Group
+from lit_memories.ops.gradients import gradients
+from lit_memories.probes.base import Group, check_lesson
 from lit_memories.words import Words
 
 if TYPE_CHECKING:
@@ -82,11 +83,7 @@ class TextualInversion(Attack):
             raise ValueError(f"steps must be numbers of 0 or more that grow, got {list(steps)}")
         if template.count("{}") != 1:
             raise ValueError(f"template must have one {{}} for the vector, got {template!r}")
-        if limit is not None and limit <= lesson:
-            raise ValueError(
-                f"the lesson takes the first {lesson} images, so that a limit of {limit} leaves none to ask about: "
-                "limit must be more than lesson, or null for all"
-            )
+        check_lesson(lesson, limit)
         self.lesson, self.steps, self.lr, self.batch_size = lesson, list(steps), lr, batch_size
         self.start, self.template = start, template
         self._learnt: tuple[Group, list[Tensor]] | None = None
@@ -123,7 +120,7 @@ class TextualInversion(Attack):
             embeds = torch.cat([caption.embeds(group.words, vector) for caption in captions])
             sound = finite_rows(vector[None]).expand(len(captions))
             latents = picture(group, embeds, self.guidance_scale, seeds, sound)
-            yield Attempt(latents, {"vector": vector.expand(len(captions), -1)}, prompts)
+            yield Attempt(latents, {VECTOR: vector.expand(len(captions), -1)}, prompts)
 
     def _course(self, group: Group) -> list[Tensor]:
         """The vector (width,) at each look that is paid for; kept until there is another lesson."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, gradients, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.ops.attack import Descent
+from lit_memories.ops.gradients import gradients
 from lit_memories.ops.simplex import drawn, onto_simplex, straight_through
 from lit_memories.probes.base import Group
 from lit_memories.words import Words

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_memories.ops.gradients import gradients
+
 DecodeFn = Callable[[Tensor], Tensor]
 """Images (n, 3, h, w), differentiable and not clamped, of latents (n, c, h, w) as the decoder takes them: unscaled."""
 
@@ -75,7 +77,7 @@ class DecoderInversion:
         """
         if len(images) != len(start) or len(images) == 0:
             raise ValueError(f"decoder inversion needs a start for every image, got {len(start)} for {len(images)}")
-        with torch.inference_mode(False), torch.enable_grad():
+        with gradients():
             rows = [
                 self._one(decode, *row) for row in zip(images.clone().split(1), start.clone().split(1), strict=True)
             ]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lit_memories.ops.gradients import gradients
+
 
 def minimise(
     loss: Callable[[Tensor, int], Tensor], start: Tensor, steps: int, lr: float, faithful: bool = False
@@ -69,7 +71,7 @@ class Descent:
             loss: maps the tensor and the step's number, counted over all runs, to a scalar.
             steps: how many, 0 or more.
         """
-        with torch.inference_mode(False), torch.enable_grad():
+        with gradients():
             for _ in range(steps):
                 (self.found.grad,) = torch.autograd.grad(loss(self.found, self.taken), [self.found])
                 self.optimizer.step()

@@ -1,6 +1,7 @@
-"""Two gradients made into one: how forgetting and retaining share a step."""
+"""Gradients: where inference has none, and two made into one, as forgetting and retaining share a step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -62,3 +63,13 @@ def project(retain: Gradients, forget: Gradients, margin: float = 0.0) -> list[T
     square = inner(forget, forget)
     needed = -inner(retain, forget) / square.clamp_min(torch.finfo(square.dtype).tiny)
     return add(retain, forget, needed.clamp_min(margin))
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Within the context tensors that are made can be differentiated, also in an audit; no context to yield out of.
+
+    Tensors from outside it are to be cloned within before anything is differentiated through them.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

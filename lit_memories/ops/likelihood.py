@@ -32,6 +32,7 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor
 
+from lit_memories.ops.gradients import gradients
 from lit_memories.ops.rollout import RowNoiseFn
 from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
 
@@ -129,7 +130,7 @@ def log_likelihood(
     levels = steps[-1].alpha_prev, *(step.alpha for step in reversed(steps))
     angles = [math.acos(math.sqrt(level)) for level in levels]
     widths = [end - start for start, end in pairwise(angles)]
-    with torch.inference_mode(False), torch.enable_grad():
+    with gradients():
         log_det = _double(latents.new_zeros(len(latents), probes))
         gap = _double(latents.new_zeros(len(latents)))
         # Drawn before the first step, and moved once: a copy a step would have the host wait for the device.

@@ -230,3 +230,16 @@ def by_block(group: Group, measure: Callable[[Group], Mapping[str, Tensor]]) -> 
     """Numbers of samples that are measured a block at a time, where more would not fit into memory."""
     found = [measure(part) for part in group.blocks()]
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+def check_lesson(lesson: int, limit: int | None) -> None:
+    """Refuse a limit that leaves a probe nothing to ask about beside the pictures that it teaches.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if limit is not None and limit <= lesson:
+        raise ValueError(
+            f"the lesson takes the first {lesson} images, so that a limit of {limit} leaves none to ask about: "
+            "limit must be more than lesson, or null for all"
+        )

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from lit_memories.numbers import Number
+from lit_memories.ops.gradients import gradients
 from lit_memories.ops.lessons import Learner, check_teachable, computing_with
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.ops.targets import match
-from lit_memories.probes.base import Answers, Column, Group, Probe
+from lit_memories.probes.base import Answers, Column, Group, Probe, check_lesson
 from lit_memories.probes.denoising import surprise
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ class Relearning(Probe):
             )
         if lr is not None and lr <= 0:
             raise ValueError(f"lr must be positive, got {lr}")
-        if limit is not None and limit <= lesson:
-            raise ValueError(
-                f"the lesson takes the first {lesson} images, so that a limit of {limit} leaves none to ask about: "
-                "limit must be more than lesson, or null for all"
-            )
+        check_lesson(lesson, limit)
         if batch_size > LARGEST_BATCH:
             raise ValueError(f"batch_size must be {LARGEST_BATCH} or less, as a step holds all of it: got {batch_size}")
         self.lesson, self.steps, self.rank, self.batch_size = lesson, steps, rank, batch_size
@@ -138,7 +135,7 @@ class Relearning(Probe):
         """What is taught of a lesson, at each look; kept until there is another."""
         if self._taught is None or self._taught[0] is not lesson:
             self._taught = None
-            with torch.inference_mode(False), torch.enable_grad():
+            with gradients():
                 learner = Learner(lesson.network, self.rank, lesson.generators("/factors")[0])
                 course = learner.course(self._loss(lesson), self.lr, self.looks)
             self._taught = lesson, learner, course

@@ -7,6 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from lit_memories.attacks import ATTACKS
+from lit_memories.attacks.base import MEASURED, is_attack
 from lit_memories.attacks.plain import Plain
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.intervals import paired_rate_interval
@@ -15,8 +16,6 @@ from lit_memories.settings import differences
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.pairing import Comparison
 
-MEASURED = "success", "evaluations", "looks"
-"""Numbers of a probe by which it is known to be an attack."""
 LEVEL = 0.95
 LONGEST = 200
 """Letters that are told of settings that differ: they are anybody's."""
@@ -85,7 +84,7 @@ def door_notes(comparison: Comparison) -> list[str]:
 def _attacks(run: Run) -> list[str]:
     """Names of the attacks that a run was put to, this package's or not, by what they measure."""
     asked = asked_of(run.info)
-    return [name for name, probe in asked.items() if {*MEASURED} <= {number.name for number in probe.numbers}]
+    return [name for name, probe in asked.items() if is_attack(probe)]
 
 
 def _tried(comparison: Comparison, row: int, name: str) -> dict[str, Tried]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_memories.attacks import ATTACKS
-from lit_memories.attacks.replay import is_attack
+from lit_memories.attacks.base import is_attack
 from lit_memories.records import artefact_path
 from lit_memories.runs import Run, read_run
 from lit_memories.storage.cards import CARD_FILE, kept, marked
@@ -40,7 +40,7 @@ def findings(runs: list[Path], out: Path = Path("runs/findings")) -> None:
     if held and not _own(out / ROWS_FILE):
         raise ValueError(f"{out} holds {held[0]}, and no findings: choose another OUT")
     read = [read_run(folder) for folder in runs]
-    attacked = [(run, name) for run in read for name, probe in run.info.asked.items() if is_attack(probe.numbers)]
+    attacked = [(run, name) for run in read for name, probe in run.info.asked.items() if is_attack(probe)]
     if not attacked:
         raise ValueError(f"{', '.join(map(str, runs))}: no attack was made there; recipes/pictograms/attack has some")
     if unfinished := [run for run in read if run.gaps]:
