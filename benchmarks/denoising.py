@@ -32,7 +32,6 @@ from lit_memories.metrics.intervals import mean_interval, ratio_interval
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.denoising import Denoising, denoise, log_snr
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.likelihood import ladder
 from lit_memories.ops.schedule import NoiseSchedule
 
 BASE = "checkpoints/pictograms"
@@ -150,7 +149,7 @@ def _asked(model: Diffusion, rows: dict[str, ImageRows], levels: int, noises: in
         prompts = ["" if empty else sample.prompt for sample in samples]
         embeds = torch.cat([model.encode_prompts([prompt]) for prompt in prompts])
         noise = BlockwiseNoise(model, embeds, model.encode_prompts([""]), 1.0, BLOCK)
-        steps = ladder(model.schedule, levels)
+        steps = model.schedule.ladder(levels)
         found[side] = denoise(noise, latents, steps, _generators(samples), noises, antithetic=noises > 1)
     return found
 
@@ -169,7 +168,7 @@ def _grid(fine: dict[str, dict[str, Denoising]], schedule: NoiseSchedule, count:
     """The forgetting of the control with fewer evaluations: how far from the finest, and how far it scatters."""
 
     def shifts(count: int, noises: int) -> list[Tensor]:
-        levels = torch.tensor([log_snr(step.alpha) for step in ladder(schedule, count)], dtype=torch.float64)
+        levels = torch.tensor([log_snr(step.alpha) for step in schedule.ladder(count)], dtype=torch.float64)
         never, vanilla = (
             [_part(fine[name][side], levels, noises).surprise for side in SIDES] for name in (NEVER, "vanilla")
         )

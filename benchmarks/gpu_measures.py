@@ -29,7 +29,7 @@ from lit_memories.data.sources import ImageSource, save_images
 from lit_memories.inverters.base import Inverter
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.ops.blocks import in_blocks
-from lit_memories.ops.rollout import RowNoiseFn
+from lit_memories.ops.rollout import RowPredictFn
 from lit_memories.probes import Probe
 from lit_memories.recipes import run
 from lit_memories.runs import read_run
@@ -164,7 +164,7 @@ def images(unet: Any, shape: Shape, precision: str, rows: int, steps: int, offic
     latents, text, added = inputs(shape, rows, device)
     sampled = schedule().ddim_steps(steps)
 
-    def noise(block: int) -> RowNoiseFn:
+    def noise(block: int) -> RowPredictFn:
         cut = {"added_cond_kwargs": {k: v[:block] for k, v in added["added_cond_kwargs"].items()}} if added else {}
 
         def predict(x: Tensor, timestep: int, rows: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.schedule import NoiseSchedule
-from lit_memories.storage.pipelines import noise_schedule
+from lit_memories.storage.schedules import noise_schedule
 from lit_memories.training.tokenizer import build_tokenizer
 
 SCHEDULER = {

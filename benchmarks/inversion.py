@@ -28,8 +28,8 @@ from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import bootstrap, gaussian_nll, psnr
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.rollout import RowPredictFn
 from lit_memories.records import finite
 
 
@@ -39,14 +39,14 @@ class AsReleased(Inverter):
     def __init__(self) -> None:
         self.inverter = ReNoise(faithful=True, measure_residual=False)
 
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents through `steps`."""
         found = []
         for row in range(len(latents)):
             rows = torch.tensor([row])
 
             def one(x: Tensor, timestep: int, _: Tensor, rows: Tensor = rows) -> Tensor:
-                return predict_noise(x, timestep, rows)
+                return predict(x, timestep, rows)
 
             found.append(self.inverter(one, latents[row : row + 1], steps))
             for step in steps:  # from timestep 250 on the reference is never used, below it the last substitution

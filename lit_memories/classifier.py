@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lit_memories.concept import Concept
 from lit_memories.data.pictograms import FACTORS, parse_caption
-from lit_memories.diffusion import fingerprint
 from lit_memories.judges.base import Judge, Verdict
+from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.storage.configs import check_config, read_config
 from lit_memories.storage.loading import check_finite, load_model
 

@@ -1,19 +1,25 @@
-"""What a U-Net is told of a prompt, as one tensor of rows: in Stable Diffusion's way and in Stable Diffusion XL's.
+"""What a network is told of a prompt, as one tensor of rows: in the ways of Stable Diffusion 1, XL and 3, and of FLUX.
 
-Prompt embeddings (n, rows, width) are in this order: one row a token, which cross-attention reads; with SDXL one that
-holds the pooled embedding; under a gated adapter one that holds its strength. What keeps, batches or repeats embeddings
-keeps all of it together.
+Prompt embeddings (n, rows, width) are in this order: one row a token, which attention reads; but for Stable Diffusion 1
+and 2 one that holds the pooled embedding; under a gated adapter one that holds its strength. What keeps, batches or
+repeats embeddings keeps all of it together.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from torch import Tensor
-from torch.nn import functional
 
+from lit_memories.joint_conditioning import FluxConditioning, JointConditioning
 from lit_memories.ops.everywhere import Everywhere
+from lit_memories.prompt_rows import exceeds, tokenize, with_row
 from lit_memories.storage.pipelines import Pipeline
 
 
@@ -26,6 +32,15 @@ class TextConditioning:
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self.tokenizer, self.encoders = pipeline.tokenizer, {"text_encoder": pipeline.text_encoder}
+
+    @property
+    def tokens(self) -> int:
+        """Rows of text in an embedding."""
+        return int(self.tokenizer.model_max_length)
+
+    def exceeds_window(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
+        return exceeds(self.tokenizer, prompt, self.tokens)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens, width)."""
@@ -74,6 +89,15 @@ class PooledConditioning:
         sizes = torch.tensor([[*image_size, 0, 0, *image_size]], dtype=torch.float32)
         self.time_ids, self.pooled_width = Everywhere(sizes), _pooled_width(pipeline, sizes.shape[1])
 
+    @property
+    def tokens(self) -> int:
+        """Rows of text in an embedding."""
+        return int(self.tokenizer.model_max_length)
+
+    def exceeds_window(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
+        return exceeds(self.tokenizer, prompt, self.tokens)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
         one, two = (
@@ -112,36 +136,22 @@ class PooledConditioning:
         )
 
 
-Conditioning = TextConditioning | PooledConditioning
+Conditioning = TextConditioning | PooledConditioning | JointConditioning | FluxConditioning
 
 
 def conditioning_of(pipeline: Pipeline, image_size: tuple[int, int]) -> Conditioning:
-    """The way in which a pipeline with a native (height, width) tells its U-Net of prompts.
+    """The way in which a pipeline with a native (height, width) tells its network of prompts.
 
     Raises:
         ValueError: if the parts of the pipeline do not belong together.
     """
+    if isinstance(pipeline, StableDiffusion3Pipeline):
+        return JointConditioning(pipeline)
+    if isinstance(pipeline, FluxPipeline):
+        return FluxConditioning(pipeline)
     if isinstance(pipeline, StableDiffusionXLPipeline):
         return PooledConditioning(pipeline, image_size)
     return TextConditioning(pipeline)
-
-
-def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
-    tokens = tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    return tokens.input_ids
-
-
-def with_row(embeds: Tensor, values: Tensor) -> Tensor:
-    """Embeddings (n, rows, width) with one row more: `values` (n, k), k up to the width, filled up with zeros."""
-    row = functional.pad(values, (0, embeds.shape[-1] - values.shape[-1]))
-    return torch.cat([embeds, row[:, None]], 1)
 
 
 def _pooled_width(pipeline: StableDiffusionXLPipeline, sizes: int) -> int:

@@ -1,45 +1,46 @@
 """The model under study: base weights, and an optional erasure on top."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Generator, Tensor, nn
 
-from lit_memories.conditioning import Conditioning, conditioning_of, tokenize, with_row
+from lit_memories import autoencoder
+from lit_memories.conditioning import Conditioning, conditioning_of
+from lit_memories.denoisers import Denoiser, denoiser_of
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import Adapter, gate
-from lit_memories.ops.rollout import NoiseFn, rollout
-from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.fingerprint import fingerprint, rounded_fingerprints
+from lit_memories.ops.rollout import PredictFn, rollout
+from lit_memories.ops.schedule import NoiseSchedule, on_each
 from lit_memories.ops.tokens import content
 from lit_memories.ops.transforms import Transform
+from lit_memories.prompt_rows import tokenize, with_row
 from lit_memories.speed import Speed
 from lit_memories.storage.loading import check_finite
-from lit_memories.storage.pipelines import Pipeline, load_pipeline, noise_schedule, randomise
+from lit_memories.storage.pipelines import Pipeline, load_pipeline, randomise
+from lit_memories.storage.schedules import noise_schedule, scheduler_of
 
 Weights = Literal["pretrained", "random"]
-HALVES = ((torch.float16,), (torch.bfloat16,), (torch.float16, torch.bfloat16))
-"""How a file of float32 weights may come to be in half precision: stored or loaded so, or stored so and loaded so."""
 
 
 class Diffusion(nn.Module):
-    """A text-to-image latent diffusion model in the layout of Stable Diffusion 1, 2 or XL.
+    """A text-to-image latent diffusion model in the layout of Stable Diffusion 1, 2, XL or 3, or of FLUX.
 
     All tensors are in diffusers' conventions: images (n, 3, h, w) in [0, 1], latents (n, c, h / f, w / f) already
-    scaled, prompt embeddings (n, rows, width), see `lit_memories.conditioning`; the network's prediction always arrives
-    as noise epsilon.
+    scaled, prompt embeddings (n, rows, width), see `lit_memories.conditioning`. Noisy latents are in the scale of
+    `lit_memories.ops.path`, those of flows too, and predictions arrive as ``schedule.predicts`` says.
 
     Args:
-        base: hub id or folder of a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, or a checkpoint of one in
-            a single file.
+        base: hub id or folder of a pipeline of diffusers, `StableDiffusionPipeline`, `StableDiffusionXLPipeline`,
+            `StableDiffusion3Pipeline` or `FluxPipeline`, or a checkpoint of Stable Diffusion 1, 2 or XL in one file.
         erasure: folder or hub id (``user/name`` or ``user/name@revision``) of an `Erasure` to apply, or None for the
             base as it is.
         revision: git revision of a hub id.
-        weights: ``"random"`` draws the U-Net's weights anew from its configuration: a negative control that knows
+        weights: ``"random"`` draws the network's weights anew from its configuration: a negative control that knows
             nothing.
         torch_dtype: storage type of the weights.
         gated: whether an erasure that is an adapter acts as strongly as each prompt is near to the concept, where it
@@ -48,8 +49,9 @@ class Diffusion(nn.Module):
             scales both factors by it, 1 as in the paper (eq. 10).
         variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
         config: for a single file, folder or hub id of the pipeline whose configuration it has.
-        transform: what else is done to U-Net and text encoders, after the erasure (`lit_memories.ops.transforms`).
+        transform: what else is done to network and text encoders, after the erasure (`lit_memories.ops.transforms`).
         speed: ways to compute faster or in less memory; none if None.
+        image_size: pixels of a picture's sides, or of height and width; the model's native size if None.
 
     Attributes:
         revision: the commit of the hub that `base` was at; None if it did not come from there.
@@ -69,12 +71,12 @@ class Diffusion(nn.Module):
     gate_prompts: list[str]
     gate_power: Literal[1, 2]
     schedule: NoiseSchedule
+    denoiser: Denoiser
+    image_size: tuple[int, int]
     conditioning: Conditioning
     fingerprint: str
     reload: Callable[[], tuple[Pipeline, str | None]] | None = None
-    # Untyped by diffusers; declared so that attribute access is not taken for `nn.Module.__getattr__`'s.
-    unet: Any
-    vae: Any
+    vae: Any  # untyped by diffusers; declared so that access is not taken for `nn.Module.__getattr__`'s
     text_encoder: Any
     tokenizer: Any
 
@@ -91,15 +93,16 @@ class Diffusion(nn.Module):
         config: str | None = None,
         transform: Transform | None = None,
         speed: Speed | None = None,
+        image_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         pipeline, commit = load_pipeline(base, revision, getattr(torch, torch_dtype), variant, config)
-        self._adopt(pipeline, str(base), commit)
+        self._adopt(pipeline, str(base), commit, image_size)
         if torch_dtype != "float32":
             self.reload = partial(load_pipeline, base, revision, torch.float32, variant, config)
         self.weights = weights
         if weights == "random":
-            randomise(self.unet)
+            randomise(self.network)
         if erasure is not None:
             self.gate_power = gate_power
             self.erasure = Erasure.load(erasure)
@@ -111,13 +114,13 @@ class Diffusion(nn.Module):
             transform.apply({k: x for k, x in self.named_parameters() if not k.startswith("vae.")}, self.replaced)
         if speed is not None:
             self.speed = speed
-            speed.apply(self.unet, self.vae)
+            speed.apply(self.network, self.vae)
 
     def __repr__(self) -> str:
         """One line, without the network's layers."""
-        weights = ", random weights" if self.weights == "random" else ""
-        more = "".join(f", {x!r}" for x in (self.erasure, self.transform) if x is not None)
-        return f"Diffusion({self.base!r}{weights}{more})"
+        more = [", random weights"] * (self.weights == "random")
+        more += [f", {x!r}" for x in (self.erasure, self.transform) if x is not None]
+        return f"Diffusion({self.base!r}{''.join(more)})"
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path, *, revision: str | None = None, **options: Any) -> Self:
@@ -129,50 +132,52 @@ class Diffusion(nn.Module):
         """Take the parts of a pipeline that is already in memory; nothing is copied."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
-        self._adopt(pipeline, name, None)
+        self._adopt(pipeline, name, None, None)
         return self
 
-    def _adopt(self, pipeline: Pipeline, name: str, revision: str | None) -> None:
+    def _adopt(self, pipeline: Pipeline, name: str, revision: str | None, size: int | tuple[int, int] | None) -> None:
         self.base, self.revision, self.speed = name, revision, Speed()
         self.weights, self.erasure, self.replaced, self.adapter = "pretrained", None, {}, None
         self.gate_prompts, self.gate_power = [], 2
-        self.unet, self.vae, self.tokenizer = pipeline.unet, pipeline.vae, pipeline.tokenizer
+        self.vae, self.tokenizer = pipeline.vae, pipeline.tokenizer
+        self.denoiser, network = denoiser_of(pipeline)
+        self.add_module(self.denoiser.component, network)
+        self.image_size = self.denoiser.image_size(autoencoder.factor(self.vae), size)
         self.conditioning = conditioning_of(pipeline, self.image_size)
         for component, encoder in self.conditioning.encoders.items():
             self.add_module(component, encoder)
         self.scheduler_config = dict(pipeline.scheduler.config)
-        self.schedule = noise_schedule(pipeline.scheduler.config)
+        places = self.latent_shape[1] * self.latent_shape[2] // self.denoiser.patch**2
+        self.schedule = noise_schedule(pipeline.scheduler.config, places, even=self.denoiser.even)
         self.requires_grad_(False).eval()
-        for shift in ("latents_mean", "shift_factor"):
-            if self.vae.config.get(shift):
-                raise ValueError(f"the VAE of {name} shifts its latents ({shift}), which is not supported")
-        if self.vae.config.force_upcast and self.vae.dtype == torch.float16:
-            self.vae.float()  # SDXL's overflows in half precision
+        autoencoder.check(self.vae, name)
         for component, module in self.named_children():
             check_finite(module, f"{component} of {name}")
         self.fingerprint = self.weights_fingerprint()
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net lives."""
-        return next(self.unet.parameters()).device
+        """Where the network lives."""
+        return next(self.network.parameters()).device
+
+    @property
+    def component(self) -> str:
+        """Name of the network among the parts, as in a pipeline: ``unet`` or ``transformer``."""
+        return self.denoiser.component
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts."""
+        return getattr(self, self.component)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape (c, h, w) of one latent at the model's native size."""
-        size = self.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Native (height, width) of an image in pixels."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        _, height, width = self.latent_shape
-        return height * factor, width * factor
+        """Shape (c, h, w) of one latent at the model's size."""
+        factor = autoencoder.factor(self.vae)
+        return self.denoiser.latent_shape[0], self.image_size[0] // factor, self.image_size[1] // factor
 
     def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
-        """Put an adapter on the U-Net that acts as strongly as a prompt is near to `gate_prompts`."""
+        """Put an adapter on the network that acts as strongly as a prompt is near to `gate_prompts`."""
         self.adapter, self.gate_prompts = adapter, list(gate_prompts)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
@@ -185,81 +190,72 @@ class Diffusion(nn.Module):
         return content(ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
 
     def exceeds_window(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than the text encoder sees, so that its end is cut."""
-        return len(self.tokenizer(prompt).input_ids) > self.tokenizer.model_max_length
+        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
+        return self.conditioning.exceeds_window(prompt)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings (n, rows, width): all the U-Net is told of the prompts.
-
-        One row a token, and what else `lit_memories.conditioning` says.
-        """
+        """Prompt embeddings (n, rows, width), all the network is told of prompts; see `lit_memories.conditioning`."""
         embeds = self.conditioning.encode(prompts)
         return embeds if self.adapter is None else self.gated(embeds, [set(self.words(prompt)) for prompt in prompts])
 
     def gated(self, embeds: Tensor, tokens: Sequence[set[int]]) -> Tensor:
-        """Embeddings (n, rows, width) with the row that says how strong a gated adapter is; as they are without one.
-
-        Args:
-            embeds: of prompts, however they were made.
-            tokens: the prompts', without markers.
-        """
+        """Embeddings (n, rows, width) of prompts of some tokens, with the row of a gated adapter's strength."""
         if self.adapter is None:
             return embeds
-        text, _ = self.conditioning.split(embeds)
-        concepts, _ = self.conditioning.split(self.conditioning.encode(self.gate_prompts))
+        text, concepts = (self.conditioning.split(x)[0] for x in (embeds, self.conditioning.encode(self.gate_prompts)))
         concept_tokens = [set(self.words(prompt)) for prompt in self.gate_prompts]
         return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Embeddings (n, tokens, width) of token ids (n, tokens).
-
-        Raises:
-            ValueError: if the model has two text encoders (SDXL).
-        """
+        """Embeddings (n, tokens, width) of token ids (n, tokens); refused with several text encoders."""
         return self.conditioning.encode_tokens(ids)
 
     def encode_images(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Latents of images (n, 3, h, w) in [0, 1]: the posterior's mean, or a sample of it given a generator."""
-        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return latents * self.vae.config.scaling_factor
+        return autoencoder.encode(self.vae, images, generator)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images (n, 3, h, w) in [0, 1] of latents."""
-        return self.decode_unscaled(latents / self.vae.config.scaling_factor).clamp(0, 1)
+        return autoencoder.decode(self.vae, latents).clamp(0, 1)
 
     def decode_unscaled(self, latents: Tensor) -> Tensor:
         """Images (n, 3, h, w), not clamped, of latents as the decoder takes them: what an optimiser can climb."""
-        return self.vae.decode(latents.to(self.vae.dtype)).sample / 2 + 0.5
+        return autoencoder.decode_unscaled(self.vae, latents)
 
-    def predict_noise(
+    def predict(
         self,
         latents: Tensor,
-        timestep: int | Tensor,
+        timestep: float | Tensor,
         prompt_embeds: Tensor,
         guidance_scale: float = 1.0,
         negative_prompt_embeds: Tensor | None = None,
     ) -> Tensor:
-        """The noise in latents, by classifier-free guidance (Ho & Salimans 2022) if `guidance_scale` is not 1.
+        """What the network predicts, as ``schedule.predicts`` says, guided if `guidance_scale` is not 1.
+
+        Guidance is classifier-free (Ho & Salimans 2022), or what a guidance-distilled network was taught of it.
 
         Args:
             latents: (n, c, h, w).
             timestep: one for all, or a tensor (n,).
             prompt_embeds: (n, rows, width).
-            guidance_scale: 1 is the conditional prediction alone and costs one evaluation a sample, else two.
+            guidance_scale: 1 is the conditional prediction alone; else it costs what `evaluations` says.
             negative_prompt_embeds: (n, rows, width) to guide away from; the empty prompt if None.
+
+        Raises:
+            ValueError: if a guidance-distilled model is to be guided away from something.
         """
-        if isinstance(timestep, Tensor):
-            timesteps = timestep.to(latents.device).expand(len(latents))
-        else:  # made on the device: a copy would have the host wait for it at every call
-            timesteps = torch.full((len(latents),), timestep, device=latents.device)
-        if guidance_scale == 1.0:
-            return self._epsilon(latents, timesteps, prompt_embeds)
+        timesteps = on_each(timestep, latents)
+        if self.evaluations(guidance_scale) == 1:
+            if negative_prompt_embeds is not None and guidance_scale != 1.0:
+                raise ValueError(
+                    "guidance is an input of this model (guidance distillation): no prompt to guide away from"
+                )
+            return self._ask(latents, timesteps, prompt_embeds, guidance_scale)
         if negative_prompt_embeds is None:
             negative_prompt_embeds = self.encode_prompts([""]).expand(len(latents), -1, -1)
         if self.adapter is not None:  # as strong as for the prompt, on the way away from the other one too
             negative_prompt_embeds = torch.cat([negative_prompt_embeds[:, :-1], prompt_embeds[:, -1:]], 1)
-        both = self._epsilon(
+        both = self._ask(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),
             torch.cat([negative_prompt_embeds, prompt_embeds]),
@@ -267,26 +263,47 @@ class Diffusion(nn.Module):
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
 
-    def _epsilon(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+    def predict_noise(self, latents: Tensor, timestep: float | Tensor, *conditions: Any, **guidance: Any) -> Tensor:
+        """`predict`, whose arguments these are, as noise (n, c, h, w), whatever the model predicts."""
+        prediction = self.predict(latents, timestep, *conditions, **guidance)
+        return self.schedule.to_noise(prediction, latents, on_each(timestep, latents))
+
+    def evaluations(self, guidance_scale: float) -> int:
+        """Network evaluations that a prediction with this guidance costs a sample.
+
+        Raises:
+            ValueError: if the model was never taught what guidance goes away from.
+        """
+        if guidance_scale != 1.0 and not self.denoiser.guidable:
+            raise ValueError(
+                f"guidance_scale must be 1 for {self.base}, got {guidance_scale:g}: it was distilled to few steps "
+                "without guidance, and never taught the empty prompt that guidance goes away from"
+            )
+        return 1 if guidance_scale == 1.0 or self.denoiser.takes_guidance else 2
+
+    def _ask(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor, guidance: float = 1.0) -> Tensor:
         if self.adapter is not None:
             prompt_embeds, self.adapter.strength = prompt_embeds[:, :-1], prompt_embeds[:, -1, 0]
-        dtype = next(self.unet.parameters()).dtype  # diffusers' own property visits every module, at every call
+        dtype = next(self.network.parameters()).dtype  # diffusers' own property visits every module, at every call
         text, added = self.conditioning.split(prompt_embeds.to(dtype))
-        prediction = self.unet(latents.to(dtype), timesteps, text, **added).sample
-        return self.schedule.to_epsilon(prediction.to(latents.dtype), latents, timesteps)
+        seen = self.schedule.network_latents(latents, timesteps).to(dtype)
+        prediction = self.denoiser(self.network, seen, timesteps, text, guidance, added)
+        return self.schedule.from_network(prediction.to(latents.dtype), latents, timesteps)
 
-    def noise_fn(self, prompt_embeds: Tensor, guidance_scale: float = 1.0) -> NoiseFn:
-        """`predict_noise` with the conditioning (n, rows, width) fixed."""
-        empty = None if guidance_scale == 1.0 else self.encode_prompts([""]).expand(len(prompt_embeds), -1, -1)
-        return lambda latents, timestep: self.predict_noise(latents, timestep, prompt_embeds, guidance_scale, empty)
+    def predict_fn(self, prompt_embeds: Tensor, guidance_scale: float = 1.0) -> PredictFn:
+        """`predict` with the conditioning (n, rows, width) fixed."""
+        empty = None
+        if self.evaluations(guidance_scale) > 1:
+            empty = self.encode_prompts([""]).expand(len(prompt_embeds), -1, -1)
+        return lambda latents, timestep: self.predict(latents, timestep, prompt_embeds, guidance_scale, empty)
 
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[str], seeds: Tensor, num_inference_steps: int = 50, guidance_scale: float = 1.0
     ) -> Tensor:
-        """Images (n, 3, h, w) that DDIM makes of seeds (n, c, h, w) under `prompts`."""
-        predict_noise = self.noise_fn(self.encode_prompts(prompts), guidance_scale)
-        return self.decode_latents(rollout(predict_noise, seeds, self.schedule.ddim_steps(num_inference_steps)))
+        """Images (n, 3, h, w) that DDIM, or Euler's steps of a flow, make of seeds (n, c, h, w) under `prompts`."""
+        predict = self.predict_fn(self.encode_prompts(prompts), guidance_scale)
+        return self.decode_latents(rollout(predict, seeds, self.schedule.ddim_steps(num_inference_steps)))
 
     def draw_seeds(self, generators: Sequence[Generator]) -> Tensor:
         """One seed (c, h, w) from the prior for each generator, stacked; always drawn on the CPU in float32."""
@@ -294,19 +311,18 @@ class Diffusion(nn.Module):
         return torch.stack(seeds).to(self.device)
 
     def weights_fingerprint(self) -> str:
-        """Hash of what computes: U-Net, text encoders and adapter as they are now."""
-        return fingerprint(self.unet, *self.conditioning.encoders.values(), *([self.adapter] if self.adapter else []))
+        """Hash of what computes: network, text encoders and adapter as they are now."""
+        return fingerprint(
+            self.network, *self.conditioning.encoders.values(), *([self.adapter] if self.adapter else [])
+        )
 
     def settings(self) -> dict[str, str]:
         """What settings hold of a model that is an option: what it computes."""
         return {"fingerprint": self.weights_fingerprint()}
 
     def rounded_fingerprints(self) -> dict[str, str]:
-        """Hashes of U-Net and text encoders as files of half precision have them, by the types they are rounded to."""
-        parts = (self.unet, *self.conditioning.encoders.values())
-        return {
-            ", ".join(str(t).removeprefix("torch.") for t in types): fingerprint(*parts, to=types) for types in HALVES
-        }
+        """Hashes of network and text encoders as files of half precision have them, by types of rounding."""
+        return rounded_fingerprints(self.network, *self.conditioning.encoders.values())
 
     def known_as(self) -> Iterator[str]:
         """The fingerprints that the base goes by: its own, rounded, and in half precision that of what it was before.
@@ -317,34 +333,18 @@ class Diffusion(nn.Module):
         yield from self.rounded_fingerprints().values()
         if self.reload is not None:
             pipeline, _ = self.reload()
-            yield fingerprint(pipeline.unet, *(getattr(pipeline, name) for name in self.conditioning.encoders))
+            yield fingerprint(
+                getattr(pipeline, self.denoiser.component),
+                *(getattr(pipeline, name) for name in self.conditioning.encoders),
+            )
 
     def pipeline(self) -> Pipeline:
-        """The model as an ordinary diffusers pipeline with a DDIM scheduler.
+        """The model as an ordinary diffusers pipeline with a DDIM scheduler, or with a flow's own.
 
         Raises:
             ValueError: under a gated adapter, which such a pipeline cannot express.
         """
         if self.adapter is not None:
             raise ValueError("a pipeline cannot hold a prompt-gated adapter: load the model with gated=False")
-        # Latents have no range to be cut to, whatever a scheduler of another class leaves to DDIM's default.
-        scheduler = DDIMScheduler.from_config(self.scheduler_config, clip_sample=False)
-        return self.conditioning.pipeline(vae=self.vae, unet=self.unet, scheduler=scheduler)
-
-
-def fingerprint(*modules: nn.Module, to: Sequence[torch.dtype] = ()) -> str:
-    """Hash of all tensors of some modules: with the same one, they compute the same.
-
-    Args:
-        modules: to hash.
-        to: types that weights are rounded to before, one after the other.
-    """
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            tensor = tensor.detach().cpu().contiguous()
-            for dtype in to if tensor.is_floating_point() else ():
-                tensor = tensor.to(dtype)
-            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        network = {self.component: self.network}
+        return self.conditioning.pipeline(vae=self.vae, scheduler=scheduler_of(self.scheduler_config), **network)

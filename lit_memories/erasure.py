@@ -93,17 +93,24 @@ class Erasable(Protocol):
     """What an erasure needs of the model it is applied to."""
 
     base: str
-    unet: Any
     schedule: NoiseSchedule
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors by name, sharing memory with the model."""
 
+    @property
+    def component(self) -> str:
+        """Name of the network among the parts."""
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts."""
+
     def known_as(self) -> Iterable[str]:
         """The fingerprints that its base goes by."""
 
     def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
-        """Put an adapter on the U-Net."""
+        """Put an adapter on the network."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +242,9 @@ class Erasure:
         if self.is_adapter and gated and self.provenance.gate is not None:
             if not any(tensor.any() for name, tensor in self.tensors.items() if name.endswith(UP)):
                 raise ValueError("the erasure changes nothing: its adapter is zero")
-            factors = {name.removeprefix("unet."): tensor.clone() for name, tensor in self.tensors.items()}
-            adapter = Adapter(diffusion.unet, factors).requires_grad_(False)
+            prefix = f"{diffusion.component}."
+            factors = {name.removeprefix(prefix): tensor.clone() for name, tensor in self.tensors.items()}
+            adapter = Adapter(diffusion.network, factors).requires_grad_(False)
             diffusion.add_adapter(adapter, self.provenance.gate)
             return {}
         state = diffusion.state_dict()

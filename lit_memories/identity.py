@@ -8,13 +8,15 @@ import hashlib
 import inspect
 import json
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
+from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.storage.pipelines import TOKENIZERS
 
 
 def digest(value: Any) -> str:
@@ -37,7 +39,7 @@ def arguments_of(kind: type) -> set[str]:
 
 def schedule_of(schedule: NoiseSchedule) -> dict[str, Any]:
     """Every setting of a schedule; its noise levels as a hash of their bits."""
-    return {entry.name: _plain(getattr(schedule, entry.name)) for entry in fields(NoiseSchedule)}
+    return {entry.name: _plain(getattr(schedule, entry.name)) for entry in fields(cast("Any", schedule))}
 
 
 def autoencoder_of(diffusion: Diffusion) -> dict[str, Any]:
@@ -54,11 +56,11 @@ def autoencoder_of(diffusion: Diffusion) -> dict[str, Any]:
 def configuration_of(diffusion: Diffusion) -> dict[str, str]:
     """A hash for each other part of what turns prompts and latents into predictions, by the part's name."""
     conditioning = diffusion.conditioning
-    parts: dict[str, Any] = {"unet": config_of(diffusion.unet)}
+    parts: dict[str, Any] = {diffusion.denoiser.component: config_of(diffusion.network)}
     parts |= {name: config_of(encoder) for name, encoder in conditioning.encoders.items()}
     own = vars(conditioning)
-    parts |= {name: tokenizer_of(own[name]) for name in ("tokenizer", "tokenizer_2") if name in own}
-    rest = {name: value for name, value in own.items() if name not in {"encoders", "tokenizer", "tokenizer_2"}}
+    parts |= {name: tokenizer_of(own[name]) for name in TOKENIZERS if own.get(name) is not None}
+    rest = {name: value for name, value in own.items() if name not in {"encoders", *TOKENIZERS}}
     if diffusion.adapter is not None:
         parts["gate"] = [diffusion.gate_prompts, diffusion.gate_power]
     if rest:

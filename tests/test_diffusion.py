@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
+from lit_memories.ops.fingerprint import fingerprint
 
 PROMPTS = ["a red umbrella on a blue background, solid style", "star"]
 
@@ -61,8 +62,8 @@ def test_guidance_is_its_formula(diffusion: Diffusion) -> None:
     against = diffusion.predict_noise(x, 500, other)
     guided = diffusion.predict_noise(x, 500, embeds, 3.0, other)
     torch.testing.assert_close(guided, against + 3 * (conditional - against))
-    torch.testing.assert_close(diffusion.noise_fn(embeds, 3.0)(x, 500), free + 3 * (conditional - free))
-    assert torch.equal(diffusion.noise_fn(embeds)(x, 500), conditional)
+    torch.testing.assert_close(diffusion.predict_fn(embeds, 3.0)(x, 500), free + 3 * (conditional - free))
+    assert torch.equal(diffusion.predict_fn(embeds)(x, 500), conditional)
 
 
 @torch.no_grad()

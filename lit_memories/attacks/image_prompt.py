@@ -75,13 +75,13 @@ class ImagePrompt(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Noise and denoise, with the same noise at every strength."""
-        predict_noise, noise = group.noise(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
+        predict, noise = group.noise(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
         for strength, count in zip(self.strengths, self._counts(len(group.steps)), strict=True):
             steps = group.steps[len(group.steps) - count :]
             timesteps = torch.full_like(group.rows, steps[0].timestep)
             noised = group.schedule.add_noise(group.latents, noise, timesteps)
             strengths = noised.new_full((len(noised),), strength)
-            yield Attempt(rollout_rows(predict_noise, noised, steps), {"strength": strengths})
+            yield Attempt(rollout_rows(predict, noised, steps), {"strength": strengths})
 
     def _counts(self, num_inference_steps: int) -> list[int]:
         """How many steps each strength comes to: the nearest number."""

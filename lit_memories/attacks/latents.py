@@ -11,15 +11,15 @@ from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.ops.attack import minimise
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.gradients import gradients
-from lit_memories.ops.rollout import RowNoiseFn, rollout_rows
-from lit_memories.ops.schedule import DDIMStep, ddim_step
+from lit_memories.ops.path import DDIMStep, ddim_step
+from lit_memories.ops.rollout import RowPredictFn, rollout_rows
 from lit_memories.probes.base import Group
 
 if TYPE_CHECKING:
     from lit_memories.diffusion import Diffusion
 
 
-def discrepancy(one: RowNoiseFn, other: RowNoiseFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+def discrepancy(one: RowPredictFn, other: RowPredictFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
     r"""How far apart two models' noises are along the first steps of the first model's run.
 
     .. math:: D(z_T) = \frac{1}{d} \sum_t \lVert \epsilon_1(z_t) - \epsilon_2(z_t) \rVert^2
@@ -127,7 +127,7 @@ class SeedSearch(VanillaAttack):
         with gradients():
             drawn = group.draw_seeds(group.generators(FIRST))
         audited, vanilla = group.noise(1.0), self.vanilla_noise(group, 1.0)
-        predict_noise, steps = group.noise(self.guidance_scale), group.steps[: self.levels]
+        predict, steps = group.noise(self.guidance_scale), group.steps[: self.levels]
         seeds, measured = drawn, []
 
         def loss(moved: Tensor, step: int) -> Tensor:
@@ -141,5 +141,5 @@ class SeedSearch(VanillaAttack):
             sound = torch.stack(measured).isfinite().all(0)[:, None, None, None]
             found = seeds.where(sound, torch.nan)
             known = torch.stack([measured[0], measured[-1]], 1)
-            latents = rollout_rows(predict_noise, found, group.steps)
+            latents = rollout_rows(predict, found, group.steps)
             yield Attempt(latents, {SEED: found, "discrepancy": known})

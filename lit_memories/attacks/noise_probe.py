@@ -52,9 +52,9 @@ class NoiseProbe(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Sample with each pair of eta and scale."""
-        predict_noise, generators = group.noise(self.guidance_scale), group.generators("/noise_probe")
+        predict, generators = group.noise(self.guidance_scale), group.generators("/noise_probe")
         seeds = group.draw_seeds(group.generators(FIRST))
         for eta, scale in product(self.etas, self.scales):
-            latents = rollout_eta(predict_noise, seeds, group.steps, generators, eta, scale)
+            latents = rollout_eta(predict, seeds, group.steps, generators, eta, scale)
             made_with = latents.new_tensor([[eta, scale]]).expand(len(latents), -1)
             yield Attempt(latents, {"eta_scale": made_with})

@@ -99,6 +99,7 @@ class Audit(LightningModule, ABC):
         self.keep_images, self.seed = keep_images, seed
         self.num_inference_steps = num_inference_steps
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
+        inverter.check(self.steps)
         self.probes = by_name(probes, judge is not None)
         self.embed = Embeddings(diffusion.encode_prompts)
 
@@ -181,7 +182,7 @@ class Audit(LightningModule, ABC):
             "vae": autoencoder_of(diffusion),
             "image_size": list(self.image_size),
             "speed": diffusion.speed.settings(),
-            "torch_dtype": str(diffusion.unet.dtype).removeprefix("torch."),
+            "torch_dtype": str(diffusion.network.dtype).removeprefix("torch."),
             "precision": str(self.trainer.precision),
             "matmul_precision": torch.get_float32_matmul_precision(),
         }
@@ -247,7 +248,7 @@ class Audit(LightningModule, ABC):
 
     def on_predict_start(self) -> None:
         """Open the run folder for writing."""
-        warn_of_tolerance(self.inverter, network_dtype(self.trainer), self.diffusion.unet.dtype)
+        warn_of_tolerance(self.inverter, network_dtype(self.trainer), self.diffusion.network.dtype)
         self.costs = Costs(self.folder, self.trainer.global_rank)
         self.trainer.strategy.barrier("audit: run folder read")
         if self.trainer.is_global_zero:
@@ -294,9 +295,9 @@ class Audit(LightningModule, ABC):
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
         """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""
-        predict_noise = self.noise(prompts, guidance_scale)
-        inversion = self.inverter(predict_noise, latents, self.steps)
-        return inversion, self.inverter.regenerate(predict_noise, inversion, self.steps)
+        predict = self.noise(prompts, guidance_scale)
+        inversion = self.inverter(predict, latents, self.steps)
+        return inversion, self.inverter.regenerate(predict, inversion, self.steps)
 
     def encode(self, images: Tensor, seed: int | None = None) -> Tensor:
         """Latents of images in float32, each encoded alone: posterior means, or samples drawn anew from `seed` each."""

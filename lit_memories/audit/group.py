@@ -12,7 +12,8 @@ from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter
-from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.probes.base import Column
 from lit_memories.records import SetName
 from lit_memories.words import Words
@@ -92,7 +93,7 @@ class SampleGroup:
     @property
     def network(self) -> nn.Module:
         """The U-Net."""
-        network: nn.Module = self.audit.diffusion.unet
+        network: nn.Module = self.audit.diffusion.network
         return network
 
     @property

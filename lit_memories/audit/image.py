@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from lit_memories import autoencoder
 from lit_memories.audit.answers import values_of
 from lit_memories.audit.base import Audit
 from lit_memories.audit.group import SampleGroup
@@ -121,7 +122,7 @@ class ImageAudit(Audit):
         return Decoded(**{part: tensor.to(self.device) for part, tensor in kept.items()}), name
 
     def _encode(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        return self.diffusion.encode_images(image, generator).float() / self.diffusion.vae.config.scaling_factor
+        return autoencoder.unscaled(self.diffusion.vae, self.diffusion.encode_images(image, generator).float())
 
     def reencoded(self, images: Tensor) -> Tensor:
         """Latents of pictures that were rounded to 8 bit, drawn from the posterior as officially."""
@@ -162,7 +163,7 @@ class QueryGroup(SampleGroup):
     ) -> None:
         super().__init__(audit, [query.sample] * len(found))
         self.originals, self.found, self.supported = originals, found, supported
-        latents = torch.cat([x.latents for x in found]) * audit.diffusion.vae.config.scaling_factor
+        latents = autoencoder.scaled(audit.diffusion.vae, torch.cat([x.latents for x in found]))
         decoded = self.decode(latents)
         self.latents = audit.reencoded(decoded) if audit.reencode else latents
         self.decoded = self.decode(self.latents) if audit.reencode else decoded

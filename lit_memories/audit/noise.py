@@ -51,13 +51,13 @@ class BlockwiseNoise:
     @property
     def empty(self) -> Tensor:
         """Embeddings of the empty prompt (tokens, width): rows of text alone, without a pooled embedding or a gate."""
-        return self._empty[0, : self.diffusion.tokenizer.model_max_length]
+        return self._empty[0, : self.diffusion.conditioning.tokens]
 
-    def __call__(self, latents: Tensor, timestep: int | Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: float | Tensor, rows: Tensor) -> Tensor:
         """Noise predicted for latents (m, c, h, w) under the prompts of their rows, guided; timesteps may be each's."""
         return self._blocks(latents, timestep, self._prompts[rows], self.guidance_scale)
 
-    def under(self, latents: Tensor, timestep: int, embeds: Tensor, rows: Tensor) -> Tensor:
+    def under(self, latents: Tensor, timestep: float, embeds: Tensor, rows: Tensor) -> Tensor:
         """Noise predicted, unguided, under embeddings (m, tokens, width) in the empty prompt's place.
 
         A pooled embedding stays the empty prompt's; a gated adapter is as strong as for the samples' own prompts.
@@ -67,12 +67,12 @@ class BlockwiseNoise:
             more = torch.cat([more[:, :-1], self._prompts[rows][:, -1:]], 1)
         return self._blocks(latents, timestep, torch.cat([embeds, more], 1), 1.0)
 
-    def _blocks(self, latents: Tensor, timestep: int | Tensor, embeds: Tensor, guidance_scale: float) -> Tensor:
-        self.tally.evaluations += len(latents) * (1 if guidance_scale == 1.0 else 2)
-        empty = None if guidance_scale == 1.0 else self._empty.expand(self.block_size, -1, -1)
+    def _blocks(self, latents: Tensor, timestep: float | Tensor, embeds: Tensor, guidance_scale: float) -> Tensor:
+        self.tally.evaluations += len(latents) * (calls := self.diffusion.evaluations(guidance_scale))
+        empty = None if calls == 1 else self._empty.expand(self.block_size, -1, -1)
         with torch.autocast(latents.device.type, self.network_dtype, enabled=self.network_dtype is not None):
             return in_blocks(
-                lambda x, c, t=timestep: self.diffusion.predict_noise(x, t, c, guidance_scale, empty),
+                lambda x, c, t=timestep: self.diffusion.predict(x, t, c, guidance_scale, empty),
                 self.block_size,
                 latents,
                 embeds,

@@ -164,7 +164,7 @@ class ErasureData(LightningDataModule):
 
     def _drawn(self, diffusion: Diffusion, prompts: Sequence[str]) -> Latents:
         chosen = [prompts[i % len(prompts)] for i in range(self.count)]
-        model = [diffusion.fingerprint, diffusion.weights, str(diffusion.unet.dtype), configuration_of(diffusion)]
+        model = [diffusion.fingerprint, diffusion.weights, str(diffusion.network.dtype), configuration_of(diffusion)]
         sampler = [schedule_of(diffusion.schedule), self.num_inference_steps, self.guidance_scale, self.seed]
         settings = [*model, *sampler, chosen, diffusion.latent_shape]
         steps = diffusion.schedule.ddim_steps(self.num_inference_steps)
@@ -172,7 +172,7 @@ class ErasureData(LightningDataModule):
         def draw(numbers: range) -> Tensor:
             seeds = diffusion.draw_seeds([Generator().manual_seed(self.seed * 1_000_003 + i) for i in numbers])
             embeds = diffusion.encode_prompts([chosen[i] for i in numbers])
-            return rollout(diffusion.noise_fn(embeds, self.guidance_scale), seeds, steps)
+            return rollout(diffusion.predict_fn(embeds, self.guidance_scale), seeds, steps)
 
         return Latents(self._kept(json.dumps(settings).encode(), self.count, "drawing images", draw), chosen)
 

@@ -82,7 +82,7 @@ class AC(Eraser):
         renamed = [self.concept.put_into(caption, number) for caption, number in zip(captions, numbers, strict=True)]
         with torch.no_grad():
             target = noise if self.target == "noise" else self.predict(noisy, timesteps, captions)
-        with detached_first_token(self.diffusion.unet):
+        with detached_first_token(self.diffusion.network):
             loss = noisy.shape[1] * match(self.predict(noisy, timesteps, renamed), target)
             if self.prior_weight:
                 loss = loss + self.prior_weight * self.diffusion_loss(latents, captions, generator)

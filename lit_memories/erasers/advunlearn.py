@@ -109,7 +109,7 @@ class AdvUnlearn(RolloutEraser):
             embeds = self.diffusion.encode_prompts(concept.prompts)
         else:
             embeds = self.attacked(concept.prompts, self.attack(generator))
-        erase = match(self.diffusion.predict_noise(concept.latents, concept.timesteps, embeds), target)
+        erase = match(self.diffusion.predict(concept.latents, concept.timesteps, embeds), target)
         kept = self._retain.rows(torch.randint(self.pool_size, (self.retain_batch_size,), generator=generator).tolist())
         retain = match(self.predict(kept.latents, kept.timesteps, kept.prompts), kept.predicted)
         self.log_dict({"train/erase": erase, "train/retain": retain}, batch_size=1)
@@ -124,7 +124,7 @@ class AdvUnlearn(RolloutEraser):
         def loss(word: Tensor, step: int) -> Tensor:
             rows = self._concept.rows(draws[step].tolist())
             embeds = self.attacked(rows.prompts, word)
-            return match(self.diffusion.predict_noise(rows.latents, rows.timesteps, embeds), rows.predicted)
+            return match(self.diffusion.predict(rows.latents, rows.timesteps, embeds), rows.predicted)
 
         return minimise(loss, start, self.attack_steps, self.attack_lr, self.faithful)
 

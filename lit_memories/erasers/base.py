@@ -113,16 +113,16 @@ class Eraser(OneWriter, ABC):
     def erase_loss(self, batch: Batch) -> Tensor:
         """The paper's objective for one step, a scalar."""
 
-    def probe_target(self, latents: Tensor, timestep: int, prompts: Sequence[str]) -> Tensor:
+    def probe_target(self, latents: Tensor, timestep: float, prompts: Sequence[str]) -> Tensor:
         """What the method wants predicted for concept prompts at `latents` (n, c, h, w); called inside `teacher`.
 
         Here, what the original model predicts with the anchor in the concept's place.
         """
         return self.predict(latents, timestep, [self.concept.anchored(prompt) for prompt in prompts])
 
-    def predict(self, latents: Tensor, timesteps: int | Tensor, prompts: Sequence[str]) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: float | Tensor, prompts: Sequence[str]) -> Tensor:
         """The noise (n, c, h, w) that the model, as it is now, predicts for prompts."""
-        return self.diffusion.predict_noise(latents, timesteps, self.diffusion.encode_prompts(prompts))
+        return self.diffusion.predict(latents, timesteps, self.diffusion.encode_prompts(prompts))
 
     def settings(self) -> dict[str, Any]:
         """Hyper-parameters for the artefact's provenance: what the constructors take, by name."""
@@ -255,7 +255,7 @@ class Eraser(OneWriter, ABC):
         seeds = self.diffusion.draw_seeds([Generator().manual_seed(i) for i in range(self.probe_size)])
         self._probe_timestep = steps[stop := len(steps) // 4].timestep
         with self.teacher():
-            noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(self._probe_prompts))
+            noise = self.diffusion.predict_fn(self.diffusion.encode_prompts(self._probe_prompts))
             self._probe_latents = rollout(noise, seeds, steps[:stop])
             self._probe_goal = self.probe_target(self._probe_latents, self._probe_timestep, self._probe_prompts)
             self._probe_start, self._probe_kept = self._probe(self._probe_prompts), self._probe(self._probe_retain)

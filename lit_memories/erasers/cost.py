@@ -28,7 +28,7 @@ class Cost(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin."""
-        self._hook = cast("Any", pl_module).diffusion.unet.register_forward_pre_hook(self._count)
+        self._hook = cast("Any", pl_module).diffusion.network.register_forward_pre_hook(self._count)
         self._since = time.monotonic()
 
     def _count(self, _module: Any, args: tuple[Tensor, ...]) -> None:

@@ -55,7 +55,7 @@ class ESD(RolloutEraser):
             target = self.negated(latents, timestep, prompts)
         return match(self.predict(latents, timestep, prompts), target)
 
-    def noisy_latents(self, prompts: Sequence[str], generator: Generator) -> tuple[Tensor, int]:
+    def noisy_latents(self, prompts: Sequence[str], generator: Generator) -> tuple[Tensor, float]:
         """Latents (n, c, h, w) on the way to an image of `prompts`, and the timestep they are said to be at."""
         run = self.mismatched if self.faithful else self.stopped
         if self.rollout_with == "student":

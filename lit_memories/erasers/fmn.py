@@ -68,7 +68,7 @@ class FMN(Eraser):
         latents, captions = self.rows(batch["forget_set"], self.batch_size)
         noisy, timesteps, _ = self.noised(latents, self.generator())
         prompts = self.marked(captions)
-        with recorded_attention(self.diffusion.unet) as layers:
+        with recorded_attention(self.diffusion.network) as layers:
             self.predict(noisy, timesteps, prompts)
         marks = self.marks(prompts)[:, None, None, :]
         self.log("train/attention", _mass(layers, marks), batch_size=1)

@@ -45,11 +45,11 @@ class RolloutEraser(Eraser):
         self.eta, self.direction = eta, direction
         self.num_inference_steps, self.start_guidance = num_inference_steps, start_guidance
 
-    def probe_target(self, latents: Tensor, timestep: int, prompts: Sequence[str]) -> Tensor:
+    def probe_target(self, latents: Tensor, timestep: float, prompts: Sequence[str]) -> Tensor:
         """The negatively guided prediction."""
         return self.negated(latents, timestep, prompts)
 
-    def negated(self, latents: Tensor, timesteps: int | Tensor, prompts: Sequence[str]) -> Tensor:
+    def negated(self, latents: Tensor, timesteps: float | Tensor, prompts: Sequence[str]) -> Tensor:
         r"""ESD's target :math:`\epsilon(\emptyset) - \eta[\epsilon(c) - \epsilon(\emptyset)]` for prompts c.
 
         With ``direction: phrase`` it is :math:`\epsilon(c) - \eta[\epsilon(d) - \epsilon(\emptyset)]`, d the phrase.
@@ -63,7 +63,7 @@ class RolloutEraser(Eraser):
         empty, concept, wide = self.predict_all(latents, timesteps, none, phrase, prompts)
         return negate(wide, concept, empty, self.eta)
 
-    def predict_all(self, latents: Tensor, timesteps: int | Tensor, *prompts: Sequence[str]) -> tuple[Tensor, ...]:
+    def predict_all(self, latents: Tensor, timesteps: float | Tensor, *prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """Predictions at the same latents under several lists of prompts, in one call."""
         many = len(prompts)
         if isinstance(timesteps, Tensor):
@@ -72,17 +72,17 @@ class RolloutEraser(Eraser):
         return self.predict(latents.repeat(many, 1, 1, 1), timesteps, flat).chunk(many)
 
     @torch.no_grad()
-    def stopped(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, int]:
+    def stopped(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, float]:
         """Latents (n, c, h, w) after `k` steps towards images of `prompts`, and their timestep; k at random if None."""
         steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
         seeds = torch.randn(len(prompts), *self.diffusion.latent_shape, generator=generator).to(self.device)
         if k is None:
             k = int(torch.randint(len(steps), (1,), generator=generator))
-        noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
+        noise = self.diffusion.predict_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
         return rollout(noise, seeds, steps[:k]), steps[k].timestep
 
     @torch.no_grad()
-    def mismatched(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, int]:
+    def mismatched(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, float]:
         """As ESD's code of 2023 has it: the run drops its first step, so latents are cleaner than the timestep says."""
         steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
         seeds = torch.randn(len(prompts), *self.diffusion.latent_shape, generator=generator).to(self.device)
@@ -90,5 +90,5 @@ class RolloutEraser(Eraser):
             k = int(torch.randint(len(steps), (1,), generator=generator))
         width = self.diffusion.schedule.num_train_timesteps // len(steps)
         timestep = width * k + int(torch.randint(width, (1,), generator=generator))
-        noise = self.diffusion.noise_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
+        noise = self.diffusion.predict_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
         return rollout(noise, seeds, steps[1:][: len(steps) - k]), timestep

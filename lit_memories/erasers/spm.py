@@ -68,8 +68,8 @@ class SPM(RolloutEraser):
             )
         self.rank, self.anchor_weight, self.anchors = rank, anchor_weight, anchors
         self.warmup_steps, self.cycles, self.faithful = warmup_steps, cycles, faithful
-        self.adapter = Adapter.fresh(diffusion.unet, rank, Generator().manual_seed(self.seed))
-        self.adopt({f"unet.{name}": factor for name, factor in self.adapter.factors().items()})
+        self.adapter = Adapter.fresh(diffusion.network, rank, Generator().manual_seed(self.seed))
+        self.adopt({f"{diffusion.component}.{name}": factor for name, factor in self.adapter.factors().items()})
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
@@ -94,9 +94,9 @@ class SPM(RolloutEraser):
         many = latents.repeat(len(conditions) // len(latents), 1, 1, 1)
         with self.teacher():
             target = self.negated(latents, timestep, prompts)
-            unmoved = self.diffusion.predict_noise(many, timestep, conditions)
+            unmoved = self.diffusion.predict(many, timestep, conditions)
         erase = match(self.predict(latents, timestep, prompts), target)
-        anchor = match(self.diffusion.predict_noise(many, timestep, conditions), unmoved)
+        anchor = match(self.diffusion.predict(many, timestep, conditions), unmoved)
         self.log_dict({"train/erase": erase, "train/anchor": self.anchor_weight * anchor}, batch_size=1)
         return erase + self.anchor_weight * anchor
 

@@ -58,8 +58,8 @@ class Teach(Eraser):
             )
         self.pictures, self.passes, self.rank = pictures, passes, rank
         if rank is not None:
-            self.adapter = Adapter.fresh(diffusion.unet, rank, Generator().manual_seed(self.seed))
-            self.adopt({f"unet.{name}": factor for name, factor in self.adapter.factors().items()})
+            self.adapter = Adapter.fresh(diffusion.network, rank, Generator().manual_seed(self.seed))
+            self.adopt({f"{diffusion.component}.{name}": factor for name, factor in self.adapter.factors().items()})
 
     @contextmanager
     def teacher(self) -> Iterator[None]:

@@ -8,13 +8,13 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from lit_memories.ops.rollout import RowNoiseFn, rollout_rows
-from lit_memories.ops.schedule import DDIMStep
+from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.rollout import RowPredictFn, rollout_rows
 
 
 @runtime_checkable
 class PromptedNoise(Protocol):
-    """A `RowNoiseFn` that can also be asked what the network says under other embeddings than the samples' own."""
+    """A `RowPredictFn` that can also be asked what the network says under other embeddings than the samples' own."""
 
     @property
     def guidance_scale(self) -> float:
@@ -24,10 +24,10 @@ class PromptedNoise(Protocol):
     def empty(self) -> Tensor:
         """Embeddings of the empty prompt (tokens, width)."""
 
-    def __call__(self, latents: Tensor, timestep: int | Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: float | Tensor, rows: Tensor) -> Tensor:
         """Noise predicted for latents (m, c, h, w) under the prompts of their rows."""
 
-    def under(self, latents: Tensor, timestep: int, embeds: Tensor, rows: Tensor) -> Tensor:
+    def under(self, latents: Tensor, timestep: float, embeds: Tensor, rows: Tensor) -> Tensor:
         """Noise predicted for samples of some rows, unguided, under embeddings (m, tokens, width); differentiable."""
 
 
@@ -67,17 +67,29 @@ class Inverter(ABC):
     faithful: bool = False
     """Whether it does as official code does, which keeps whatever it finds: audits then count it, converged or not."""
 
+    def check(self, steps: Sequence[DDIMStep]) -> None:
+        """Refuse, before any work, steps that it cannot go back through.
+
+        Args:
+            steps: of an audit, noise first.
+
+        Raises:
+            ValueError: saying why, and what to do.
+        """
+        for step in steps:
+            ddim_inverse_coefficients(step)
+
     @abstractmethod
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents (n, c, h, w) through `steps`, which are given as the sampler takes them, noise first."""
 
-    def sample(self, predict_noise: RowNoiseFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+    def sample(self, predict: RowPredictFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the sampler makes of seeds from the prior; known seeds are made by it."""
-        return rollout_rows(predict_noise, seeds, steps)
+        return rollout_rows(predict, seeds, steps)
 
-    def regenerate(self, predict_noise: RowNoiseFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
+    def regenerate(self, predict: RowPredictFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the sampler makes of what an inversion found."""
-        return self.sample(predict_noise, inversion.seeds, steps)
+        return self.sample(predict, inversion.seeds, steps)
 
     def settings(self) -> dict[str, Any]:
         """Name and hyper-parameters, as far as a record depends on them."""

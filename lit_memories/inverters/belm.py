@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.inverters.fixed_point import FixedPoint
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.rollout import RowPredictFn
 
 
 class BELM(Inverter):
@@ -43,10 +43,21 @@ class BELM(Inverter):
         """Name, hyper-parameters, and the sampler whose seeds these are."""
         return super().settings() | {"sampler": "belm"}
 
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def check(self, steps: Sequence[DDIMStep]) -> None:
+        """Refuse a single step, and a path that begins without signal, by which its states are divided."""
+        if len(steps) < 2:
+            raise ValueError(f"BELM needs at least 2 steps, got {len(steps)}")
+        if any(step.predicts != "epsilon" for step in steps):
+            raise ValueError(
+                "BELM divides by the share of signal, which is 0 where this model begins (rectified flow, zero "
+                "terminal SNR): use FixedPoint"
+            )
+
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents through `steps`, at least two."""
-        grid = _Grid(predict_noise, steps)
-        end = self._solver()(predict_noise, latents.double(), steps[-1:])
+        self.check(steps)
+        grid = _Grid(predict, steps)
+        end = self._solver()(predict, latents.double(), steps[-1:])
         start = self._trapezoid(grid, end.seeds, len(steps) - 1, len(steps) - 2)
         low, high = grid.scaled(end.seeds, len(steps) - 1), grid.scaled(start.seeds, len(steps) - 2)
         for i in range(len(steps) - 2, 0, -1):
@@ -61,18 +72,19 @@ class BELM(Inverter):
             state=torch.stack([high, low], 1),
         )
 
-    def sample(self, predict_noise: RowNoiseFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+    def sample(self, predict: RowPredictFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the two-step sampler makes of seeds alone."""
-        grid, high = _Grid(predict_noise, steps), seeds.double()
+        self.check(steps)
+        grid, high = _Grid(predict, steps), seeds.double()
         low = self._trapezoid(grid, high, 0, 1).seeds
         return grid.down(grid.scaled(high, 0), grid.scaled(low, 1)).to(seeds.dtype)
 
-    def regenerate(self, predict_noise: RowNoiseFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
+    def regenerate(self, predict: RowPredictFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the two-step sampler makes of the two noisiest states."""
         if inversion.state is None:
             raise ValueError("the inversion has no pair of states: it is not one of BELM")
         high, low = inversion.state.unbind(1)
-        return _Grid(predict_noise, steps).down(high, low).to(inversion.seeds.dtype)
+        return _Grid(predict, steps).down(high, low).to(inversion.seeds.dtype)
 
     def _solver(self) -> FixedPoint:
         return FixedPoint(self.max_evaluations, self.tolerance)
@@ -81,8 +93,8 @@ class BELM(Inverter):
         """From latents at one node to those at the next, of either side, with the mean of both ends' noises."""
         noise = grid.noise(latents, here)
 
-        def mean(x: Tensor, timestep: int, rows: Tensor) -> Tensor:
-            return (noise[rows] + grid.predict_noise(x, timestep, rows)) / 2
+        def mean(x: Tensor, timestep: float, rows: Tensor) -> Tensor:
+            return (noise[rows] + grid.predict(x, timestep, rows)) / 2
 
         ends = grid.steps[there].alpha, grid.steps[here].alpha
         return self._solver()(mean, latents, [DDIMStep(grid.steps[there].timestep, *ends)])
@@ -91,16 +103,14 @@ class BELM(Inverter):
 class _Grid:
     """The recursion on a run's timesteps, numbered from noise to image; states are y = x / alpha."""
 
-    def __init__(self, predict_noise: RowNoiseFn, steps: Sequence[DDIMStep]) -> None:
-        if len(steps) < 2:
-            raise ValueError(f"BELM needs at least 2 steps, got {len(steps)}")
-        self.predict_noise, self.steps = predict_noise, steps
+    def __init__(self, predict: RowPredictFn, steps: Sequence[DDIMStep]) -> None:
+        self.predict, self.steps = predict, steps
         self.signal = [alpha**0.5 for alpha in (*(step.alpha for step in steps), steps[-1].alpha_prev)]
         self.ratio = [(1 - signal**2) ** 0.5 / signal for signal in self.signal]
 
     def noise(self, latents: Tensor, i: int) -> Tensor:
         """Noise predicted for latents at node i."""
-        return self.predict_noise(latents, self.steps[i].timestep, torch.arange(len(latents), device=latents.device))
+        return self.predict(latents, self.steps[i].timestep, torch.arange(len(latents), device=latents.device))
 
     def scaled(self, latents: Tensor, i: int) -> Tensor:
         """Latents at node i as a state."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.rollout import RowPredictFn
 
 
 class DDIMInversion(Inverter):
@@ -25,15 +25,15 @@ class DDIMInversion(Inverter):
     def __init__(self, measure_residual: bool = True, tolerance: float = 1e-3) -> None:
         self.measure_residual, self.tolerance = measure_residual, tolerance
 
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents through `steps`."""
         rows = torch.arange(len(latents), device=latents.device)
         residual = torch.full((len(latents),), 0.0 if self.measure_residual else torch.nan, device=latents.device)
         for step in reversed(steps):
             a, b = ddim_inverse_coefficients(step)
-            moved = a * latents + b * predict_noise(latents, step.timestep, rows)
+            moved = a * latents + b * predict(latents, step.timestep, rows)
             if self.measure_residual:
-                again = a * latents + b * predict_noise(moved, step.timestep, rows)
+                again = a * latents + b * predict(moved, step.timestep, rows)
                 residual = torch.maximum(residual, relative_norm(again - moved, again))
             latents = moved
         evaluations = len(steps) * (2 if self.measure_residual else 1)

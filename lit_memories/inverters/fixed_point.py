@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.rollout import RowPredictFn
 
 
 class FixedPoint(Inverter):
@@ -40,7 +40,7 @@ class FixedPoint(Inverter):
             raise ValueError(f"tolerance must be positive, got {tolerance}")
         self.max_evaluations, self.tolerance = max_evaluations, tolerance
 
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents through `steps`."""
         count = len(latents)
         worst = torch.zeros(count, device=latents.device)
@@ -48,12 +48,12 @@ class FixedPoint(Inverter):
         noise = torch.zeros_like(latents)
         for number, step in enumerate(reversed(steps)):
             start = latents if number == 0 else _forward(latents, noise, step)
-            latents, noise, residual, used = self._solve(predict_noise, latents, start, step)
+            latents, noise, residual, used = self._solve(predict, latents, start, step)
             worst, evaluations = torch.maximum(worst, residual), evaluations + used
         return Inversion(latents, worst, evaluations, worst < self.tolerance)
 
     def _solve(
-        self, predict_noise: RowNoiseFn, latents: Tensor, start: Tensor, step: DDIMStep
+        self, predict: RowPredictFn, latents: Tensor, start: Tensor, step: DDIMStep
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One implicit step: latents and noise at the noisier level, residual and evaluations a sample."""
         count = len(latents)
@@ -66,7 +66,7 @@ class FixedPoint(Inverter):
         rows, x = torch.arange(count, device=latents.device), start
         previous: tuple[Tensor, Tensor] | None = None
         for _ in range(self.max_evaluations):
-            noise = predict_noise(x, step.timestep, rows)
+            noise = predict(x, step.timestep, rows)
             g = _forward(latents[rows], noise, step)
             f = g - x
             error = relative_norm(f, g)

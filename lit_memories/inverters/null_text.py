@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise, relative_norm
 from lit_memories.inverters.ddim import DDIMInversion
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_step
+from lit_memories.ops.path import DDIMStep, coefficients, ddim_inverse_coefficients, ddim_step
+from lit_memories.ops.rollout import RowPredictFn
 
 BETAS = 0.9, 0.999
 """Adam's decay rates, torch's defaults."""
@@ -76,16 +76,20 @@ class NullText(Inverter):
         if "sampler" in self.pivot.settings():
             raise ValueError(f"the pivot must invert plain DDIM, {type(self.pivot).__name__} inverts another sampler")
 
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def check(self, steps: Sequence[DDIMStep]) -> None:
+        """Refuse what the pivot refuses."""
+        self.pivot.check(steps)
+
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents through `steps`.
 
         Raises:
-            TypeError: if `predict_noise` cannot predict under other embeddings.
+            TypeError: if `predict` cannot predict under other embeddings.
             ValueError: if its own predictions are guided.
         """
         if self.faithful:
-            return _explicit(predict_noise, latents, steps, self.measure_residual)
-        noise = _prompted(predict_noise)
+            return _explicit(predict, latents, steps, self.measure_residual)
+        noise = _prompted(predict)
         # An audit predicts in inference mode, where nothing can be differentiated, and its tensors stay marked by it.
         with torch.inference_mode(False), torch.no_grad():
             pivots, inversion = self._follow(noise, latents.clone(), steps)
@@ -99,13 +103,13 @@ class NullText(Inverter):
                 tuned.append(null)
         return replace(inversion, evaluations=evaluations, converged=converged, state=torch.stack(tuned, 1))
 
-    def regenerate(self, predict_noise: RowNoiseFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
+    def regenerate(self, predict: RowPredictFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that guided DDIM makes of the seeds with the tuned embeddings."""
         if self.faithful:
-            return self.sample(predict_noise, inversion.seeds, steps[:-1])
+            return self.sample(predict, inversion.seeds, steps[:-1])
         if inversion.state is None:
             raise ValueError("the inversion has no tuned embeddings: it is not one of NullText")
-        noise, latents = _prompted(predict_noise), inversion.seeds
+        noise, latents = _prompted(predict), inversion.seeds
         rows = torch.arange(len(latents), device=latents.device)
         for step, null in zip(steps, inversion.state.unbind(1), strict=True):
             own = noise(latents, step.timestep, rows)
@@ -192,29 +196,30 @@ class _Adam:
         return self
 
 
-def _prompted(predict_noise: RowNoiseFn) -> PromptedNoise:
-    if not isinstance(predict_noise, PromptedNoise):
+def _prompted(predict: RowPredictFn) -> PromptedNoise:
+    if not isinstance(predict, PromptedNoise):
         raise TypeError(
-            f"NullText predicts under other embeddings than the prompt's and {type(predict_noise).__name__} cannot: "
+            f"NullText predicts under other embeddings than the prompt's and {type(predict).__name__} cannot: "
             "pass a PromptedNoise, as audits do"
         )
-    if predict_noise.guidance_scale != 1:
+    if predict.guidance_scale != 1:
         raise ValueError(
-            f"NullText guides by itself and the predictions are guided already, by {predict_noise.guidance_scale:g}: "
+            f"NullText guides by itself and the predictions are guided already, by {predict.guidance_scale:g}: "
             "set the audit's guidance_scale to 1"
         )
-    return predict_noise
+    return predict
 
 
-def _explicit(predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep], measure: bool) -> Inversion:
+def _explicit(predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep], measure: bool) -> Inversion:
     """Inversion through the transitions between timesteps alone, each with noise from where it starts."""
     rows = torch.arange(len(latents), device=latents.device)
     residual = torch.full((len(latents),), 0.0 if measure else torch.nan, device=latents.device)
     for low, high in pairwise(reversed(steps)):
-        a, b = ddim_coefficients(low.alpha, high.alpha)
-        moved = a * latents + b * predict_noise(latents, low.timestep, rows)
+        a, b = coefficients(low.predicts, low.alpha, high.alpha)
+        moved = a * latents + b * predict(latents, low.timestep, rows)
         if measure:
-            again = a * latents + b * predict_noise(moved, high.timestep, rows)
+            a, b = ddim_inverse_coefficients(DDIMStep(high.timestep, high.alpha, low.alpha, high.predicts))
+            again = a * latents + b * predict(moved, high.timestep, rows)
             residual = torch.maximum(residual, relative_norm(again - moved, again))
         latents = moved
     used = torch.full_like(rows, (2 if measure else 1) * (len(steps) - 1))

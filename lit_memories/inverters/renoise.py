@@ -7,8 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
+from lit_memories.ops.rollout import RowPredictFn
 
 FIRST_TIMESTEPS = 250
 """Below this timestep `average_first` holds, from it on `average`."""
@@ -94,7 +94,16 @@ class ReNoise(Inverter):
         self.regularization_steps, self.rolls, self.seed = regularization_steps, rolls, seed
         self.measure_residual, self.tolerance, self.faithful = measure_residual, tolerance, faithful
 
-    def __call__(self, predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
+    def check(self, steps: Sequence[DDIMStep]) -> None:
+        """Refuse to regularise as noise what is none."""
+        super().check(steps)
+        if any(step.predicts != "epsilon" for step in steps) and (self.faithful or self.lambda_ac or self.lambda_kl):
+            raise ValueError(
+                "ReNoise regularises predicted noise, and this model predicts a velocity (rectified flow, zero "
+                "terminal SNR): leave faithful, lambda_ac and lambda_kl out, or use FixedPoint"
+            )
+
+    def __call__(self, predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Inversion:
         """Invert latents through `steps`."""
         rows, image = torch.arange(len(latents), device=latents.device), latents
         generator = Generator().manual_seed(self.seed)
@@ -107,12 +116,12 @@ class ReNoise(Inverter):
             reference = None
             if self.lambda_kl > 0 and (self._span(step) or (0, 1))[0] <= self.num_renoise_steps:
                 noised = image if self.faithful else step.alpha**0.5 * image + (1 - step.alpha) ** 0.5 * noise
-                reference = predict_noise(noised, step.timestep, rows)
-            found, passes = self._solve(predict_noise, latents, step, reference, generator)
+                reference = predict(noised, step.timestep, rows)
+            found, passes = self._solve(predict, latents, step, reference, generator)
             moved = a * latents + b * found
             evaluations += passes + (reference is not None) + self.measure_residual
             if self.measure_residual:
-                again = a * latents + b * predict_noise(moved, step.timestep, rows)
+                again = a * latents + b * predict(moved, step.timestep, rows)
                 residual = torch.maximum(residual, relative_norm(again - moved, again))
             latents = moved
         used = torch.full_like(rows, evaluations)
@@ -123,7 +132,7 @@ class ReNoise(Inverter):
 
     def _solve(
         self,
-        predict_noise: RowNoiseFn,
+        predict: RowPredictFn,
         latents: Tensor,
         step: DDIMStep,
         reference: Tensor | None,
@@ -143,7 +152,7 @@ class ReNoise(Inverter):
             shifts = self._draw(generator, latents) if i >= first else []
             if i >= passes:
                 continue  # the average is complete: the pass would be thrown away, but draws its rolls all the same
-            noises.append(predict_noise(moved, step.timestep, rows))
+            noises.append(predict(moved, step.timestep, rows))
             noise = self._regularised(noises[-1], reference, shifts) if i >= first else noises[-1]
             moved = a * latents + b * noise
         if first >= count:

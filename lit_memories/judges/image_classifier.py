@@ -7,11 +7,11 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification
 
 from lit_memories.concept import Concept
-from lit_memories.diffusion import fingerprint
 from lit_memories.identity import config_of, digest
 from lit_memories.images import to_pil
 from lit_memories.judges.base import Judge, Verdict
 from lit_memories.judges.hub import load_image_processor, load_model, locate
+from lit_memories.ops.fingerprint import fingerprint
 
 
 class ImageClassifierJudge(Judge):

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.rollout import RowPredictFn
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def log_snr(alpha: float) -> float:
 
 
 def denoise(
-    predict_noise: RowNoiseFn,
+    predict: RowPredictFn,
     latents: Tensor,
     steps: Sequence[DDIMStep],
     generators: Sequence[Generator],
@@ -69,7 +69,7 @@ def denoise(
     """Noise latents to every level, ask the model for the noise, and compare.
 
     Args:
-        predict_noise: the model.
+        predict: the model.
         latents: at the clean end (n, c, h, w).
         steps: whose levels to ask at, noise first, from `ladder`; where they end does not matter.
         generators: one a sample; they draw on the CPU, level by level.
@@ -91,9 +91,12 @@ def denoise(
     rows = torch.arange(len(latents), device=latents.device).repeat(noises)
     errors = []
     for step, noise in zip(steps, drawn, strict=True):
-        mixed = step.alpha**0.5 * latents + (1 - step.alpha) ** 0.5 * noise
-        found = predict_noise(mixed.flatten(0, 1), step.timestep, rows).view_as(noise)
-        errors.append((found - noise).flatten(2).square().sum(2) / 2)
+        here = step.frame
+        mixed = here.cosine * latents + here.sine * noise
+        found = predict(mixed.flatten(0, 1), step.timestep, rows).view_as(noise)
+        # An error of the prediction is one of the noise times this; of predicted noise, exactly 1.
+        weight = (here.cosine / here.determinant) ** 2
+        errors.append(weight * (found - here.prediction(latents, noise)).flatten(2).square().sum(2) / 2)
     levels = torch.tensor([log_snr(step.alpha) for step in steps], dtype=torch.float64)
     return Denoising(levels, torch.stack(errors, -1).cpu().double())
 

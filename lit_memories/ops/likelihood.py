@@ -4,7 +4,8 @@ DDIM without noise follows an ordinary differential equation, the probability fl
 (Song et al. 2021, arXiv:2011.13456, eq. 39): that of the seed, plus the divergence on the way. With
 :math:`\cos\phi = \sqrt{\bar\alpha}` and :math:`\sin\phi = \sqrt{1 - \bar\alpha}` the flow is
 
-.. math:: \frac{dx}{d\phi} = v = \frac{\epsilon(x) - \sin\phi\, x}{\cos\phi}, \qquad
+.. math:: \frac{dx}{d\phi} = v = \cos\phi\, \epsilon(x) - \sin\phi\, x_0(x)
+        = \frac{\epsilon(x) - \sin\phi\, x}{\cos\phi}, \qquad
     \log p(x_0) = \log N(x_T; 0, I) + \int \mathrm{tr}\, \frac{\partial v}{\partial x}\, d\phi
 
 with v the velocity of Salimans and Ho (2022): a DDIM step is the rotation :math:`\cos h\, x + \sin h\, v`. In this
@@ -16,7 +17,8 @@ the value at the new node taken where an Adams-Bashforth step of order two lands
 trapezoidal rule over the same values. Both are of order two, and in the likelihood of typical data their leading errors
 cancel. Each node costs one evaluation of the network and one vector-Jacobian product a probe: nothing is evaluated
 twice, or for one purpose only. From the clean end to the lowest level, where the network cannot be asked, there is one
-step of Euler's; being one, it keeps the order, and `ladder` makes it short.
+step of Euler's; being one, it keeps the order, and `NoiseSchedule.ladder` makes it short. Models that know noise alone
+begin there: v is finite where the signal is 0.
 
 **Off the data's support this is wrong, by any amount.** Between modes the score turns within a distance far smaller
 than a step: the flow is stiff there, an explicit rule leaps into a mode, misses the divergence of the way, and calls
@@ -33,8 +35,8 @@ import torch
 from torch import Generator, Tensor
 
 from lit_memories.ops.gradients import gradients
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.rollout import RowPredictFn
 
 
 @dataclass(frozen=True)
@@ -62,43 +64,8 @@ class Likelihood:
         return -self.log_likelihood / (math.log(2) * self.seeds[0].numel())
 
 
-def ladder(schedule: NoiseSchedule, count: int) -> list[DDIMStep]:
-    r"""Levels that suit a likelihood: all the model knows, from the noisiest on, even in :math:`\log(\sigma / \alpha)`.
-
-    What low-variance directions of the data contribute happens at low noise, over a range that is a ratio, not a
-    difference. Of normal data with variance 0.01, 50 levels spaced as for sampling miss 0.025 nats an element, spaced
-    like this 0.002.
-
-    Args:
-        schedule: the model's.
-        count: levels, 2 or more; those that fall on one timestep are one.
-
-    Returns:
-        Steps, noise first, at most `count`; the last ends where the model's clean end is.
-
-    Raises:
-        ValueError: if there are fewer than two levels, or the schedule has one that is pure noise or pure signal.
-
-    Example:
-        >>> schedule = NoiseSchedule(torch.linspace(0.9999, 0.001, 1000, dtype=torch.float64), 1.0)
-        >>> [step.timestep for step in ladder(schedule, 5)]
-        [999, 947, 240, 6, 0]
-    """
-    if count < 2:
-        raise ValueError(f"a ladder has 2 levels or more, got {count}")
-    alphas = schedule.alphas_cumprod.cpu().double()
-    if not bool(((alphas > 0) & (alphas < 1)).all()):
-        raise ValueError("the schedule has a level without signal or without noise: no probability flow crosses it")
-    log_noise = ((1 - alphas) / alphas).log() / 2
-    wanted = torch.linspace(float(log_noise[-1]), float(log_noise[0]), count, dtype=torch.float64)
-    nearest = (log_noise - wanted[:, None]).abs().argmin(1)
-    timesteps = sorted(set(nearest.tolist()), reverse=True)
-    ends = [*(schedule.alpha(timestep) for timestep in timesteps[1:]), schedule.final_alpha_cumprod]
-    return [DDIMStep(t, schedule.alpha(t), end) for t, end in zip(timesteps, ends, strict=True)]
-
-
 def log_likelihood(
-    predict_noise: RowNoiseFn,
+    predict: RowPredictFn,
     latents: Tensor,
     steps: Sequence[DDIMStep],
     generators: Sequence[Generator],
@@ -116,10 +83,10 @@ def log_likelihood(
     It works inside `torch.inference_mode` and `torch.no_grad`, both of which it suspends. Parameters get no gradient.
 
     Args:
-        predict_noise: the model; differentiable in the latents, each row depending on its own latents only.
+        predict: the model; differentiable in the latents, each row depending on its own latents only.
         latents: at the clean end (n, c, h, w).
-        steps: as the sampler takes them, noise first, from `ladder` or `NoiseSchedule.ddim_steps`. Their levels count,
-            and where the last one ends.
+        steps: as the sampler takes them, noise first, from `NoiseSchedule.ladder` or `ddim_steps`. Their levels count,
+            what is predicted there, and where the last one ends.
         generators: one a sample.
         probes: estimates of the trace at each node, 1 or more; 2 or more for a standard error.
 
@@ -138,10 +105,11 @@ def log_likelihood(
         x = here = latents.detach().clone()  # here: where the network is asked, x: where it turned out to be
         before: Tensor | None = None
         for node, step in enumerate(reversed(steps)):
-            sine, cosine, width = math.sin(angles[node + 1]), math.cos(angles[node + 1]), widths[node]
-            noise, traces = _ask(predict_noise, here, step.timestep, signs[node].to(latents) * 2 - 1)
-            velocity = (noise - sine * here) / cosine
-            divergence = (traces - sine * latents[0].numel()) / cosine
+            width = widths[node]
+            along, across = _turning(step, angles[node + 1])
+            predicted, traces = _ask(predict, here, step.timestep, signs[node].to(latents) * 2 - 1)
+            velocity = (predicted - across * here) / along
+            divergence = (traces - across * latents[0].numel()) / along
             # Of the interval behind, the trapezoidal rule gives a node half; Euler's step has no other end.
             x = x + width * (velocity if before is None else (before + velocity) / 2)
             if before is not None:
@@ -162,8 +130,10 @@ def _check(latents: Tensor, steps: Sequence[DDIMStep], generators: Sequence[Gene
     if len(generators) != len(latents) or probes < 1:
         raise ValueError(f"give {len(latents)} generators and a probe or more, got {len(generators)} and {probes}")
     levels = [step.alpha for step in steps]
-    if not levels or not all(0 < noisier < cleaner for noisier, cleaner in pairwise([*levels, 1.0])):
-        raise ValueError("steps must be given noise first, with alphas that grow and lie in (0, 1)")
+    if not levels or levels[0] < 0 or not all(noisier < cleaner for noisier, cleaner in pairwise([*levels, 1.0])):
+        raise ValueError("steps must be given noise first, with alphas that grow and lie in [0, 1)")
+    if levels[0] == 0 and steps[0].predicts == "epsilon":
+        raise ValueError("noise predicted where there is nothing else says nothing: leave out the level without signal")
     if not levels[-1] <= steps[-1].alpha_prev <= 1:
         raise ValueError(f"the last step must end between its alpha {levels[-1]} and 1, got {steps[-1].alpha_prev}")
 
@@ -179,17 +149,25 @@ def _double(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
-def _ask(predict_noise: RowNoiseFn, latents: Tensor, timestep: int, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """The noise in latents (n, c, h, w), and estimates (n, probes) of the trace of its derivative."""
+def _turning(step: DDIMStep, angle: float) -> tuple[float, float]:
+    """Numbers (d, m) of the velocity ``(prediction - m * latents) / d`` where a step starts."""
+    if step.predicts == "epsilon":
+        return math.cos(angle), math.sin(angle)
+    here = step.frame
+    return here.determinant, here.cosine * here.of_clean + here.sine * here.of_noise
+
+
+def _ask(predict: RowPredictFn, latents: Tensor, timestep: float, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """What is predicted of latents (n, c, h, w), and estimates (n, probes) of the trace of its derivative."""
     latents = latents.detach().requires_grad_()
-    noise = predict_noise(latents, timestep, torch.arange(len(latents), device=latents.device))
-    if not noise.requires_grad:
-        raise ValueError("predict_noise gave noise without a gradient: it must be differentiable in the latents")
+    predicted = predict(latents, timestep, torch.arange(len(latents), device=latents.device))
+    if not predicted.requires_grad:
+        raise ValueError("predictions came without a gradient: they must be differentiable in the latents")
     traces = []
     for left, sign in zip(range(len(signs) - 1, -1, -1), signs, strict=True):
-        (product,) = torch.autograd.grad(noise, latents, sign, retain_graph=left > 0)
+        (product,) = torch.autograd.grad(predicted, latents, sign, retain_graph=left > 0)
         traces.append(_double((product * sign).flatten(1)).sum(1))
-    return noise.detach(), torch.stack(traces, 1)
+    return predicted.detach(), torch.stack(traces, 1)
 
 
 def _collect(seeds: Tensor, log_det: Tensor, gap: Tensor) -> Likelihood:

@@ -5,21 +5,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.ops.schedule import DDIMStep, ddim_eta_step, ddim_step
+from lit_memories.ops.path import DDIMStep, ddim_eta_step, ddim_step
 
-NoiseFn = Callable[[Tensor, int], Tensor]
-"""Noise predicted for latents (n, c, h, w) at one timestep: everything a sampler or an inverter sees of a model."""
+PredictFn = Callable[[Tensor, float], Tensor]
+"""What a model predicts of latents (n, c, h, w) at one timestep, as `NoiseSchedule.predicts` says.
 
-
-RowNoiseFn = Callable[[Tensor, int, Tensor], Tensor]
-"""Noise predicted for latents (m, c, h, w) at one timestep; the third argument names their rows in the batch."""
+It is all that a sampler or an inverter sees of a model."""
 
 
-def rollout(predict_noise: NoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+RowPredictFn = Callable[[Tensor, float, Tensor], Tensor]
+"""The same of latents (m, c, h, w); the third argument names their rows in the batch."""
+
+
+def rollout(predict: PredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
     """Run DDIM steps one after the other.
 
     Args:
-        predict_noise: the model.
+        predict: the model.
         latents: seeds (n, c, h, w), or latents at the level the first step starts from.
         steps: transitions, from `NoiseSchedule.ddim_steps`; a prefix of them stops early.
 
@@ -27,18 +29,18 @@ def rollout(predict_noise: NoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) 
         Latents (n, c, h, w) at the level where the last step ends.
     """
     for step in steps:
-        latents = ddim_step(latents, predict_noise(latents, step.timestep), step)
+        latents = ddim_step(latents, predict(latents, step.timestep), step)
     return latents
 
 
-def rollout_rows(predict_noise: RowNoiseFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+def rollout_rows(predict: RowPredictFn, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
     """`rollout` of a whole batch (n, c, h, w), with a model that is told the rows."""
     rows = torch.arange(len(latents), device=latents.device)
-    return rollout(lambda x, timestep: predict_noise(x, timestep, rows), latents, steps)
+    return rollout(lambda x, timestep: predict(x, timestep, rows), latents, steps)
 
 
 def rollout_eta(
-    predict_noise: RowNoiseFn,
+    predict: RowPredictFn,
     latents: Tensor,
     steps: Sequence[DDIMStep],
     generators: Sequence[Generator],
@@ -48,7 +50,7 @@ def rollout_eta(
     """`rollout_rows` by `ddim_eta_step`: with fresh noise at every step.
 
     Args:
-        predict_noise: the model.
+        predict: the model.
         latents: seeds (n, c, h, w).
         steps: as for `rollout`.
         generators: of the fresh noise, one a sample; they draw on the CPU, step by step, whatever `eta` is.
@@ -61,6 +63,6 @@ def rollout_eta(
     rows = torch.arange(len(latents), device=latents.device)
     for step in steps:
         fresh = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-        noise = predict_noise(latents, step.timestep, rows)
+        noise = predict(latents, step.timestep, rows)
         latents = ddim_eta_step(latents, noise, fresh.to(latents), step, eta, scale)
     return latents

@@ -1,14 +1,6 @@
-r"""DDIM's algebra as pure functions; agrees with diffusers' `DDIMScheduler` for every spacing option.
+"""The noise levels that a model knows, on the path of `ops.path`; here those that are given by betas."""
 
-With :math:`\bar\alpha_t` the cumulative alphas, one deterministic DDIM step (Song et al. 2021, eq. 12, :math:`\eta=0`)
-from level :math:`t` to level :math:`t'` is
-
-.. math:: z_{t'} = \sqrt{\bar\alpha_{t'}/\bar\alpha_t}\, z_t
-    + \left(\sqrt{1-\bar\alpha_{t'}} - \sqrt{\bar\alpha_{t'}/\bar\alpha_t}\sqrt{1-\bar\alpha_t}\right) \epsilon
-
-and its inverse, linear in :math:`z_{t'}` once :math:`\epsilon` is known, has the same form with the levels exchanged.
-"""
-
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -17,9 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from lit_memories.ops.everywhere import Everywhere
+from lit_memories.ops.path import DDIMStep, Frame, PredictionType, frame
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
 
 def ddim_timesteps(
@@ -43,8 +35,7 @@ def ddim_timesteps(
         >>> ddim_timesteps(4, 1000, "leading", 1)
         [751, 501, 251, 1]
     """
-    if not 1 <= num_inference_steps <= num_train_timesteps:
-        raise ValueError(f"num_inference_steps must be in 1..{num_train_timesteps}, got {num_inference_steps}")
+    check_count(num_inference_steps, num_train_timesteps)
     if timestep_spacing == "leading":
         whole = num_train_timesteps // num_inference_steps
         if (first := (num_inference_steps - 1) * whole + steps_offset) >= num_train_timesteps:
@@ -63,21 +54,118 @@ def ddim_timesteps(
     raise ValueError(f"unknown timestep_spacing {timestep_spacing!r}: choose leading, linspace or trailing")
 
 
+def check_count(num_inference_steps: int, most: int) -> None:
+    """Refuse a number of steps that is not in 1..most."""
+    if not 1 <= num_inference_steps <= most:
+        raise ValueError(f"num_inference_steps must be in 1..{most}, got {num_inference_steps}")
+
+
+class NoiseSchedule(ABC):
+    """The levels that a model knows, as its scheduler's configuration states them.
+
+    Attributes:
+        prediction_type: what the network predicts.
+    """
+
+    prediction_type: PredictionType
+
+    @property
+    @abstractmethod
+    def num_train_timesteps(self) -> int:
+        """Length of the training schedule: timesteps lie below, or at it."""
+
+    @property
+    @abstractmethod
+    def predicts(self) -> PredictionType:
+        """What predictions are, everywhere above the network.
+
+        Noise of models whose levels all hold some signal, whatever their networks give; of others what the network
+        gives, as noise would say nothing at a level of noise alone.
+        """
+
+    @abstractmethod
+    def alphas_at(self, timesteps: Tensor) -> Tensor:
+        """Cumulative alphas (n,), float64, at timesteps (n,), where those are."""
+
+    @abstractmethod
+    def alpha(self, timestep: float) -> float:
+        """The cumulative alpha at a timestep."""
+
+    @abstractmethod
+    def ddim_steps(self, num_inference_steps: int) -> list[DDIMStep]:
+        """The transitions of a deterministic run, from noise to image, as the model's scheduler of diffusers has them.
+
+        Raises:
+            ValueError: if the model has no such number of steps.
+        """
+
+    @abstractmethod
+    def ladder(self, count: int, whole: bool = False) -> list[DDIMStep]:
+        r"""Levels that suit an integral over them: even in :math:`\log(\sigma / \alpha)`, noise first.
+
+        What low-variance directions of the data contribute happens at low noise, over a range that is a ratio, not a
+        difference. Of normal data with variance 0.01, 50 levels spaced as for sampling miss 0.025 nats an element of
+        their likelihood, spaced like this 0.002.
+
+        Args:
+            count: levels, 2 or more; those that fall on one timestep are one.
+            whole: begin with the level of noise alone, where the model knows it, besides.
+
+        Raises:
+            ValueError: if there are fewer than two levels, or the model knows one that is pure signal.
+        """
+
+    @abstractmethod
+    def draw_timesteps(self, count: int, generator: Generator) -> Tensor:
+        """Timesteps (count,) as training draws them, on the CPU."""
+
+    def network_latents(self, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents (n, c, h, w) in the scale in which the network knows them at timesteps (n,)."""
+        return latents
+
+    def frames(self, timesteps: Tensor, like: Tensor, of: PredictionType | None = None) -> Frame:
+        """What predictions are made of at timesteps (n,), for latents of a type.
+
+        Args:
+            timesteps: a sample's each.
+            like: latents (n, c, h, w).
+            of: which predictions; `predicts` if None.
+        """
+        found = frame(of or self.predicts, self.alphas_at(timesteps)[:, None, None, None])
+        return Frame(*(x.to(like.dtype) if isinstance(x, Tensor) else x for x in vars(found).values()))
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Diffuse latents (n, c, h, w) to `timesteps` (n,)."""
+        here = self.frames(timesteps, latents)
+        return here.cosine * latents + here.sine * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What is to be predicted of latents (n, c, h, w) that hold this noise at `timesteps` (n,)."""
+        return noise if self.predicts == "epsilon" else self.frames(timesteps, latents).prediction(latents, noise)
+
+    def noised(self, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents diffused to random timesteps: the noisy latents, the timesteps (n,), and what is to be predicted."""
+        timesteps = self.draw_timesteps(len(latents), generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        return self.add_noise(latents, noise, timesteps), timesteps, self.target(latents, noise, timesteps)
+
+    def from_network(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """Whatever the network predicts for latents (n, c, h, w) at `timesteps` (n,), as `predicts` says."""
+        if self.prediction_type == self.predicts:
+            return prediction
+        return self.frames(timesteps, latents, self.prediction_type).noise(prediction, latents)
+
+    def to_noise(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise (n, c, h, w) that a prediction, as `predicts` says, finds in latents at `timesteps` (n,)."""
+        return prediction if self.predicts == "epsilon" else self.frames(timesteps, latents).noise(prediction, latents)
+
+
 @dataclass(frozen=True)
-class DDIMStep:
-    """One transition of a DDIM run: from `alpha` (at `timestep`) down to `alpha_prev`; both cumulative."""
-
-    timestep: int
-    alpha: float
-    alpha_prev: float
-
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """A model's noise levels, as its scheduler configuration states them.
+class BetaSchedule(NoiseSchedule):
+    """Discrete levels given by betas: of DDPM, and of Stable Diffusion 1, 2 and XL.
 
     Args:
-        alphas_cumprod: cumulative alphas (num_train_timesteps,), float64.
+        alphas_cumprod: cumulative alphas (num_train_timesteps,), float64; the last may be 0 (zero terminal SNR).
         final_alpha_cumprod: level below timestep 0 (1, or the first alpha with ``set_alpha_to_one: false``).
         timestep_spacing: see `ddim_timesteps`.
         steps_offset: see `ddim_timesteps`.
@@ -94,18 +182,23 @@ class NoiseSchedule:
     def _alphas(self) -> Everywhere:
         return Everywhere(self.alphas_cumprod)
 
-    def alphas_at(self, timesteps: Tensor) -> Tensor:
-        """Cumulative alphas (n,), float64, at integer timesteps (n,), where those are."""
-        return self._alphas.on(timesteps.device)[timesteps]
-
     @property
     def num_train_timesteps(self) -> int:
         """Length of the training schedule."""
         return len(self.alphas_cumprod)
 
-    def alpha(self, timestep: int) -> float:
+    @cached_property
+    def predicts(self) -> PredictionType:
+        """Noise, but for a model that knows noise alone (zero terminal SNR)."""
+        return "epsilon" if float(self.alphas_cumprod[-1]) > 0 else self.prediction_type
+
+    def alphas_at(self, timesteps: Tensor) -> Tensor:
+        """Cumulative alphas (n,), float64, at integer timesteps (n,), where those are."""
+        return self._alphas.on(timesteps.device)[timesteps]
+
+    def alpha(self, timestep: float) -> float:
         """The cumulative alpha at a timestep; below 0 the final one."""
-        return float(self.alphas_cumprod[timestep]) if timestep >= 0 else self.final_alpha_cumprod
+        return float(self.alphas_cumprod[int(timestep)]) if timestep >= 0 else self.final_alpha_cumprod
 
     def ddim_steps(self, num_inference_steps: int) -> list[DDIMStep]:
         """The transitions of a DDIM run, from noise to image, as `DDIMScheduler.step` takes them."""
@@ -113,88 +206,44 @@ class NoiseSchedule:
             num_inference_steps, self.num_train_timesteps, self.timestep_spacing, self.steps_offset
         )
         stride = self.num_train_timesteps // num_inference_steps
-        return [DDIMStep(t, self.alpha(t), self.alpha(t - stride)) for t in timesteps]
+        return [DDIMStep(t, self.alpha(t), self.alpha(t - stride), self.predicts) for t in timesteps]
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Diffuse latents (n, c, h, w) to integer `timesteps` (n,)."""
-        alpha = self.alphas_at(timesteps)[:, None, None, None]
-        return alpha.sqrt().to(latents.dtype) * latents + (1 - alpha).sqrt().to(latents.dtype) * noise
+    def ladder(self, count: int, whole: bool = False) -> list[DDIMStep]:
+        """Of all levels that the model knows the nearest to evenly spaced ones; the last ends at the clean end.
 
-    def noised(self, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents diffused to uniform random timesteps: the noisy latents, the timesteps (n,), and the noise."""
-        timesteps = torch.randint(self.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        return self.add_noise(latents, noise, timesteps), timesteps, noise
+        Example:
+            >>> schedule = BetaSchedule(torch.linspace(0.9999, 0.001, 1000, dtype=torch.float64), 1.0)
+            >>> [step.timestep for step in schedule.ladder(5)]
+            [999, 947, 240, 6, 0]
+        """
+        check_ladder(count)
+        alphas = self.alphas_cumprod.cpu().double()
+        if not bool((alphas < 1).all()):
+            raise ValueError("the schedule has a level without noise: no probability flow crosses it")
+        known = int((alphas > 0).sum())
+        log_noise = ((1 - alphas) / alphas).log()[:known] / 2
+        wanted = torch.linspace(float(log_noise[-1]), float(log_noise[0]), count, dtype=torch.float64)
+        nearest = (log_noise - wanted[:, None]).abs().argmin(1)
+        timesteps = sorted(set(nearest.tolist()), reverse=True)
+        if whole and known < len(alphas):
+            timesteps = [len(alphas) - 1, *timesteps]
+        ends = [*(self.alpha(timestep) for timestep in timesteps[1:]), self.final_alpha_cumprod]
+        return [DDIMStep(t, self.alpha(t), end, self.predicts) for t, end in zip(timesteps, ends, strict=True)]
 
-    def to_epsilon(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """Whatever the network predicts at `timesteps` (n,), as the noise epsilon (Salimans & Ho 2022, app. D)."""
-        if self.prediction_type == "epsilon":
-            return prediction
-        alpha = self.alphas_at(timesteps)[:, None, None, None]
-        signal, noise = alpha.sqrt().to(latents.dtype), (1 - alpha).sqrt().to(latents.dtype)
-        if self.prediction_type == "v_prediction":
-            return signal * prediction + noise * latents
-        return (latents - signal * prediction) / noise
-
-
-def ddim_coefficients(alpha_from: float, alpha_to: float) -> tuple[float, float]:
-    """Coefficients (a, b) of ``a * latents + b * noise``, which moves latents between two noise levels.
-
-    Args:
-        alpha_from: cumulative alpha of the level the latents are at, in (0, 1].
-        alpha_to: cumulative alpha of the level to reach, in (0, 1].
-
-    Example:
-        >>> ddim_coefficients(0.25, 1.0)
-        (2.0, -1.7320508075688772)
-    """
-    a = (alpha_to / alpha_from) ** 0.5
-    return a, (1 - alpha_to) ** 0.5 - a * (1 - alpha_from) ** 0.5
+    def draw_timesteps(self, count: int, generator: Generator) -> Tensor:
+        """Uniform ones."""
+        return torch.randint(self.num_train_timesteps, (count,), generator=generator)
 
 
-def ddim_step(latents: Tensor, noise: Tensor, step: DDIMStep) -> Tensor:
-    """One DDIM step towards the image: latents (n, c, h, w) at ``step.alpha`` to ``step.alpha_prev``."""
-    a, b = ddim_coefficients(step.alpha, step.alpha_prev)
-    return a * latents + b * noise
+def on_each(timestep: float | Tensor, latents: Tensor) -> Tensor:
+    """Timesteps (n,) of latents (n, ...), of one for all or one each."""
+    if isinstance(timestep, Tensor):
+        return timestep.to(latents.device).expand(len(latents))
+    # Made on the device: a copy would have the host wait for it at every call.
+    return torch.full((len(latents),), timestep, device=latents.device)
 
 
-def ddim_inverse_coefficients(step: DDIMStep) -> tuple[float, float]:
-    """Coefficients (a, b) of the inverse step ``z_t = a * z_prev + b * epsilon(z_t)``: implicit, as z_t is unknown."""
-    return ddim_coefficients(step.alpha_prev, step.alpha)
-
-
-def ddim_eta_step(
-    latents: Tensor, noise: Tensor, fresh: Tensor, step: DDIMStep, eta: float, scale: float = 1.0
-) -> Tensor:
-    r"""One DDIM step that adds fresh noise, more of it than the model was trained to take away if `eta` is above 1.
-
-    .. math:: z_{t'} = \sqrt{\bar\alpha_{t'}}\, \hat z_0 + \sqrt{|1 - \bar\alpha_{t'} - \eta^2 \sigma^2|}\; \epsilon
-        + s\, \eta\, \sigma\, z, \qquad
-        \sigma^2 = \frac{1 - \bar\alpha_{t'}}{1 - \bar\alpha_t} \Big(1 - \frac{\bar\alpha_t}{\bar\alpha_{t'}}\Big)
-
-    With a scale s of 1 and eta of at most 1 it is that of Song et al. 2021 (eq. 12 and 16): DDIM at 0, DDPM at 1.
-    Beyond, what is left for the direction towards :math:`z_t` can be below zero, hence the absolute value: the
-    noise-based probe of Lu et al. 2025, "When Are Concepts Erased From Diffusion Models?" (arXiv:2505.17013).
-
-    Args:
-        latents: z_t (n, c, h, w).
-        noise: epsilon, predicted for them (n, c, h, w).
-        fresh: z, of the prior (n, c, h, w).
-        step: from which level to which.
-        eta: share of DDPM's noise, 0 or more.
-        scale: s, by which the fresh noise alone is raised.
-    """
-    kept, direction, added = ddim_eta_coefficients(step, eta)
-    clean = (latents - (1 - step.alpha) ** 0.5 * noise) / step.alpha**0.5
-    return kept * clean + direction * noise + scale * added * fresh
-
-
-def ddim_eta_coefficients(step: DDIMStep, eta: float) -> tuple[float, float, float]:
-    """Coefficients of the clean latents, the predicted and the fresh noise in `ddim_eta_step` with a scale of 1.
-
-    Example:
-        >>> ddim_eta_coefficients(DDIMStep(timestep=500, alpha=0.25, alpha_prev=1.0), 1.0)
-        (1.0, 0.0, 0.0)
-    """
-    variance = eta**2 * (1 - step.alpha_prev) / (1 - step.alpha) * (1 - step.alpha / step.alpha_prev)
-    return step.alpha_prev**0.5, abs(1 - step.alpha_prev - variance) ** 0.5, variance**0.5
+def check_ladder(count: int) -> None:
+    """Refuse fewer than two levels."""
+    if count < 2:
+        raise ValueError(f"a ladder has 2 levels or more, got {count}")

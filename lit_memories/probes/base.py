@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from lit_memories.concept import Concept
 from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise
 from lit_memories.numbers import Asked, Number
-from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.records import SetName
 
 if TYPE_CHECKING:

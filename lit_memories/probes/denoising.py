@@ -12,7 +12,6 @@ from typing import Any
 
 from lit_memories.numbers import Number
 from lit_memories.ops import denoising as ops
-from lit_memories.ops.likelihood import ladder
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.probes.base import Answers, Group, Probe
 
@@ -60,7 +59,7 @@ class Denoising(Probe):
 
     def settings(self, schedule: NoiseSchedule) -> dict[str, Any]:
         """Its options, and the levels they lead to."""
-        found = [round(ops.log_snr(step.alpha), 6) for step in ladder(schedule, self.levels)]
+        found = [round(ops.log_snr(step.alpha), 6) for step in schedule.ladder(self.levels)]
         return {**super().settings(schedule), "log_snr": found}
 
     def __call__(self, group: Group) -> Answers:
@@ -84,5 +83,5 @@ def surprise(group: Group, levels: int, noises: int, prompts: Sequence[str] | No
         prompts: to ask under, the samples' own if None.
     """
     noise = group.noise(GUIDANCE if group.asked_guidance is None else group.asked_guidance, prompts)
-    steps, generators = ladder(group.schedule, levels), group.generators("/denoising")
+    steps, generators = group.schedule.ladder(levels), group.generators("/denoising")
     return ops.denoise(noise, group.latents, steps, generators, noises, antithetic=noises % 2 == 0)

@@ -27,10 +27,10 @@ class Known(Probe):
 
     def __call__(self, group: Group) -> Answers:
         """Draw, sample, invert, compare."""
-        seeds, predict_noise = group.draw_seeds(group.generators()), group.noise(group.guidance_scale)
-        latents = group.inverter.sample(predict_noise, seeds, group.steps)
-        inversion = group.inverter(predict_noise, latents, group.steps)
-        restored = group.inverter.regenerate(predict_noise, inversion, group.steps)
+        seeds, predict = group.draw_seeds(group.generators()), group.noise(group.guidance_scale)
+        latents = group.inverter.sample(predict, seeds, group.steps)
+        inversion = group.inverter(predict, latents, group.steps)
+        restored = group.inverter.regenerate(predict, inversion, group.steps)
         nll = gaussian_nll(inversion.seeds)
         return inverted(
             group.inverter,

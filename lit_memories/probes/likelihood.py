@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_memories.numbers import Number
-from lit_memories.ops.likelihood import ladder, log_likelihood
+from lit_memories.ops.likelihood import log_likelihood
 from lit_memories.probes.base import Answers, Group, Probe, by_block
 
 
@@ -45,7 +45,7 @@ class Likelihood(Probe):
         return Answers(by_block(group, self._measure))
 
     def _measure(self, group: Group) -> Mapping[str, Tensor]:
-        levels, generators = ladder(group.schedule, len(group.steps)), group.generators("/probes")
+        levels, generators = group.schedule.ladder(len(group.steps), whole=True), group.generators("/probes")
         with torch.inference_mode(False):  # latents made in inference mode cannot take part in gradients
             found = log_likelihood(group.noise(1.0), group.latents.clone(), levels, generators, self.probes)
         return {"log_likelihood": found.log_likelihood, "bits_per_dim": found.bits_per_dim, "gap": found.gap}

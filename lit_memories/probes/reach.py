@@ -41,7 +41,7 @@ class Reach(Probe):
         seeds, count = group.seeds, len(group.prompts)
         angles, seen = torch.tensor(ANGLES, dtype=torch.float64), []
         prompts = [prompt for prompt in group.prompts for _ in ANGLES]
-        predict_noise, generators = group.noise(group.guidance_scale, prompts), group.generators("/reach")
+        predict, generators = group.noise(group.guidance_scale, prompts), group.generators("/reach")
         # A seed that is not finite has no great circle; it is flagged, and any other serves in its place.
         sound = seeds.flatten(1).isfinite().all(1)
         for _ in range(self.directions):
@@ -51,7 +51,7 @@ class Reach(Probe):
                 directions,
                 angles * math.pi / 180,
             )
-            images = group.decode(group.inverter.sample(predict_noise, ways.flatten(0, 1), group.steps))
+            images = group.decode(group.inverter.sample(predict, ways.flatten(0, 1), group.steps))
             shown = group.judge(images, prompts)["shows_concept"]
             seen.append(torch.tensor(list(shown), dtype=torch.float64).view(count, len(ANGLES)))
         found = crossing(angles, torch.stack(seen).mean(0)).angle

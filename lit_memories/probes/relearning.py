@@ -107,7 +107,7 @@ class Relearning(Probe):
         Raises:
             ValueError: saying why.
         """
-        check_teachable(diffusion.unet, self.rank)
+        check_teachable(diffusion.network, self.rank)
 
     def __call__(self, group: Group) -> Answers:
         """Teach, or remember what was taught, and look."""
@@ -143,13 +143,13 @@ class Relearning(Probe):
 
     def _loss(self, lesson: Group) -> Callable[[int], Tensor]:
         """The ordinary training loss of a step's rows of the lesson, by the noise and the levels drawn for it."""
-        predict_noise, latents = lesson.noise(1.0), lesson.latents[: self.lesson].clone()
+        predict, latents = lesson.noise(1.0), lesson.latents[: self.lesson].clone()
         (generator, *_), schedule = lesson.generators("/lesson"), lesson.schedule
 
         def loss(step: int) -> Tensor:
             rows = torch.randint(len(latents), (self.batch_size,), generator=generator).to(latents.device)
             noisy, timesteps, noise = schedule.noised(latents[rows], generator)
-            return match(predict_noise(noisy, timesteps, rows), noise)
+            return match(predict(noisy, timesteps, rows), noise)
 
         return loss
 

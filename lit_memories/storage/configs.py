@@ -73,9 +73,11 @@ def check_config(config: Mapping[str, Any], file: Path, kind: type) -> None:
         ValueError: naming file and entry.
     """
     hints = get_type_hints(inspect.unwrap(kind.__init__)) if issubclass(kind, ConfigMixin) else {}  # type: ignore[misc]
+    open_ones = {name for name, entry in inspect.signature(kind.__init__).parameters.items() if entry.default is None}  # type: ignore[misc]
     for name, value in config.items():
         numbers = list(numbers_of(value))
-        if not _fits(value, hints.get(name, Any)) or (name in RANGES and not numbers):
+        fits = _fits(value, hints.get(name, Any)) or (value is None and name in open_ones)
+        if not fits or (name in RANGES and not numbers):
             raise ValueError(f"{name} in {file} cannot be {_short(value)}: copy it from the model it was made of")
         low, high = RANGES.get(name, (-NUMBER_LIMIT, NUMBER_LIMIT))
         for number in numbers:

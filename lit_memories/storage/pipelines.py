@@ -1,83 +1,107 @@
 """Where models come from: pipelines in a folder, a single file or on the hub, and what their configuration says."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, cast
 
 import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SchedulerMixin,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from lit_memories.ops.schedule import NoiseSchedule, PredictionType, TimestepSpacing
 from lit_memories.storage.complete import check_files, check_tokenizer
 from lit_memories.storage.configs import read_config
 from lit_memories.storage.hub import fetch, plain
 from lit_memories.storage.loading import choose_weights, load_model
+from lit_memories.storage.schedules import noise_schedule
 from lit_memories.storage.single_file import load_single_file
 
-Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
-PIPELINES: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    "StableDiffusionPipeline": (
-        StableDiffusionPipeline,
-        {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
-    ),
-    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, {"add_watermarker": False}),
-}
-"""Pipelines that can be loaded, by the `_class_name` in model_index.json, and with which options."""
-MODELS: dict[str, type[Any]] = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-}
-"""Parts with weights, and what they have to be."""
-TOKENIZERS = ("tokenizer", "tokenizer_2")
-PARTS = (*MODELS, *TOKENIZERS, "scheduler")
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusion3Pipeline | FluxPipeline
 
 
-def noise_schedule(config: dict[str, Any]) -> NoiseSchedule:
-    """DDIM's schedule with a scheduler's settings: whatever sampler a model was released with, audits use DDIM.
+@dataclass(frozen=True)
+class Layout:
+    """What a kind of pipeline is made of.
 
-    Raises:
-        ValueError: if the scheduler has no betas (EDM, flow matching), its betas are no noise that grows, it ends in
-            noise alone, which DDIM cannot divide by, or it names a spacing or a prediction that DDIM has not.
+    Args:
+        kind: class of the pipeline.
+        models: parts with weights, and what they have to be.
+        tokenizers: the tokenizers, and whose they are.
+        optional: models that may be left out, their tokenizers with them.
+        options: for the pipeline's constructor.
+        stated: entries that a part's configuration has to state, as their defaults are another pipeline's.
     """
-    if "beta_schedule" not in config or config.get("rescale_betas_zero_snr"):
-        raise ValueError(
-            f"noise levels of the scheduler {config.get('_class_name', '')} are not DDIM's: supported are schedules "
-            "given by betas, without zero terminal signal"
-        )
-    ddim = DDIMScheduler.from_config(config)
-    betas = ddim.betas.double()
-    if not len(betas) or not bool(((betas > 0) & (betas < 1)).all()) or not float(ddim.alphas_cumprod[-1]) > 0:
-        raise ValueError(
-            f"the betas of the scheduler {config.get('_class_name', '')} must lie between 0 and 1 and leave some "
-            "signal: DDIM cannot divide by none"
-        )
-    for name, kind in (("timestep_spacing", TimestepSpacing), ("prediction_type", PredictionType)):
-        known = get_args(kind)
-        if ddim.config[name] not in known:
-            raise ValueError(
-                f"{name} of the scheduler {config.get('_class_name', '')} is {ddim.config[name]!r}: supported are "
-                f"{', '.join(known)}"
-            )
-    return NoiseSchedule(
-        alphas_cumprod=ddim.alphas_cumprod.double(),
-        final_alpha_cumprod=float(ddim.final_alpha_cumprod),
-        timestep_spacing=ddim.config.timestep_spacing,
-        steps_offset=ddim.config.steps_offset,
-        prediction_type=ddim.config.prediction_type,
-    )
+
+    kind: type[Any]
+    models: Mapping[str, type[Any]]
+    tokenizers: Mapping[str, str]
+    optional: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of all parts."""
+        return (*self.models, *self.tokenizers, "scheduler")
+
+
+UNET = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+ONE = {"tokenizer": "text_encoder"}
+TWO = {**ONE, "tokenizer_2": "text_encoder_2"}
+PIPELINES: dict[str, Layout] = {
+    "StableDiffusionPipeline": Layout(
+        StableDiffusionPipeline,
+        {**UNET, "text_encoder": CLIPTextModel},
+        ONE,
+        options={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    ),
+    "StableDiffusionXLPipeline": Layout(
+        StableDiffusionXLPipeline,
+        {**UNET, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
+        TWO,
+        options={"add_watermarker": False},
+        stated={"vae": ("scaling_factor",)},
+    ),
+    "StableDiffusion3Pipeline": Layout(
+        StableDiffusion3Pipeline,
+        {
+            "transformer": SD3Transformer2DModel,
+            "vae": AutoencoderKL,
+            "text_encoder": CLIPTextModelWithProjection,
+            "text_encoder_2": CLIPTextModelWithProjection,
+            "text_encoder_3": T5EncoderModel,
+        },
+        {**TWO, "tokenizer_3": "text_encoder_3"},
+        optional=("text_encoder_3",),
+        stated={"vae": ("scaling_factor", "shift_factor")},
+    ),
+    "FluxPipeline": Layout(
+        FluxPipeline,
+        {
+            "transformer": FluxTransformer2DModel,
+            "vae": AutoencoderKL,
+            "text_encoder": CLIPTextModel,
+            "text_encoder_2": T5EncoderModel,
+        },
+        TWO,
+        stated={"vae": ("scaling_factor", "shift_factor")},
+    ),
+}
+"""Pipelines that can be loaded, by the `_class_name` in model_index.json."""
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
 
 def load_pipeline(
@@ -115,46 +139,55 @@ def load_pipeline(
         folder, commit = fetch(base, partial(_wanted, variant=variant), revision)
         models = partial(_load_models, variant, dtype)
     index = _read_index(folder, base)
-    loader, options = PIPELINES[index["_class_name"]]
-    expected = inspect.signature(loader).parameters
+    layout = PIPELINES[index["_class_name"]]
+    expected = inspect.signature(layout.kind).parameters
     settings = {name: value for name, value in index.items() if name in expected and not isinstance(value, list)}
+    absent = {name: None for name in layout.optional if index.get(name) in (None, [None, None])}
+    absent |= {name: None for name, encoder in layout.tokenizers.items() if encoder in absent}
+    settings = {name: value for name, value in settings.items() if name not in layout.parts}
     if odd := [name for name, value in settings.items() if not isinstance(value, bool | None)]:
         raise ValueError(f"{odd[0]} in {folder / 'model_index.json'} is neither true nor false")
-    wanted = [name for name in PARTS if name in expected]
-    for name in wanted:
-        kind = _check_part(folder, name, index)
-        check_files(folder / name, name, kind, loader is StableDiffusionXLPipeline)
+    for name in (wanted := [name for name in layout.parts if name not in absent]):
+        kind = _check_part(folder, name, index, layout)
+        check_files(folder / name, name, kind, layout.stated.get(name, ()))
     parts = {"scheduler": _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")}
     noise_schedule(parts["scheduler"].config)
-    parts |= {name: _read(CLIPTokenizer, folder / name) for name in wanted if name in TOKENIZERS}
-    for tokenizer, encoder in zip(TOKENIZERS, ("text_encoder", "text_encoder_2"), strict=True):
-        if tokenizer in parts:
-            encoder_config = _read(MODELS[encoder].config_class, folder / encoder)
-            check_tokenizer(parts[tokenizer], encoder_config, f"the {tokenizer} in {folder}")
-    parts |= models({name: (MODELS[name], folder / name) for name in wanted if name in MODELS})
-    return loader(**parts, **settings | options), commit
+    for name, encoder in layout.tokenizers.items():
+        if name in wanted:
+            model = layout.models[encoder]
+            parts[name] = _read(_tokenizer(model), folder / name)
+            encoder_config = _read(model.config_class, folder / encoder)
+            check_tokenizer(parts[name], encoder_config, f"the {name} in {folder}")
+    parts |= models({name: (layout.models[name], folder / name) for name in wanted if name in layout.models})
+    return layout.kind(**{**absent, **parts, **settings, **layout.options}), commit
 
 
-def randomise(unet: Any) -> None:
-    """Draw a U-Net's weights anew from its configuration, always the same."""
+def randomise(network: Any) -> None:
+    """Draw a network's weights anew from its configuration, always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = type(unet).from_config(unet.config)
-    unet.load_state_dict(fresh.state_dict())
+        fresh = type(network).from_config(network.config)
+    network.load_state_dict(fresh.state_dict())
+
+
+def _tokenizer(encoder: type[Any]) -> type[Any]:
+    """The class of an encoder's tokenizer."""
+    return T5TokenizerFast if encoder is T5EncoderModel else CLIPTokenizer
 
 
 def _configs(files: Sequence[str]) -> list[str]:
     """The files of a pipeline that are no weights."""
     if "model_index.json" not in files:
         raise FileNotFoundError("it has no model_index.json, so that it is no diffusers pipeline")
-    parts = [file for file in files if file.split("/")[0] in PARTS and file.endswith((".json", ".txt"))]
-    return ["model_index.json", *parts]
+    parts = {part for layout in PIPELINES.values() for part in layout.parts}
+    found = [file for file in files if file.split("/")[0] in parts and file.endswith((".json", ".txt", ".model"))]
+    return ["model_index.json", *found]
 
 
 def _wanted(files: Sequence[str], variant: str | None) -> list[str]:
     """The files of a pipeline that are needed, with one set of weights for each part that has any."""
     wanted = _configs(files)
-    for part in MODELS:
+    for part in {part: None for layout in PIPELINES.values() for part in layout.models}:
         names = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
         if names:
             wanted += [f"{part}/{name}" for name in choose_weights(part, names, variant)]
@@ -170,24 +203,25 @@ def _read_index(folder: Path, base: str) -> dict[str, Any]:
     return index
 
 
-def _check_part(folder: Path, name: str, index: dict[str, Any]) -> type[Any]:
+def _check_part(folder: Path, name: str, index: dict[str, Any], layout: Layout) -> type[Any]:
     """The class of a part; one that is missing, or of a class that is not the library's own, is refused."""
     entry = index.get(name)
     if not (isinstance(entry, list) and [type(value) for value in entry] == [str, str] and (folder / name).is_dir()):
         raise FileNotFoundError(f"the pipeline in {folder} has no {name}: copy it from the model it was made of")
     library, kind = entry
-    found: Any = MODELS.get(name, CLIPTokenizer)
     if name == "scheduler":
         found = getattr(diffusers, kind, None)
         fits = library == "diffusers" and isinstance(found, type) and issubclass(found, SchedulerMixin)
-    elif name in TOKENIZERS:
-        fits = library == "transformers" and kind in {"CLIPTokenizer", "CLIPTokenizerFast"}
+    elif name in layout.tokenizers:
+        found = _tokenizer(layout.models[layout.tokenizers[name]])
+        fits = library == "transformers" and kind.removesuffix("Fast") == found.__name__.removesuffix("Fast")
     else:
-        fits = library in {"diffusers", "transformers"} and kind == MODELS[name].__name__
+        found = layout.models[name]
+        fits = library in {"diffusers", "transformers"} and kind == found.__name__
     if not fits:
-        wanted = MODELS[name].__name__ if name in MODELS else f"{name} of the libraries"
+        wanted = layout.models[name].__name__ if name in layout.models else f"{name} of the libraries"
         raise ValueError(f"the {name} of the pipeline in {folder} is {library}'s {kind}, not a {wanted}: not supported")
-    return found
+    return cast("type[Any]", found)
 
 
 def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:

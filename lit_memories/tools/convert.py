@@ -81,7 +81,7 @@ def convert(
         "source_revision": commit,
     }
     if adapts:
-        lora = read_lora(weights, {"unet": diffusion.unet, **diffusion.conditioning.encoders}, alpha)
+        lora = read_lora(weights, {"unet": diffusion.network, **diffusion.conditioning.encoders}, alpha)
         form, tensors = (lora.whole or "adapter").lower(), lora.tensors
         gate, settings["alpha"] = _gate(weights) if gate is None else gate, lora.alpha
         if gate and lora.whole:
@@ -187,7 +187,7 @@ class _Names:
         encoders = tuple(diffusion.conditioning.encoders)
         state = {k: v for k, v in diffusion.state_dict().items() if k.partition(".")[0] in {"unet", *encoders}}
         unet = [name.removeprefix("unet.") for name in state if name.startswith("unet.")]
-        theirs = compvis_names(unet, diffusion.unet.config["layers_per_block"])
+        theirs = compvis_names(unet, diffusion.network.config["layers_per_block"])
         text = {
             part: {n.removeprefix(f"{part}.").removeprefix("text_model."): n for n in state if n.startswith(f"{part}.")}
             for part in encoders

@@ -15,9 +15,11 @@ from torch import Generator, Tensor
 
 from lit_memories.data.gallery import Gallery
 from lit_memories.data.presets import I2P, PromptList, PromptRow
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_pil
-from lit_memories.ops.schedule import ddim_timesteps
+from lit_memories.ops.fingerprint import fingerprint
+from lit_memories.ops.rollout import rollout
+from lit_memories.ops.schedule import BetaSchedule, ddim_timesteps
 from lit_memories.terminal import printable
 
 Sampler = Literal["lms", "ddim"]
@@ -73,9 +75,7 @@ def generate(
     where = _device(device)
     rows = _rows(prompts, None if use_row_guidance else guidance_scale)
     diffusion = Diffusion(base, erasure, revision)
-    spacing = "linspace" if scheduler == "lms" else diffusion.schedule.timestep_spacing
-    steps = num_inference_steps, diffusion.schedule.num_train_timesteps, spacing, diffusion.schedule.steps_offset
-    ddim_timesteps(*steps)  # refuses more than there are
+    _check_steps(diffusion, scheduler, num_inference_steps)
     diffusion.to(where)
     settings = {
         "base": base,
@@ -89,14 +89,13 @@ def generate(
     gallery = Gallery(out, settings)
     left = gallery.missing(rows)
     gallery.open()
-    sampler = _sampler(scheduler, diffusion.scheduler_config)
-    diffusion.schedule = replace(diffusion.schedule, prediction_type="epsilon")  # as it is: the sampler converts it
+    if isinstance(diffusion.schedule, BetaSchedule):  # predictions as they are: the sampler converts them
+        diffusion.schedule = replace(diffusion.schedule, prediction_type="epsilon")
     evaluations, start = 0, time.perf_counter()
     for batch in track(list(_batches(left, batch_size)), "drawing", transient=True):
-        sampler.set_timesteps(num_inference_steps, device=where)
-        images = diffusion.decode_latents(_sample(diffusion, sampler, batch))
+        images = diffusion.decode_latents(_sample(diffusion, scheduler, num_inference_steps, batch))
         gallery.add(batch, [to_pil(image) for image in images])
-        evaluations += len(batch) * len(sampler.timesteps) * (1 if batch[0].guidance_scale == 1 else 2)
+        evaluations += len(batch) * num_inference_steps * diffusion.evaluations(batch[0].guidance_scale or 0.0)
     seconds = time.perf_counter() - start
     said = f"{len(rows)} pictures in {out}"
     rate = f"; {evaluations} network evaluations in {seconds:.0f} s, {evaluations / seconds:.2f} a second on {where}"
@@ -133,18 +132,34 @@ def _batches(rows: Sequence[PromptRow], size: int) -> Iterator[list[PromptRow]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
+def _check_steps(diffusion: Diffusion, scheduler: Sampler, count: int) -> None:
+    """Refuse more steps than a sampler has, and a sampler that a flow has not."""
+    if isinstance(diffusion.schedule, BetaSchedule) and scheduler == "lms":
+        ddim_timesteps(count, diffusion.schedule.num_train_timesteps, "linspace")
+        return
+    if scheduler == "lms":
+        raise ValueError(f"{diffusion.base} is a rectified flow, which LMS does not sample: pass --scheduler ddim")
+    diffusion.schedule.ddim_steps(count)
+
+
+def _sample(diffusion: Diffusion, scheduler: Sampler, count: int, rows: Sequence[PromptRow]) -> Tensor:
+    """Latents of rows that share their guidance."""
+    embeds, guidance = diffusion.encode_prompts([row.prompt for row in rows]), rows[0].guidance_scale or 0.0
+    predict = diffusion.predict_fn(embeds, guidance)
+    latents = diffusion.draw_seeds([Generator().manual_seed(row.seed) for row in rows])
+    if not isinstance(diffusion.schedule, BetaSchedule):
+        return rollout(predict, latents, diffusion.schedule.ddim_steps(count))
+    sampler = _sampler(scheduler, diffusion.scheduler_config)
+    sampler.set_timesteps(count, device=latents.device)
+    latents = latents * sampler.init_noise_sigma
+    for timestep in sampler.timesteps:
+        prediction = predict(sampler.scale_model_input(latents, timestep), timestep)
+        latents = sampler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
 def _sampler(name: Sampler, config: dict[str, Any]) -> Any:
     """A sampler of diffusers with a model's noise levels; LMS keeps its own spacing, as officially."""
     if name == "ddim":
         return DDIMScheduler.from_config(config, clip_sample=False)
     return LMSDiscreteScheduler(**{name: config[name] for name in NOISE_LEVELS if name in config})
-
-
-def _sample(diffusion: Diffusion, sampler: Any, rows: Sequence[PromptRow]) -> Tensor:
-    """Latents of rows that share their guidance."""
-    predict = diffusion.noise_fn(diffusion.encode_prompts([row.prompt for row in rows]), rows[0].guidance_scale or 0.0)
-    latents = diffusion.draw_seeds([Generator().manual_seed(row.seed) for row in rows]) * sampler.init_noise_sigma
-    for timestep in sampler.timesteps:
-        prediction = predict(sampler.scale_model_input(latents, timestep), timestep)
-        latents = sampler.step(prediction, timestep, latents).prev_sample
-    return latents

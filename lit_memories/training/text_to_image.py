@@ -50,7 +50,7 @@ class TextToImage(Pretraining):
             self.diffusion = Diffusion.from_pipeline(build_pipeline(autoencoder, block_out_channels, text_width))
         else:
             self.diffusion = Diffusion.from_pretrained(init_from)
-        self.diffusion.unet.requires_grad_(True).train()
+        self.diffusion.network.requires_grad_(True).train()
         self.diffusion.text_encoder.requires_grad_(True).train()
         self.classifier = load_classifier(classifier)
 
@@ -58,7 +58,7 @@ class TextToImage(Pretraining):
         """Weighted squared error of the predicted noise, a value a sample (n,)."""
         schedule = self.diffusion.schedule
         noisy = schedule.add_noise(latents, noise, timesteps)
-        predicted = self.diffusion.predict_noise(noisy, timesteps, self.diffusion.encode_prompts(prompts))
+        predicted = self.diffusion.predict(noisy, timesteps, self.diffusion.encode_prompts(prompts))
         alpha = schedule.alphas_at(timesteps)
         weight = (self.snr_gamma * (1 - alpha) / alpha).clamp(max=1).to(noise.dtype)
         return weight * (predicted - noise).square().mean((1, 2, 3))

@@ -8,14 +8,14 @@ import torch
 from torch import Generator, Tensor
 
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.rollout import RowPredictFn
+from lit_memories.ops.schedule import BetaSchedule
 from lit_memories.probes.base import Group
 
 Model = Callable[[Tensor, int, str], Tensor]
 """Noise in latents (1, c, h, w), at a timestep, under a prompt."""
 SHAPE = 4, 8, 8
-SCHEDULE = NoiseSchedule(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64), 1.0)
+SCHEDULE = BetaSchedule(torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64), 1.0)
 
 
 def given(prompts: Sequence[str], model: Model, num_inference_steps: int = 4) -> Group:
@@ -27,7 +27,7 @@ def given(prompts: Sequence[str], model: Model, num_inference_steps: int = 4) ->
     asked: list[tuple[int, int]] = []
     by_hash = {float(hash(prompt) % 1000): prompt for prompt in prompts}
 
-    def noise(guidance_scale: float, under: Sequence[str] | None = None, function: Model = model) -> RowNoiseFn:
+    def noise(guidance_scale: float, under: Sequence[str] | None = None, function: Model = model) -> RowPredictFn:
         texts = prompts if under is None else under
 
         def predict(latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def given(prompts: Sequence[str], model: Model, num_inference_steps: int = 4) ->
 
         return predict
 
-    def noise_of(embeds: Tensor, guidance_scale: float, diffusion: Any = None) -> RowNoiseFn:
+    def noise_of(embeds: Tensor, guidance_scale: float, diffusion: Any = None) -> RowPredictFn:
         texts = [by_hash[float(row)] for row in embeds[:, 0, 0]]
         return noise(guidance_scale, texts, model if diffusion is None else diffusion.function)
 

@@ -8,9 +8,9 @@ from diffusers import DDIMScheduler
 from torch import Generator, Tensor
 
 from lit_memories.attacks.noise_probe import NoiseProbe
+from lit_memories.ops.path import DDIMStep, ddim_eta_coefficients, ddim_eta_step, ddim_step
 from lit_memories.ops.rollout import rollout_eta, rollout_rows
-from lit_memories.ops.schedule import DDIMStep, ddim_eta_coefficients, ddim_eta_step, ddim_step
-from lit_memories.storage.pipelines import noise_schedule
+from lit_memories.storage.schedules import noise_schedule
 
 
 def drawn(seed: int, count: int = 3) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lit_memories.attacks.base import FIRST
 from lit_memories.attacks.latents import SeedSearch, as_typical, discrepancy
+from lit_memories.ops.path import DDIMStep, coefficients
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep, ddim_coefficients
 
 STEPS = [DDIMStep(2, 0.1, 0.3), DDIMStep(1, 0.3, 0.7)]
 
@@ -36,7 +36,7 @@ def test_the_distance_and_its_gradient_are_those_of_the_levels_one_by_one() -> N
     expected = [(0.2 * x * (x > 0)).flatten(1).square().mean(1) for x in (first, second)]
     torch.testing.assert_close(found.detach(), expected[0] + expected[1])
     (gradient,) = torch.autograd.grad(found.sum(), [start])
-    a, _ = ddim_coefficients(0.1, 0.3)
+    a, _ = coefficients("epsilon", 0.1, 0.3)
     own = [2 * 0.2**2 * x * (x > 0) / x[0].numel() for x in (first, second)]
     torch.testing.assert_close(gradient, own[0] + a * own[1])
 

@@ -27,12 +27,12 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.identity import arguments_of, configuration_of
 from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.inverters.fixed_point import FixedPoint
-from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.schedule import BetaSchedule
 from lit_memories.probes import PROBES, Seed
 from lit_memories.runs import RunInfo
 from lit_memories.speed import Speed
 from lit_memories.statistics.pairing import compare
-from lit_memories.storage.pipelines import noise_schedule
+from lit_memories.storage.schedules import noise_schedule
 
 UMBRELLA = Concept("umbrella", "object", ["an umbrella"], anchor="clover", factors={"object": "umbrella"})
 SHARED: dict[str, Any] = {
@@ -158,7 +158,7 @@ def test_every_field_of_a_schedule_counts(diffusion: Diffusion, tmp_path: Path, 
         "steps_offset": usual.steps_offset + 1,
         "prediction_type": "sample",
     }
-    assert set(changed) == {entry.name for entry in fields(NoiseSchedule)}
+    assert set(changed) == {entry.name for entry in fields(BetaSchedule)}
     hashes = [hashed(made(ConceptAudit, diffusion))]
     for name, value in changed.items():
         diffusion.schedule = replace(usual, **{name: value})

@@ -21,7 +21,6 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.ops.denoising import denoise
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.likelihood import ladder
 from lit_memories.probes import PROBES, Likelihood, Reach, Seed
 from lit_memories.probes.base import Answers
 from lit_memories.records import PARTS, Record
@@ -224,7 +223,7 @@ def test_surprise_is_that_of_the_equation(
     audit = {record.key: record for record in run.records}
     assert len(audit) == 27
     assert RunInfo.load(tmp_path).probes["denoising"]["settings"]["log_snr"] == pytest.approx(
-        [float(torch.logit(torch.tensor(step.alpha).double())) for step in ladder(diffusion.schedule, 4)], abs=1e-6
+        [float(torch.logit(torch.tensor(step.alpha).double())) for step in diffusion.schedule.ladder(4)], abs=1e-6
     )
     from lit_memories.data.samples import ImageRows
     from lit_memories.data.sources import ImageSource
@@ -235,9 +234,9 @@ def test_surprise_is_that_of_the_equation(
     latents = diffusion.encode_images(sample.image[None])
 
     def surprise(prompt: str, guidance_scale: float) -> float:
-        noise = diffusion.noise_fn(diffusion.encode_prompts([prompt]).expand(noises, -1, -1), guidance_scale)
+        noise = diffusion.predict_fn(diffusion.encode_prompts([prompt]).expand(noises, -1, -1), guidance_scale)
         generator = seeded(f"0/concept/{sample.content}/denoising")
-        steps = ladder(diffusion.schedule, 4)
+        steps = diffusion.schedule.ladder(4)
         return float(denoise(lambda x, t, _: noise(x, t), latents, steps, [generator], noises, noises > 1).surprise)
 
     own, none, guided = (

@@ -20,7 +20,7 @@ from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance
 from lit_memories.inverters.renoise import ReNoise
-from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.schedule import BetaSchedule
 from lit_memories.runs import read_run
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +233,7 @@ class Restated:
 
     def renoised(self, latents: Tensor) -> Tensor:
         """renoise_inversion.py; tests/inverters has its loop beside the official one."""
-        schedule = NoiseSchedule(self.scheduler.alphas_cumprod.double(), float(self.scheduler.final_alpha_cumprod))
+        schedule = BetaSchedule(self.scheduler.alphas_cumprod.double(), float(self.scheduler.final_alpha_cumprod))
         steps = schedule.ddim_steps(3)
         return ReNoise(faithful=True, **WEAK)(lambda x, t, rows: self.noise(x, t), latents, steps).seeds
 

@@ -46,9 +46,9 @@ def test_a_sick_sample_is_flagged_and_no_other(
     name: str, illness: float, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sick = pictograms.build("audits", 200, keep={"object": "umbrella"}, limit=4)["caption"][1]
-    healthy, asked = Diffusion.predict_noise, 0
+    healthy, asked = Diffusion.predict, 0
 
-    def predict_noise(self: Diffusion, latents: Tensor, timestep: int, prompt_embeds: Tensor, *more: Any) -> Tensor:
+    def predict(self: Diffusion, latents: Tensor, timestep: int, prompt_embeds: Tensor, *more: Any) -> Tensor:
         nonlocal asked
         noise = healthy(self, latents, timestep, prompt_embeds, *more).clone()
         rows = torch.isclose(prompt_embeds, self.encode_prompts([sick])).all((1, 2))
@@ -56,7 +56,7 @@ def test_a_sick_sample_is_flagged_and_no_other(
         noise[rows, 0, 0, 0] = illness
         return noise
 
-    monkeypatch.setattr(Diffusion, "predict_noise", predict_noise)
+    monkeypatch.setattr(Diffusion, "predict", predict)
     options, measures = INVERTERS[name]
     inverter = {"class_path": f"lit_memories.inverters.{name}", "init_args": options}
     main(arguments(tmp_path, f"--model.inverter={json.dumps(inverter)}", *FEW, *measures))

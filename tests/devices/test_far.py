@@ -33,8 +33,8 @@ from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
-from lit_memories.ops.likelihood import ladder, log_likelihood
-from lit_memories.ops.schedule import PredictionType
+from lit_memories.ops.likelihood import log_likelihood
+from lit_memories.ops.path import PredictionType
 from lit_memories.probes import Denoising, Known, Likelihood, Reach, Samples, Seed, Typicality
 from lit_memories.storage.signed import unsign
 
@@ -80,7 +80,7 @@ INVERTERS = {
     "null text": (NullText(inner_steps=2), 2 * STEPS),
 }
 """Inverters, and how often each may wait to know which samples are done, which is what a step can cost and no more."""
-LOOPS = ("inverters/", "ops/", "audit/", "predict_noise", "_epsilon")
+LOOPS = ("inverters/", "ops/", "audit/", "predict", "_ask")
 
 
 @pytest.mark.parametrize("name", INVERTERS)
@@ -112,7 +112,7 @@ def test_a_likelihood_waits_for_its_result_alone(diffusion: Diffusion) -> None:
         seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(2)])
         noise = BlockwiseNoise(diffusion, diffusion.encode_prompts(PROMPTS[:2]), diffusion.encode_prompts([""]), 1.0, 2)
         generators = [Generator().manual_seed(i) for i in range(2)]
-        return log_likelihood(noise, seeds, ladder(diffusion.schedule, 4), generators, 2).log_likelihood
+        return log_likelihood(noise, seeds, diffusion.schedule.ladder(4), generators, 2).log_likelihood
 
     expected = likelihood()
     with far_away() as waits:

@@ -16,8 +16,8 @@ from lit_memories.erasers.base import draw
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasers.result import check_result
 from lit_memories.erasure import Erasure
+from lit_memories.ops.path import DDIMStep
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep
 from lit_memories.ops.select import PREDICATES, Selection
 from lit_memories.ops.transforms import Quantised
 
@@ -115,7 +115,7 @@ def test_teacher_and_student_walk_differently(diffusion: Diffusion, monkeypatch:
         seeds = torch.randn(2, *diffusion.latent_shape, generator=Generator().manual_seed(0))
         model = Diffusion.from_pretrained(diffusion.base) if who == "teacher" else method.diffusion
         steps = model.schedule.ddim_steps(4)
-        expected = rollout(model.noise_fn(model.encode_prompts(prompts), 3.0), seeds, steps[:3])
+        expected = rollout(model.predict_fn(model.encode_prompts(prompts), 3.0), seeds, steps[:3])
         torch.testing.assert_close(found[who], expected)
         assert timestep == steps[3].timestep
     assert not torch.allclose(found["teacher"], found["student"])
@@ -125,7 +125,7 @@ def levels(diffusion: Diffusion, monkeypatch: pytest.MonkeyPatch, **options: Any
     """For many draws, the level the latents are at and the timestep given to the networks."""
     paths: list[Sequence[DDIMStep]] = []
 
-    def record(predict_noise: Any, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
+    def record(predict: Any, latents: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
         paths.append(steps)
         return latents
 

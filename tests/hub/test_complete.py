@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.storage.complete import STATED, check_files, check_tokenizer
-from lit_memories.storage.pipelines import noise_schedule
+from lit_memories.storage.schedules import noise_schedule
 
 KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "scheduler": DDIMScheduler}
 

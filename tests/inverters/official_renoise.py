@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.ops.schedule import DDIMStep
+from lit_memories.ops.path import DDIMStep
 
 
 def roll_loss(noise: Tensor, rolls: Callable[[int], int]) -> Tensor:

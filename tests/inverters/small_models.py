@@ -9,10 +9,10 @@ from torch import Tensor
 from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.blocks import in_blocks
-from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.ops.schedule import BetaSchedule
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-SCHEDULE = NoiseSchedule((1 - BETAS).cumprod(0), float(1 - BETAS[0]))
+SCHEDULE = BetaSchedule((1 - BETAS).cumprod(0), float(1 - BETAS[0]))
 STEPS = SCHEDULE.ddim_steps(10)
 TOKENS, WIDTH = 3, 5
 

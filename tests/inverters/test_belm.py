@@ -24,15 +24,15 @@ def wild(x: Tensor, timestep: int) -> Tensor:
 )
 def test_what_went_in_comes_out(model: object, steps: int) -> None:
     z, inverter, schedule = latents(), BELM(), SCHEDULE.ddim_steps(steps)
-    predict_noise = Counted(model, len(z))
-    found = inverter(predict_noise, z, schedule)
-    again = inverter.regenerate(predict_noise, found, schedule)
+    predict = Counted(model, len(z))
+    found = inverter(predict, z, schedule)
+    again = inverter.regenerate(predict, found, schedule)
     if model is curved:
         assert found.converged.all()
         assert relative_norm(again - z, z).max() < 3e-7
     else:
         assert relative_norm(again - z, z).max() < 3 * max(found.residual.max(), 1e-7), "as exact as its last step"
-        naive = FixedPoint()(predict_noise, z, schedule)
+        naive = FixedPoint()(predict, z, schedule)
         assert relative_norm(rollout(model, naive.seeds, schedule) - z, z).min() > 0.05, "the control"
 
 

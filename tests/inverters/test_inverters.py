@@ -18,8 +18,8 @@ from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import gaussian_nll
+from lit_memories.ops.path import DDIMStep, coefficients, ddim_inverse_coefficients
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep, ddim_coefficients, ddim_inverse_coefficients
 from lit_memories.probes.quality import quality
 
 INVERTERS = [
@@ -42,7 +42,7 @@ def linear(c: float) -> Callable[[Tensor, int], Tensor]:
 def closed_form(z: Tensor, c: float) -> Tensor:
     """The exact inverse of DDIM for epsilon = c x: each step is a multiplication by a + b c."""
     for step in reversed(STEPS):
-        a, b = ddim_coefficients(step.alpha, step.alpha_prev)
+        a, b = coefficients("epsilon", step.alpha, step.alpha_prev)
         z = z / (a + b * c)
     return z
 
@@ -91,7 +91,7 @@ def test_naive_inversion_is_exact_where_the_noise_is_constant() -> None:
 def reference(z: Tensor, iterations: int = 400) -> Tensor:
     """Plain fixed-point iteration to the end of float64."""
     for step in reversed(STEPS):
-        a, b = ddim_coefficients(step.alpha_prev, step.alpha)
+        a, b = coefficients("epsilon", step.alpha_prev, step.alpha)
         x = z
         for _ in range(iterations):
             x = a * z + b * curved(x, step.timestep)
@@ -112,7 +112,7 @@ def test_start_and_acceleration_beat_as_many_plain_iterations() -> None:
     z = latents(dtype=torch.float64)
     exact, plain = reference(z), z
     for step in reversed(STEPS):
-        a, b = ddim_coefficients(step.alpha_prev, step.alpha)
+        a, b = coefficients("epsilon", step.alpha_prev, step.alpha)
         x = plain
         for _ in range(4):
             x = a * plain + b * curved(x, step.timestep)
@@ -326,9 +326,9 @@ def test_settings_go_into_json_and_name_a_sampler_that_is_not_ddim(inverter: Inv
 def test_known_seeds_are_found_again(diffusion: Diffusion) -> None:
     """The tiny network, prompts and all: from seeds to latents and back."""
     seeds = diffusion.draw_seeds([torch.Generator().manual_seed(i) for i in range(3)])
-    predict_noise = diffusion.noise_fn(diffusion.encode_prompts(["umbrella", "a red star", ""]))
+    predict = diffusion.predict_fn(diffusion.encode_prompts(["umbrella", "a red star", ""]))
     steps = diffusion.schedule.ddim_steps(20)
-    made = rollout(predict_noise, seeds, steps)
+    made = rollout(predict, seeds, steps)
     embeds = diffusion.encode_prompts(["umbrella", "a red star", ""])
 
     def rowwise(x: Tensor, timestep: int, rows: Tensor) -> Tensor:

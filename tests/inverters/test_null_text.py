@@ -15,8 +15,8 @@ from lit_memories.inverters.belm import BELM
 from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
+from lit_memories.ops.path import DDIMStep, ddim_step
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep, ddim_step
 
 PIVOT = FixedPoint(8, 1e-5)
 
@@ -157,14 +157,14 @@ def test_it_tunes_within_inference_mode(diffusion: Diffusion) -> None:
         with torch.inference_mode(inference), torch.no_grad():
             size = diffusion.latent_shape[1]
             z = latents(3, size=size) * 0.5
-            predict_noise = noise(diffusion, ["umbrella", "a red star", ""])
-            assert isinstance(predict_noise, PromptedNoise)
-            found = inverter(predict_noise, z, steps)
-            results.append((found.seeds, found.state, inverter.regenerate(predict_noise, found, steps)))
+            predict = noise(diffusion, ["umbrella", "a red star", ""])
+            assert isinstance(predict, PromptedNoise)
+            found = inverter(predict, z, steps)
+            results.append((found.seeds, found.state, inverter.regenerate(predict, found, steps)))
     for outside, inside in zip(*results, strict=True):
         assert torch.equal(outside, inside)
-    assert not torch.equal(found.state[0, 0], predict_noise.empty), "embeddings moved"
-    assert found.state.shape == (3, 3, *predict_noise.empty.shape)
+    assert not torch.equal(found.state[0, 0], predict.empty), "embeddings moved"
+    assert found.state.shape == (3, 3, *predict.empty.shape)
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -176,13 +176,17 @@ def test_what_is_no_text_is_not_tuned(gated: bool) -> None:
         seen.append(embeds)
         return x
 
-    tokenizer = SimpleNamespace(model_max_length=TOKENS)
-    diffusion = SimpleNamespace(predict_noise=predict, tokenizer=tokenizer, adapter=object() if gated else None)
+    diffusion = SimpleNamespace(
+        predict=predict,
+        conditioning=SimpleNamespace(tokens=TOKENS),
+        adapter=object() if gated else None,
+        evaluations=lambda _: 1,
+    )
     prompts, empty = torch.ones(2, TOKENS + 1, 5), torch.full((1, TOKENS + 1, 5), 7.0)
-    predict_noise = BlockwiseNoise(diffusion, prompts, empty, 1.0, 2)
-    assert predict_noise.empty.shape == (TOKENS, 5)
-    predict_noise.under(latents(2), 1, torch.zeros(2, TOKENS, 5), torch.arange(2))
+    seen_by = BlockwiseNoise(diffusion, prompts, empty, 1.0, 2)
+    assert seen_by.empty.shape == (TOKENS, 5)
+    seen_by.under(latents(2), 1, torch.zeros(2, TOKENS, 5), torch.arange(2))
     assert seen[-1][:, :TOKENS].eq(0).all()
     assert seen[-1][:, TOKENS:].eq(1 if gated else 7).all()
-    predict_noise(latents(2), 1, torch.arange(2))
+    seen_by(latents(2), 1, torch.arange(2))
     assert torch.equal(seen[-1], prompts)

@@ -17,8 +17,8 @@ from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
+from lit_memories.ops.path import DDIMStep
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep
 
 SPACINGS = ("leading", "linspace", "trailing")
 KINDS = list(product(("epsilon", "v_prediction"), SPACINGS))
@@ -73,11 +73,11 @@ def scheduled(diffusion: Diffusion, model: Raw, seeds: Tensor, count: int = COUN
 def test_seeds_are_those_from_which_diffusers_makes_the_latents(
     inverter: Inverter, within: float, diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor
 ) -> None:
-    predict_noise = noise(diffusion, PROMPTS)
+    predict = noise(diffusion, PROMPTS)
     made = scheduled(diffusion, raw(diffusion), seeds)
-    found = inverter(predict_noise, made, steps)
+    found = inverter(predict, made, steps)
     assert relative_norm(found.seeds - seeds, seeds).max() < within
-    again = inverter.regenerate(predict_noise, found, steps)
+    again = inverter.regenerate(predict, found, steps)
     torch.testing.assert_close(again, scheduled(diffusion, raw(diffusion), found.seeds), rtol=1e-5, atol=1e-6)
     if isinstance(inverter, DDIMInversion):
         assert relative_norm(found.seeds - seeds, seeds).min() > 1e-3, "plain inversion is not exact"
@@ -101,17 +101,17 @@ def test_guided_predictions_are_inverted_too(diffusion: Diffusion, steps: list[D
 @torch.no_grad()
 def test_null_text_follows_diffusers_guided_run(diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor) -> None:
     """Its embeddings, one set a timestep, in a guided run of diffusers' own: the same latents, near those inverted."""
-    predict_noise, own = noise(diffusion, PROMPTS), raw(diffusion)
+    predict, own = noise(diffusion, PROMPTS), raw(diffusion)
     made = scheduled(diffusion, own, seeds)
     inverter = NullText(3.0, inner_steps=3, early_stop=1e-12, pivot=FixedPoint(40, 1e-9))
-    found = inverter(predict_noise, made, steps)
+    found = inverter(predict, made, steps)
     at = {step.timestep: number for number, step in enumerate(steps)}
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
         other = diffusion.unet(x, t, found.state[:, at[int(t)]]).sample
         return other + 3 * (own(x, t) - other)
 
-    again = inverter.regenerate(predict_noise, found, steps)
+    again = inverter.regenerate(predict, found, steps)
     torch.testing.assert_close(again, scheduled(diffusion, guided, found.seeds), rtol=1e-5, atol=1e-6)
     assert relative_norm(found.seeds - seeds, seeds).max() < 1e-6
 
@@ -121,22 +121,22 @@ def test_official_null_text_is_plain_between_the_timesteps(
     diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor
 ) -> None:
     """Latents that diffusers makes without its last step, to seeds that are near but not the same."""
-    predict_noise, inverter = noise(diffusion, PROMPTS), NullText(faithful=True)
-    found = inverter(predict_noise, scheduled(diffusion, raw(diffusion), seeds, COUNT - 1), steps)
+    predict, inverter = noise(diffusion, PROMPTS), NullText(faithful=True)
+    found = inverter(predict, scheduled(diffusion, raw(diffusion), seeds, COUNT - 1), steps)
     assert 1e-3 < relative_norm(found.seeds - seeds, seeds).max() < 0.5
     expected = scheduled(diffusion, raw(diffusion), found.seeds, COUNT - 1)
     torch.testing.assert_close(
-        inverter.regenerate(predict_noise, found, steps), expected, rtol=1e-5, atol=1e-6, check_dtype=False
+        inverter.regenerate(predict, found, steps), expected, rtol=1e-5, atol=1e-6, check_dtype=False
     )
 
 
 @torch.no_grad()
 def test_belm_comes_back(diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor) -> None:
-    predict_noise, inverter = noise(diffusion, PROMPTS), BELM(40, 1e-12)
+    predict, inverter = noise(diffusion, PROMPTS), BELM(40, 1e-12)
     made = scheduled(diffusion, raw(diffusion), seeds)
-    found: Inversion = inverter(predict_noise, made, steps)
+    found: Inversion = inverter(predict, made, steps)
     assert found.converged.all()
-    assert relative_norm(inverter.regenerate(predict_noise, found, steps) - made, made).max() < 1e-10
+    assert relative_norm(inverter.regenerate(predict, found, steps) - made, made).max() < 1e-10
 
 
 @torch.no_grad()
@@ -164,8 +164,8 @@ def test_single_precision_finds_the_same_seeds(inverter: Inverter, tiny: Path) -
         steps = diffusion.schedule.ddim_steps(8)
         dtype = diffusion.unet.dtype
         seeds = diffusion.draw_seeds([torch.Generator().manual_seed(i) for i in range(3)]).to(dtype)
-        predict_noise = noise(diffusion, PROMPTS)
+        predict = noise(diffusion, PROMPTS)
         rows = torch.arange(3)
-        made = rollout(lambda x, t: predict_noise(x, t, rows), seeds, steps)  # noqa: B023
-        found.append(inverter(predict_noise, made, steps).seeds.double())
+        made = rollout(lambda x, t: predict(x, t, rows), seeds, steps)  # noqa: B023
+        found.append(inverter(predict, made, steps).seeds.double())
     assert relative_norm(found[0] - found[1], found[1]).max() < 1e-4

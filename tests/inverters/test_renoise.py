@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from lit_memories.inverters.base import relative_norm
 from lit_memories.inverters.renoise import ReNoise, autocorrelation_gradient, patch_gradient
-from lit_memories.ops.schedule import ddim_inverse_coefficients
+from lit_memories.ops.path import ddim_inverse_coefficients
 
 NEVER = (99, 100)
 """A range beyond every iterate: plain substitution."""

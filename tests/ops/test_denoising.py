@@ -9,20 +9,20 @@ from far import FAR, far_away
 from torch import Generator, Tensor
 
 from lit_memories.ops.denoising import denoise, log_snr
-from lit_memories.ops.likelihood import ladder
-from lit_memories.ops.rollout import RowNoiseFn
-from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.rollout import RowPredictFn
+from lit_memories.ops.schedule import BetaSchedule
 
 SHAPE = (3, 4, 4)
 D = math.prod(SHAPE)
-SCHEDULE = NoiseSchedule(torch.linspace(8, -8, 1000, dtype=torch.float64).sigmoid(), 1.0)
+SCHEDULE = BetaSchedule(torch.linspace(8, -8, 1000, dtype=torch.float64).sigmoid(), 1.0)
 
 
 def generators(count: int, seed: int = 0) -> list[Generator]:
     return [Generator().manual_seed(1000 * seed + row) for row in range(count)]
 
 
-def gaussian(variance: float) -> RowNoiseFn:
+def gaussian(variance: float) -> RowPredictFn:
     """The best denoiser of data from N(0, variance)."""
 
     def predict(x: Tensor, timestep: int, rows: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def expected(latents: Tensor, variance: float, steps: Sequence[DDIMStep]) -> Ten
 @pytest.mark.parametrize("variance", [1.0, 0.1])
 def test_it_is_that_of_gaussian_data(variance: float) -> None:
     latents = variance**0.5 * torch.randn(2, *SHAPE, generator=Generator().manual_seed(0))
-    steps = ladder(SCHEDULE, 60)
+    steps = SCHEDULE.ladder(60)
     found = denoise(gaussian(variance), latents.double(), steps, generators(2), noises=400, antithetic=True)
     error = torch.trapezoid(found.errors.std(0) / 400**0.5, found.log_snr)
     assert (found.surprise - expected(latents, variance, steps)).abs().max() < 3 * error.max()
@@ -55,7 +55,7 @@ def test_it_is_that_of_gaussian_data(variance: float) -> None:
 def test_between_models_it_is_the_difference_of_log_densities() -> None:
     """Of a model that knows the law of the data and one that takes them for twice as wide; the noise is shared."""
     latents = torch.randn(4, *SHAPE, generator=Generator().manual_seed(1)).double()
-    steps = ladder(SCHEDULE, 60)
+    steps = SCHEDULE.ladder(60)
     surprise = {v: denoise(gaussian(v), latents, steps, generators(4), 600, True).surprise for v in (1.0, 2.0)}
     size = latents.flatten(1).square().sum(1)
     wanted = (D * math.log(2.0) + size / 2 - size) / 2
@@ -63,7 +63,7 @@ def test_between_models_it_is_the_difference_of_log_densities() -> None:
 
 
 def test_models_share_their_noise_and_a_sample_does_not_see_its_neighbours() -> None:
-    latents, steps = torch.randn(3, *SHAPE, generator=Generator().manual_seed(2)), ladder(SCHEDULE, 5)
+    latents, steps = torch.randn(3, *SHAPE, generator=Generator().manual_seed(2)), SCHEDULE.ladder(5)
     whole = denoise(gaussian(1.0), latents, steps, generators(3), 2)
     assert torch.equal(denoise(gaussian(1.0), latents, steps, generators(3), 2).errors, whole.errors)
     alone = denoise(gaussian(1.0), latents[1:2], steps, generators(3)[1:2], 2)
@@ -76,7 +76,7 @@ def test_models_share_their_noise_and_a_sample_does_not_see_its_neighbours() -> 
 
 def test_antithetic_noise_takes_off_what_is_odd_in_it() -> None:
     """What is left is even in the noise; of latents this far out nearly all of the scatter is not."""
-    latents, steps = 30 * torch.ones(1, *SHAPE).double(), ladder(SCHEDULE, 9)
+    latents, steps = 30 * torch.ones(1, *SHAPE).double(), SCHEDULE.ladder(9)
 
     def found(antithetic: bool) -> Tensor:
         runs = [denoise(gaussian(1.0), latents, steps, generators(1, seed), 2, antithetic) for seed in range(40)]
@@ -94,7 +94,7 @@ def test_levels_are_weighed_by_their_distance() -> None:
 
 
 def test_the_host_waits_for_the_result_alone() -> None:
-    latents, steps = torch.randn(2, *SHAPE), ladder(SCHEDULE, 6)
+    latents, steps = torch.randn(2, *SHAPE), SCHEDULE.ladder(6)
     wanted = denoise(gaussian(1.0), latents, steps, generators(2), 2)
     with far_away() as waits:
         there = latents.to(FAR)
@@ -114,7 +114,7 @@ def test_the_host_waits_for_the_result_alone() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(options: dict[str, int], said: str) -> None:
-    steps = ladder(SCHEDULE, 4)[: options.get("levels", 4)]
+    steps = SCHEDULE.ladder(4)[: options.get("levels", 4)]
     with pytest.raises(ValueError, match=said) as error:
         denoise(
             gaussian(1.0),

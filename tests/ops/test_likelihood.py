@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from lit_memories.ops.likelihood import ladder, log_likelihood
-from lit_memories.ops.schedule import DDIMStep, NoiseSchedule
+from lit_memories.ops.likelihood import log_likelihood
+from lit_memories.ops.path import DDIMStep
+from lit_memories.ops.schedule import BetaSchedule
 
 SHAPE = (4, 8, 8)
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
 ALPHAS = (1 - BETAS).cumprod(0)
-SCHEDULE = NoiseSchedule(ALPHAS, float(ALPHAS[0]))  # Stable Diffusion's
+SCHEDULE = BetaSchedule(ALPHAS, float(ALPHAS[0]))  # Stable Diffusion's
 ANISOTROPIC = torch.logspace(-1.5, 0.5, math.prod(SHAPE), dtype=torch.float64).reshape(SHAPE)
 
 
@@ -83,7 +84,7 @@ def test_standard_normal_data_are_exact_at_any_number_of_steps(count: int) -> No
 )
 def test_gaussian_data_have_their_closed_form(variance: float | Tensor, tolerance: float) -> None:
     """One probe is exact where the derivative is diagonal; tolerances in nats an element."""
-    model, steps = Gaussian(variance), ladder(SCHEDULE, 50)
+    model, steps = Gaussian(variance), SCHEDULE.ladder(50)
     x = model.data(3, steps)
     result = log_likelihood(model, x, steps, generators(3))
     seeds, log_det, expected = model.truth(x, steps)
@@ -97,7 +98,7 @@ def test_gaussian_data_have_their_closed_form(variance: float | Tensor, toleranc
 def test_directions_need_not_be_elements() -> None:
     """A covariance with correlations: the derivative is no longer diagonal, and the trace is estimated."""
     basis = torch.linalg.qr(normal(256, 256, seed=5)).Q
-    model, steps = Gaussian(ANISOTROPIC, basis), ladder(SCHEDULE, 30)
+    model, steps = Gaussian(ANISOTROPIC, basis), SCHEDULE.ladder(30)
     x = model.data(2, steps)
     result = log_likelihood(model, x, steps, generators(2), probes=40)
     _, _, expected = model.truth(x, steps)
@@ -107,10 +108,10 @@ def test_directions_need_not_be_elements() -> None:
 
 def test_the_density_is_that_of_the_data() -> None:
     """Not only that of the flow: with clean latents at the end and next to no signal at the beginning."""
-    schedule = NoiseSchedule(
+    schedule = BetaSchedule(
         torch.cos(torch.linspace(1e-3, math.pi / 2 - 1e-3, 1000, dtype=torch.float64)).square(), 1.0
     )
-    model, steps = Gaussian(0.3), ladder(schedule, 100)
+    model, steps = Gaussian(0.3), schedule.ladder(100)
     model.levels = {step.timestep: step.alpha for step in steps}
     x = 0.3**0.5 * normal(2, *SHAPE)
     result = log_likelihood(model, x, steps, generators(2))
@@ -169,7 +170,7 @@ def test_off_the_support_the_gap_tells_and_other_levels_do_not() -> None:
     for share in (0.0, 0.25, 0.5):  # of the way from one centre to another
         x = (centres.lerp(centres.roll(1, 0), share) + noise).reshape(16, 4, 4, 4)
         for count in (50, 100, 200):
-            steps = ladder(SCHEDULE, count)
+            steps = SCHEDULE.ladder(count)
             result = log_likelihood(model, x, steps, generators(16))
             errors[share, count], gaps[share, count] = result.log_likelihood - model.truth(x, steps), result.gap
     assert errors[0, 50].abs().max() < 3
@@ -316,7 +317,7 @@ def test_results_repeat_and_leave_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("count", [2, 20, 50, 300])
 @pytest.mark.parametrize("final", [float(ALPHAS[0]), 1.0])
 def test_a_ladder_goes_down_evenly_in_the_log_of_the_noise(count: int, final: float) -> None:
-    steps = ladder(NoiseSchedule(ALPHAS, final), count)
+    steps = BetaSchedule(ALPHAS, final).ladder(count)
     timesteps = [step.timestep for step in steps]
     assert (timesteps[0], timesteps[-1], steps[-1].alpha_prev) == (999, 0, final)
     assert timesteps == sorted(set(timesteps), reverse=True)
@@ -332,7 +333,7 @@ def test_a_ladder_goes_down_evenly_in_the_log_of_the_noise(count: int, final: fl
 
 def test_a_ladder_suits_data_with_quiet_directions() -> None:
     model, errors = Gaussian(0.01), []
-    for steps in (SCHEDULE.ddim_steps(50), ladder(SCHEDULE, 50)):
+    for steps in (SCHEDULE.ddim_steps(50), SCHEDULE.ladder(50)):
         x = model.data(2, steps)
         result = log_likelihood(model, x, steps, generators(2))
         errors.append(float((result.log_likelihood - model.truth(x, steps)[2]).abs().mean()) / x[0].numel())
@@ -354,12 +355,12 @@ GOOD = {"latents": normal(2, *SHAPE), "steps": CURVED_STEPS, "generators": gener
         ({"steps": CURVED_STEPS[::-1]}, "steps must be given noise first"),
         ({"steps": [DDIMStep(9, 0.0, 0.5)]}, "steps must be given noise first"),
         ({"steps": [DDIMStep(9, 0.5, 0.4)]}, "the last step must end between its alpha 0.5 and 1, got 0.4"),
-        ({"predict_noise": lambda x, t, rows: x.detach()}, "predict_noise gave noise without a gradient"),
+        ({"predict": lambda x, t, rows: x.detach()}, "predictions came without a gradient"),
     ],
 )
 def test_misuse_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        log_likelihood(**{"predict_noise": Gaussian(1.0)} | GOOD | change)
+        log_likelihood(**{"predict": Gaussian(1.0)} | GOOD | change)
 
 
 @pytest.mark.parametrize(
@@ -367,4 +368,4 @@ def test_misuse_is_refused(change: dict, message: str) -> None:
 )
 def test_ladders_that_lead_nowhere_are_refused(alphas: Tensor, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ladder(NoiseSchedule(alphas, 1.0), count)
+        BetaSchedule(alphas, 1.0).ladder(count)

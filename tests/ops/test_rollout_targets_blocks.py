@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_memories.ops.blocks import in_blocks
+from lit_memories.ops.path import DDIMStep, ddim_step
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import DDIMStep, ddim_step
 from lit_memories.ops.targets import match, negate
 
 STEPS = [DDIMStep(900, 0.1, 0.3), DDIMStep(600, 0.3, 0.6), DDIMStep(300, 0.6, 0.99)]

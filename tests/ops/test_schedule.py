@@ -4,15 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from lit_memories.ops.path import coefficients, ddim_inverse_coefficients, ddim_step
 from lit_memories.ops.rollout import rollout
-from lit_memories.ops.schedule import (
-    NoiseSchedule,
-    ddim_coefficients,
-    ddim_inverse_coefficients,
-    ddim_step,
-    ddim_timesteps,
-)
-from lit_memories.storage.pipelines import noise_schedule
+from lit_memories.ops.schedule import BetaSchedule, ddim_timesteps
+from lit_memories.storage.schedules import noise_schedule
 
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -61,7 +56,7 @@ def test_steps_are_the_schedulers(count: int, spacing: str, to_one: bool, predic
         latents, output = pair(number)
         assert step.timestep == int(theirs.timesteps[number])
         expected = theirs.step(output, step.timestep, latents).prev_sample
-        noise = schedule.to_epsilon(output, latents, torch.tensor([step.timestep] * 2))
+        noise = schedule.from_network(output, latents, torch.tensor([step.timestep] * 2))
         torch.testing.assert_close(ddim_step(latents, noise, step), expected, rtol=1e-8, atol=1e-8)
 
 
@@ -81,7 +76,7 @@ def test_predictions_become_the_noise_that_was_added(prediction: str) -> None:
     timesteps = torch.tensor([3, 871])
     noisy = schedule.add_noise(clean, noise, timesteps)
     output = clean if prediction == "sample" else theirs.get_velocity(clean, noise, timesteps)
-    torch.testing.assert_close(schedule.to_epsilon(output, noisy, timesteps), noise, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(schedule.from_network(output, noisy, timesteps), noise, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -93,10 +88,10 @@ def test_the_inverse_undoes_a_step_for_constant_noise(spacing: str) -> None:
 
 
 def test_two_moves_are_one() -> None:
-    a, b = ddim_coefficients(0.2, 0.5)
-    c, d = ddim_coefficients(0.5, 0.9)
-    assert ddim_coefficients(0.2, 0.9) == pytest.approx((a * c, b * c + d))
-    assert ddim_coefficients(0.3, 0.3) == pytest.approx((1, 0))
+    a, b = coefficients("epsilon", 0.2, 0.5)
+    c, d = coefficients("epsilon", 0.5, 0.9)
+    assert coefficients("epsilon", 0.2, 0.9) == pytest.approx((a * c, b * c + d))
+    assert coefficients("epsilon", 0.3, 0.3) == pytest.approx((1, 0))
 
 
 def test_a_perfect_model_brings_back_the_image() -> None:
@@ -114,7 +109,7 @@ def test_impossible_numbers_of_steps_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=r"num_inference_steps must be in 1\.\.1000"):
         ddim_timesteps(count)
     with pytest.raises(ValueError, match="num_inference_steps"):
-        NoiseSchedule(torch.linspace(0.999, 0.01, 1000), 1.0).ddim_steps(count)
+        BetaSchedule(torch.linspace(0.999, 0.01, 1000), 1.0).ddim_steps(count)
 
 
 def test_an_unknown_spacing_is_refused() -> None:

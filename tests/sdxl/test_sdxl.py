@@ -13,8 +13,7 @@ from tiny_pipelines import EULER
 from torch import Generator, Tensor, nn
 
 from lit_memories.concept import Concept
-from lit_memories.conditioning import with_row
-from lit_memories.diffusion import Diffusion, fingerprint
+from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.advunlearn import AdvUnlearn
 from lit_memories.erasers.closed_form import ClosedFormEraser
 from lit_memories.erasers.rece import RECE
@@ -22,7 +21,9 @@ from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import Adapter, attention_layers, initial_factors
 from lit_memories.ops.attention import recorded_attention
+from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.ops.select import Selection, select
+from lit_memories.prompt_rows import with_row
 
 PROMPTS = ["a painting by Van Gogh", "a photo of a church"]
 LONG = "a painting by Van Gogh " * 20

@@ -37,7 +37,7 @@ def _no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("long work began")
 
     monkeypatch.setattr(AuditData, "setup", forbidden)
-    monkeypatch.setattr(Diffusion, "predict_noise", forbidden)
+    monkeypatch.setattr(Diffusion, "predict", forbidden)
 
 
 def test_by_an_audit(unwritable: tuple[Path, str], tiny: Path, tiny_classifier: Path, refused: Refused) -> None:

@@ -14,7 +14,6 @@ from lit_memories.metrics.inference import auc
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.denoising import denoise
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.likelihood import ladder
 from lit_memories.records import SetName
 
 pytestmark = pytest.mark.slow
@@ -35,7 +34,7 @@ def surprises(model: Diffusion, side: SetName) -> Tensor:
     embeds = torch.cat([model.encode_prompts([sample.prompt]) for sample in rows.samples])
     noise = BlockwiseNoise(model, embeds, model.encode_prompts([""]), 1.0, 8)
     generators = [seeded(f"0/{side}/{sample.content}/denoising") for sample in rows.samples]
-    return denoise(noise, latents, ladder(model.schedule, 5), generators, 2, antithetic=True).surprise
+    return denoise(noise, latents, model.schedule.ladder(5), generators, 2, antithetic=True).surprise
 
 
 def test_it_tells_never_knew_from_knows_and_wrecked_from_both() -> None:

@@ -18,7 +18,7 @@ from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import gaussian_nll, psnr
-from lit_memories.ops.schedule import DDIMStep
+from lit_memories.ops.path import DDIMStep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 COUNT = 8
@@ -110,9 +110,9 @@ def test_null_text_regenerates_under_guidance(world: World) -> None:
     assert decibels[10].mean() > decibels[0].mean() + 10
 
 
-def edict(predict_noise: BlockwiseNoise, latents: Tensor, steps: Sequence[DDIMStep]) -> tuple[Tensor, Tensor]:
+def edict(predict: BlockwiseNoise, latents: Tensor, steps: Sequence[DDIMStep]) -> tuple[Tensor, Tensor]:
     """EDICT run backwards (Wallace et al. 2022) in states y = x / alpha: both its sequences at the noisy end."""
-    grid, p = _Grid(predict_noise, steps), 0.93
+    grid, p = _Grid(predict, steps), 0.93
     x = y = latents.double() / grid.signal[-1]
     for i in reversed(range(len(steps))):
         change = grid.ratio[i + 1] - grid.ratio[i]

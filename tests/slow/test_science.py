@@ -109,7 +109,7 @@ def test_the_fixed_point_finds_known_seeds_and_plain_ddim_is_biased() -> None:
     seeds = diffusion.draw_seeds([Generator().manual_seed(100 + i) for i in range(16)])
     embeds = diffusion.encode_prompts([draw("test", 100 + i)[0].caption for i in range(16)])
     steps = diffusion.schedule.ddim_steps(50)
-    latents = rollout(diffusion.noise_fn(embeds), seeds, steps)
+    latents = rollout(diffusion.predict_fn(embeds), seeds, steps)
     bias = {}
     for inverter in (FixedPoint(), DDIMInversion(measure_residual=False)):
         found = inverter(lambda x, t, rows: diffusion.predict_noise(x, t, embeds[rows]), latents, steps)

@@ -1,0 +1,169 @@
+"""What the transformers of Stable Diffusion 3 and FLUX are told of a prompt; see `lit_memories.conditioning`."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from torch import Tensor
+from torch.nn import functional
+
+from lit_memories.prompt_rows import exceeds, tokenize, with_row
+
+T5_WINDOW = 256
+"""Tokens that T5 sees, in Stable Diffusion 3 and in FLUX-schnell; of FLUX-dev twice as many."""
+
+
+class JointConditioning:
+    """Stable Diffusion 3: hidden states of two CLIP encoders, side by side, then those of T5; both CLIPs' pooled ones.
+
+    As diffusers has it, CLIP's hidden states are the last but one, filled up with zeros to T5's width, and T5 sees 256
+    tokens. It can be left out, and its rows are zeros then: a smaller model that knows less of long prompts.
+
+    Args:
+        pipeline: whose tokenizers and text encoders to use.
+
+    Raises:
+        ValueError: if an encoder other than T5 is missing, or the parts do not belong together.
+    """
+
+    def __init__(self, pipeline: StableDiffusion3Pipeline) -> None:
+        self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
+        self.encoders = {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
+        if None in (*self.encoders.values(), self.tokenizer, self.tokenizer_2):
+            raise ValueError(
+                "the pipeline lacks one of Stable Diffusion 3's two CLIP encoders: only T5 can be left out"
+            )
+        self.tokenizer_3 = pipeline.tokenizer_3 if pipeline.text_encoder_3 is not None else None
+        self.window = T5_WINDOW
+        if self.tokenizer_3 is not None:
+            self.encoders["text_encoder_3"] = pipeline.text_encoder_3
+            self.window = min(T5_WINDOW, self.tokenizer_3.model_max_length)
+        config = pipeline.transformer.config
+        self.width = config.joint_attention_dim
+        widths = [pipeline.text_encoder.config.projection_dim, pipeline.text_encoder_2.config.projection_dim]
+        self.pooled_width = sum(widths)
+        hidden = pipeline.text_encoder.config.hidden_size + pipeline.text_encoder_2.config.hidden_size
+        last = self.width if self.tokenizer_3 is None else pipeline.text_encoder_3.config.d_model
+        if self.pooled_width != config.pooled_projection_dim or hidden > self.width or last != self.width:
+            raise ValueError(
+                f"the transformer takes text {self.width} and pooled embeddings {config.pooled_projection_dim} wide, "
+                f"the text encoders give {hidden} and {last}, and {self.pooled_width}: they do not belong together"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Rows of text in an embedding."""
+        return int(self.tokenizer.model_max_length) + self.window
+
+    def exceeds_window(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
+        if self.tokenizer_3 is None:
+            return exceeds(self.tokenizer, prompt, self.tokenizer.model_max_length)
+        return exceeds(self.tokenizer_3, prompt, self.window)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings (n, tokens + 1, width)."""
+        one, two = (
+            self.encoders[name](tokenize(tokenizer, prompts).to(self.encoders[name].device), output_hidden_states=True)
+            for tokenizer, name in ((self.tokenizer, "text_encoder"), (self.tokenizer_2, "text_encoder_2"))
+        )
+        clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1)
+        clip = functional.pad(clip, (0, self.width - clip.shape[-1]))
+        if self.tokenizer_3 is None:
+            last = clip.new_zeros(len(clip), self.window, self.width)
+        else:
+            last = _t5(self.encoders["text_encoder_3"], self.tokenizer_3, prompts, self.window).to(clip)
+        return with_row(torch.cat([clip, last], 1), torch.cat([one.text_embeds, two.text_embeds], -1))
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Refuse: tokenizers pad differently, and several encoders read.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("this model has several text encoders (SD3): it takes prompts, not one encoder's token ids")
+
+    def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What the transformer takes: rows of text, and the pooled embedding."""
+        return embeds[:, :-1], {"pooled_projections": embeds[:, -1, : self.pooled_width]}
+
+    def pipeline(self, **parts: Any) -> StableDiffusion3Pipeline:
+        """A pipeline of the other parts and these."""
+        encoders = {"text_encoder_3": None, **self.encoders}
+        return StableDiffusion3Pipeline(
+            **parts,
+            **encoders,
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer_2,
+            tokenizer_3=self.tokenizer_3,
+        )
+
+
+class FluxConditioning:
+    """FLUX: hidden states of T5, and CLIP's pooled embedding.
+
+    Args:
+        pipeline: whose tokenizers and text encoders to use.
+
+    Raises:
+        ValueError: if an encoder is missing, or the parts do not belong together.
+    """
+
+    def __init__(self, pipeline: FluxPipeline) -> None:
+        self.tokenizer, self.tokenizer_2 = pipeline.tokenizer, pipeline.tokenizer_2
+        self.encoders = {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
+        if None in (*self.encoders.values(), self.tokenizer, self.tokenizer_2):
+            raise ValueError("the pipeline lacks one of FLUX's text encoders, CLIP and T5: it needs both")
+        config = pipeline.transformer.config
+        self.window = min(2 * T5_WINDOW if config.guidance_embeds else T5_WINDOW, self.tokenizer_2.model_max_length)
+        self.pooled_width = pipeline.text_encoder.config.hidden_size
+        width = pipeline.text_encoder_2.config.d_model
+        if self.pooled_width != config.pooled_projection_dim or width != config.joint_attention_dim:
+            raise ValueError(
+                f"the transformer takes text {config.joint_attention_dim} and pooled embeddings "
+                f"{config.pooled_projection_dim} wide, the text encoders give {width} and {self.pooled_width}: they do "
+                "not belong together"
+            )
+        if self.pooled_width > width:
+            raise ValueError(
+                f"the pooled embedding ({self.pooled_width} wide) does not fit into a row of the prompt's embeddings "
+                f"({width} wide), in which it is kept"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Rows of text in an embedding."""
+        return self.window
+
+    def exceeds_window(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
+        return exceeds(self.tokenizer_2, prompt, self.window)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings (n, tokens + 1, width)."""
+        clip = self.encoders["text_encoder"]
+        pooled = clip(tokenize(self.tokenizer, prompts).to(clip.device)).pooler_output
+        return with_row(_t5(self.encoders["text_encoder_2"], self.tokenizer_2, prompts, self.window), pooled)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Refuse: two tokenizers cut differently, and two encoders read.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("this model has two text encoders (FLUX): it takes prompts, not one encoder's token ids")
+
+    def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """What the transformer takes: rows of text, and the pooled embedding."""
+        return embeds[:, :-1], {"pooled_projections": embeds[:, -1, : self.pooled_width]}
+
+    def pipeline(self, **parts: Any) -> FluxPipeline:
+        """A pipeline of the other parts and these."""
+        return FluxPipeline(**parts, **self.encoders, tokenizer=self.tokenizer, tokenizer_2=self.tokenizer_2)
+
+
+def _t5(encoder: Any, tokenizer: Any, prompts: Sequence[str], window: int) -> Tensor:
+    """T5's last hidden states (n, window, width); as in diffusers, padding is attended to like words."""
+    ids = tokenizer(list(prompts), padding="max_length", max_length=window, truncation=True, return_tensors="pt")
+    return cast("Tensor", encoder(ids.input_ids.to(encoder.device))[0])
