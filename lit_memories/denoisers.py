@@ -11,6 +11,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from lit_memories.ops.joint_attention import RepeatedRow
+
 FLUX_SIZE = 128
 """Height and width of FLUX's latents at its native 1024 pixels, which its configuration does not say."""
 
@@ -145,5 +147,7 @@ def denoiser_of(pipeline: Any) -> tuple[Denoiser, nn.Module]:
         shape = (network.config.in_channels // 4, FLUX_SIZE, FLUX_SIZE)
         taught = bool(network.config.guidance_embeds)  # FLUX-dev by its input, FLUX-schnell not at all
         return FluxTransformer(shape, 2, takes_guidance=taught, guidable=taught), network
+    if pipeline.text_encoder_3 is None:
+        network.set_attn_processor(RepeatedRow())
     size = network.config.sample_size
     return SD3Transformer((network.config.in_channels, size, size), network.config.patch_size), network

@@ -18,7 +18,8 @@ class JointConditioning:
     """Stable Diffusion 3: hidden states of two CLIP encoders, side by side, then those of T5; both CLIPs' pooled ones.
 
     As diffusers has it, CLIP's hidden states are the last but one, filled up with zeros to T5's width, and T5 sees 256
-    tokens. It can be left out, and its rows are zeros then: a smaller model that knows less of long prompts.
+    tokens. It can be left out, for a smaller model that knows less of long prompts; its 256 rows are zeros then, of
+    which one is kept (`ops.joint_attention.RepeatedRow`).
 
     Args:
         pipeline: whose tokenizers and text encoders to use.
@@ -35,7 +36,7 @@ class JointConditioning:
                 "the pipeline lacks one of Stable Diffusion 3's two CLIP encoders: only T5 can be left out"
             )
         self.tokenizer_3 = pipeline.tokenizer_3 if pipeline.text_encoder_3 is not None else None
-        self.window = T5_WINDOW
+        self.window = 1
         if self.tokenizer_3 is not None:
             self.encoders["text_encoder_3"] = pipeline.text_encoder_3
             self.window = min(T5_WINDOW, self.tokenizer_3.model_max_length)
@@ -86,7 +87,10 @@ class JointConditioning:
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What the transformer takes: rows of text, and the pooled embedding."""
-        return embeds[:, :-1], {"pooled_projections": embeds[:, -1, : self.pooled_width]}
+        added: dict[str, Any] = {"pooled_projections": embeds[:, -1, : self.pooled_width]}
+        if self.tokenizer_3 is None:
+            added["joint_attention_kwargs"] = {"repeated": T5_WINDOW}
+        return embeds[:, :-1], added
 
     def pipeline(self, **parts: Any) -> StableDiffusion3Pipeline:
         """A pipeline of the other parts and these."""

@@ -14,7 +14,7 @@ from fake_hub import FakeHub
 
 from lit_memories.classifier import PictogramClassifier
 from lit_memories.diffusion import Diffusion
-from lit_memories.training.text_to_image import build_pipeline
+from lit_memories.training.fresh import unet_pipeline
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def tiny(tiny_autoencoder: Path) -> Path:
     """Folder of a random pipeline with a few thousand parameters."""
     torch.manual_seed(0)
     folder = tiny_autoencoder.parent / "pipeline"
-    build_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
+    unet_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
     return folder
 
 
@@ -67,7 +67,7 @@ def tiny_control(tiny_autoencoder: Path) -> Path:
     """Another random pipeline around the same autoencoder."""
     torch.manual_seed(1)
     folder = tiny_autoencoder.parent / "control"
-    build_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
+    unet_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
     return folder
 
 
