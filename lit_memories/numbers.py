@@ -141,6 +141,24 @@ def check_name(name: object) -> None:
         raise ValueError(f"{name!r} is no name of a probe or number: small letters, digits and _, at most 40")
 
 
+def check_range(name: str, values: float | Sequence[float], low: float, high: float) -> None:
+    """Refuse an option that is absurd, NaN among them, before anything is computed with it.
+
+    Args:
+        name: of the option.
+        values: its value, or one or more of them.
+        low: the least that there is sense in.
+        high: the most.
+
+    Raises:
+        ValueError: naming the range.
+    """
+    listed = values if isinstance(values, Sequence) else [values]
+    if not listed or not all(low <= value <= high for value in listed):
+        what = "lie between" if listed is not values else "be one number or more, each between"
+        raise ValueError(f"{name} must {what} {low:g} and {high:g}, got {values}")
+
+
 def check_answer(probe: str, answer: Mapping[str, Any]) -> None:
     """What a probe found is numbers, truths, labels, and lists and mappings of them, whoever wrote it down.
 
