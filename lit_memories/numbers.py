@@ -15,7 +15,7 @@ Direction = Literal["up", "down", "none"]
 """Where a number goes when a model forgets; ``none`` if forgetting does not move it one way."""
 COUNTS = {"evaluations", "decoder_passes", "looks"}
 """Numbers that are whole and not negative in any probe."""
-SHARES = {"shows_concept", "probability", "met", "success"}
+SHARES = {"shows_concept", "probability", "met", "success", "p_value"}
 """Numbers that lie between 0 and 1 in any probe."""
 BOUNDED = COUNTS | SHARES | {"flag"}
 """Whose values are more than numbers, truths or labels."""

@@ -33,6 +33,8 @@ SEED, IDS, VECTOR = "seed", "prompt_ids", "vector"
 need not give, and a learnt word (width,), which belongs to its text encoder: `Replay` takes the first two."""
 MEASURED = "success", "evaluations", "looks"
 """Numbers by which a probe is known to be an attack."""
+P_VALUE = "p_value"
+"""The number of an attack that seeks seeds: how typical of the prior the seed is that it found, 1 for quite."""
 
 
 def is_attack(asked: Asked) -> bool:
@@ -58,11 +60,13 @@ class Attempt:
         latents: of the pictures (n, c, h, w). One that is not finite ends the attack on that sample, which is flagged.
         artefacts: what they were made with, by name (n, ...).
         prompts: the same in words, where it is a prompt.
+        numbers: what else the attack measures of them, by name (n,).
     """
 
     latents: Tensor
     artefacts: Mapping[str, Tensor] = field(default_factory=dict)
     prompts: Sequence[str] | None = None
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Attack(Probe):
@@ -79,7 +83,7 @@ class Attack(Probe):
     """
 
     sets = ("concept",)
-    numbers = (
+    numbers: ClassVar[tuple[Number, ...]] = (
         Number("success", "brings it back", "rate", percent=True, digits=0, direction="down"),
         Number("probability", "probability of the concept at best", "paired", digits=2, direction="down"),
         Number("evaluations", "evaluations spent"),
@@ -156,6 +160,7 @@ class Attack(Probe):
         }
         if all(one.prompts for one in found):
             numbers["prompt"] = [x for one in found for x in one.prompts]
+        numbers |= {name: [x for one in found for x in one.numbers[name]] for name in found[0].numbers}
         names = found[0].artefacts.keys()
         artefacts = {name: torch.cat([torch.stack(one.artefacts[name]) for one in found]) for name in names}
         pictures = {self.name: torch.cat([torch.stack(one.images) for one in found])}
@@ -182,6 +187,7 @@ class _Found:
         self.images: list[Tensor] = [torch.empty(0)] * count
         self.prompts: list[str] = []
         self.artefacts: dict[str, list[Tensor]] = {}
+        self.numbers: dict[str, list[float]] = {}
 
     @property
     def done(self) -> list[bool]:
@@ -206,6 +212,8 @@ class _Found:
         count = len(self.images)
         for name, made in attempt.artefacts.items():
             self.artefacts.setdefault(name, [torch.empty(0)] * count)[row] = made[row].detach().cpu()
+        for name, values in attempt.numbers.items():
+            self.numbers.setdefault(name, [math.nan] * count)[row] = float(values[row])
         if attempt.prompts is not None:
             self.prompts = self.prompts or [""] * count
             self.prompts[row] = attempt.prompts[row]
