@@ -141,6 +141,14 @@ def check_name(name: object) -> None:
         raise ValueError(f"{name!r} is no name of a probe or number: small letters, digits and _, at most 40")
 
 
+STRONGEST = 100
+"""Guidance beyond which there is no picture: usual are 1 to 15."""
+
+
+LEARNING = 1e-12, 1e3
+"""Learning rates between which something can come of it."""
+
+
 def check_range(name: str, values: float | Sequence[float], low: float, high: float) -> None:
     """Refuse an option that is absurd, NaN among them, before anything is computed with it.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_memories.numbers import Asked, Number
+from lit_memories.numbers import STRONGEST, Asked, Number, check_range
 from lit_memories.probes.base import Answers, Column, Group, Need, Probe
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Attack(Probe):
         limit: of how many pictures of the concept, the first; None attacks with all.
 
     Raises:
-        ValueError: if the budget is not positive.
+        ValueError: if the budget is not positive, or the guidance out of range.
     """
 
     sets = ("concept",)
@@ -98,6 +98,7 @@ class Attack(Probe):
     def __init__(self, guidance_scale: float = 7.5, budget: int | None = None, limit: int | None = None) -> None:
         if budget is not None and budget < 1:
             raise ValueError(f"budget must be 1 evaluation or more, or null for none, got {budget}")
+        check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         self.guidance_scale, self.budget, self.limit = guidance_scale, budget, limit
 
     @abstractmethod

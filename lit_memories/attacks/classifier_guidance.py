@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lit_memories.attacks.base import FIRST, Attempt, run_cost
+from lit_memories.attacks.noise_probe import MOST
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.numbers import check_range
 from lit_memories.ops.generators import seeded
@@ -47,6 +48,7 @@ class ClassifierGuidance(VanillaAttack):
     question = "Does a classifier that knows the concept guide the model to it?"
     needs = ("judge", "steps", "concept")
     threat = "white box"
+    leaves_artefacts = True
     says = (
         "Nothing without a control: the gradient itself draws what pleases a classifier, in a model that never knew "
         "too, and only success beyond that one's tells of a memory."
@@ -66,7 +68,7 @@ class ClassifierGuidance(VanillaAttack):
     ) -> None:
         super().__init__(vanilla, guidance_scale=guidance_scale, budget=budget, limit=limit)
         check_range("scales", scales, 0, 1e6)
-        check_range("etas", etas, 0, 100)
+        check_range("etas", etas, 0, MOST)
         if min(pairs, training) < 1:
             raise ValueError(f"pairs and training must be 1 or more each, got {pairs} and {training}")
         self.scales, self.etas, self.pairs, self.training = list(scales), list(etas), pairs, training

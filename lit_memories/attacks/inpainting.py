@@ -87,6 +87,7 @@ class Inpainting(Attack):
 
     question = "Does the model fill in the concept where it was cut out of its picture?"
     threat = "white box with pictures"
+    leaves_artefacts = True
     says = (
         "The hole into which the model draws the concept; what the rim still shows of it is completed, or seen by the "
         "judge, in a model that never knew too, whose curve is the control."

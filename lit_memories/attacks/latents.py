@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_memories.attacks.base import FIRST, P_VALUE, SEED, Attack, Attempt, run_cost
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.metrics.functional import combined_p_value, typicality
-from lit_memories.numbers import Number
+from lit_memories.numbers import LEARNING, Number, check_range
 from lit_memories.ops.attack import minimise
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.gradients import gradients
@@ -86,6 +86,7 @@ class SeedSearch(VanillaAttack):
     numbers = (*Attack.numbers, Number(P_VALUE, "p-value of the seed", digits=3))
     needs = ("judge", "steps", "gradients")
     threat = "white box"
+    leaves_artefacts = True
     says = (
         "A seed of ordinary norm brings the concept, though not that such seeds are drawn: structure within a seed is "
         "not held but measured, by a p-value, and may itself draw what the model never knew, which the control shows."
@@ -106,8 +107,7 @@ class SeedSearch(VanillaAttack):
         super().__init__(vanilla, guidance_scale=guidance_scale, budget=budget, limit=limit)
         if min(looks, steps, levels) < 1:
             raise ValueError(f"looks, steps and levels must be 1 or more each, got {looks}, {steps} and {levels}")
-        if lr <= 0:
-            raise ValueError(f"lr must be positive, got {lr}")
+        check_range("lr", lr, *LEARNING)
         self.looks, self.steps, self.lr, self.levels = looks, steps, lr, levels
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:

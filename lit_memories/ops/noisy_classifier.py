@@ -78,9 +78,15 @@ def trained(latents: Tensor, shows: Tensor, schedule: NoiseSchedule, steps: int,
 
 
 def _drawn(channels: int, generator: Generator) -> NoisyClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        return NoisyClassifier(channels)
+    with torch.device("meta"):  # so that nothing is drawn twice, or from elsewhere
+        network = NoisyClassifier(channels)
+    network.to_empty(device="cpu")
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=generator)  # as torch does by itself
+        else:
+            nn.init.constant_(parameter, float(name.endswith("weight")))
+    return network
 
 
 def guided(predict_noise: RowNoiseFn, logit: Logit, schedule: NoiseSchedule, scale: float) -> RowNoiseFn:
