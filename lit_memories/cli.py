@@ -224,7 +224,7 @@ def _in_utf8() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may still be told to be another one
 
 
-_BOILERPLATE = re.compile(r"Does not validate|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value")
+_BOILERPLATE = re.compile(r"(?:- )?(?:Does not validate|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value)")
 
 
 def condense(message: str) -> str:

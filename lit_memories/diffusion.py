@@ -109,7 +109,7 @@ class Diffusion(nn.Module):
             self.replaced = self.erasure.apply(self, gated)
         if transform is not None:
             if self.adapter is not None:
-                raise ValueError("a gated adapter is not among the weights that are transformed: load with gated=False")
+                raise ValueError("a gated adapter cannot be transformed: merge it by --model.diffusion.gated false")
             self.transform = transform
             transform.apply({k: x for k, x in self.named_parameters() if not k.startswith("vae.")}, self.replaced)
         if speed is not None:

@@ -15,7 +15,7 @@ Direction = Literal["up", "down", "none"]
 """Where a number goes when a model forgets; ``none`` if forgetting does not move it one way."""
 COUNTS = {"evaluations", "decoder_passes", "looks"}
 """Numbers that are whole and not negative in any probe."""
-SHARES = {"shows_concept", "probability", "met", "success"}
+SHARES = {"shows_concept", "probability", "met", "success", "p_value"}
 """Numbers that lie between 0 and 1 in any probe."""
 BOUNDED = COUNTS | SHARES | {"flag"}
 """Whose values are more than numbers, truths or labels."""
@@ -139,6 +139,32 @@ def check_name(name: object) -> None:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a probe or number: small letters, digits and _, at most 40")
+
+
+STRONGEST = 100
+"""Guidance beyond which there is no picture: usual are 1 to 15."""
+
+
+LEARNING = 1e-12, 1e3
+"""Learning rates between which something can come of it."""
+
+
+def check_range(name: str, values: float | Sequence[float], low: float, high: float) -> None:
+    """Refuse an option that is absurd, NaN among them, before anything is computed with it.
+
+    Args:
+        name: of the option.
+        values: its value, or one or more of them.
+        low: the least that there is sense in.
+        high: the most.
+
+    Raises:
+        ValueError: naming the range.
+    """
+    listed = values if isinstance(values, Sequence) else [values]
+    if not listed or not all(low <= value <= high for value in listed):
+        what = "lie between" if listed is not values else "be one number or more, each between"
+        raise ValueError(f"{name} must {what} {low:g} and {high:g}, got {values}")
 
 
 def check_answer(probe: str, answer: Mapping[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """Ways to bring an erased concept back, one file each: probes that spend effort."""
 
 from lit_memories.attacks.base import Attack
+from lit_memories.attacks.classifier_guidance import ClassifierGuidance
 from lit_memories.attacks.completion import Completion
 from lit_memories.attacks.image_prompt import ImagePrompt
+from lit_memories.attacks.inpainting import Inpainting
 from lit_memories.attacks.latents import SeedSearch
 from lit_memories.attacks.mma import MMA
 from lit_memories.attacks.noise_probe import NoiseProbe
@@ -18,8 +20,10 @@ from lit_memories.probes.base import Probe
 
 _ALL = (
     Plain,
+    ClassifierGuidance,
     Completion,
     ImagePrompt,
+    Inpainting,
     MMA,
     NoiseProbe,
     P4D,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_memories.numbers import Asked, Number
+from lit_memories.numbers import STRONGEST, Asked, Number, check_range
 from lit_memories.probes.base import Answers, Column, Group, Need, Probe
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ SEED, IDS, VECTOR = "seed", "prompt_ids", "vector"
 need not give, and a learnt word (width,), which belongs to its text encoder: `Replay` takes the first two."""
 MEASURED = "success", "evaluations", "looks"
 """Numbers by which a probe is known to be an attack."""
+P_VALUE = "p_value"
+"""The number of an attack that seeks seeds: how typical of the prior the seed is that it found, 1 for quite."""
 
 
 def is_attack(asked: Asked) -> bool:
@@ -58,11 +60,13 @@ class Attempt:
         latents: of the pictures (n, c, h, w). One that is not finite ends the attack on that sample, which is flagged.
         artefacts: what they were made with, by name (n, ...).
         prompts: the same in words, where it is a prompt.
+        numbers: what else the attack measures of them, by name (n,).
     """
 
     latents: Tensor
     artefacts: Mapping[str, Tensor] = field(default_factory=dict)
     prompts: Sequence[str] | None = None
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Attack(Probe):
@@ -75,11 +79,11 @@ class Attack(Probe):
         limit: of how many pictures of the concept, the first; None attacks with all.
 
     Raises:
-        ValueError: if the budget is not positive.
+        ValueError: if the budget is not positive, or the guidance out of range.
     """
 
     sets = ("concept",)
-    numbers = (
+    numbers: ClassVar[tuple[Number, ...]] = (
         Number("success", "brings it back", "rate", percent=True, digits=0, direction="down"),
         Number("probability", "probability of the concept at best", "paired", digits=2, direction="down"),
         Number("evaluations", "evaluations spent"),
@@ -94,6 +98,7 @@ class Attack(Probe):
     def __init__(self, guidance_scale: float = 7.5, budget: int | None = None, limit: int | None = None) -> None:
         if budget is not None and budget < 1:
             raise ValueError(f"budget must be 1 evaluation or more, or null for none, got {budget}")
+        check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         self.guidance_scale, self.budget, self.limit = guidance_scale, budget, limit
 
     @abstractmethod
@@ -156,6 +161,7 @@ class Attack(Probe):
         }
         if all(one.prompts for one in found):
             numbers["prompt"] = [x for one in found for x in one.prompts]
+        numbers |= {name: [x for one in found for x in one.numbers[name]] for name in found[0].numbers}
         names = found[0].artefacts.keys()
         artefacts = {name: torch.cat([torch.stack(one.artefacts[name]) for one in found]) for name in names}
         pictures = {self.name: torch.cat([torch.stack(one.images) for one in found])}
@@ -182,6 +188,7 @@ class _Found:
         self.images: list[Tensor] = [torch.empty(0)] * count
         self.prompts: list[str] = []
         self.artefacts: dict[str, list[Tensor]] = {}
+        self.numbers: dict[str, list[float]] = {}
 
     @property
     def done(self) -> list[bool]:
@@ -206,6 +213,8 @@ class _Found:
         count = len(self.images)
         for name, made in attempt.artefacts.items():
             self.artefacts.setdefault(name, [torch.empty(0)] * count)[row] = made[row].detach().cpu()
+        for name, values in attempt.numbers.items():
+            self.numbers.setdefault(name, [math.nan] * count)[row] = float(values[row])
         if attempt.prompts is not None:
             self.prompts = self.prompts or [""] * count
             self.prompts[row] = attempt.prompts[row]

@@ -32,6 +32,7 @@ class Completion(VanillaAttack):
 
     question = "Does the model complete pictures of the concept that another began?"
     threat = "grey box"
+    leaves_artefacts = True
     says = (
         "How many steps of another model's work bring the concept; so many complete it in a model that never knew "
         "too, and only what comes at earlier cuts than there is the audited model's own."

@@ -34,6 +34,7 @@ class EncoderAttack(Attack):
 
     needs: ClassVar[tuple[Need, ...]] = ("judge", "steps", "concept")
     threat = "grey box"
+    leaves_artefacts = True
     cost = "a guided DDIM run a picture; evaluations of the text encoder are not counted"
 
     def __init__(

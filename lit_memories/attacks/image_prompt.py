@@ -32,6 +32,7 @@ class ImagePrompt(Attack):
 
     question = "Does a noised picture of the concept bring it back?"
     threat = "white box with pictures"
+    leaves_artefacts = True
     says = (
         "The strength at which the concept comes back; below some strength the picture itself is left in, and where "
         "that is tells a model that never knew, whose curve is the control."

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, SEED, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, P_VALUE, SEED, Attack, Attempt, run_cost
 from lit_memories.attacks.vanilla import VanillaAttack
+from lit_memories.metrics.functional import combined_p_value, typicality
+from lit_memories.numbers import LEARNING, Number, check_range
 from lit_memories.ops.attack import minimise
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.gradients import gradients
@@ -81,11 +83,13 @@ class SeedSearch(VanillaAttack):
     """
 
     question = "Is there a seed as typical as any under which the model does as it did before the erasure?"
+    numbers = (*Attack.numbers, Number(P_VALUE, "p-value of the seed", digits=3))
     needs = ("judge", "steps", "gradients")
     threat = "white box"
+    leaves_artefacts = True
     says = (
         "A seed of ordinary norm brings the concept, though not that such seeds are drawn: structure within a seed is "
-        "not held, and may itself draw what the model never knew, which the control shows."
+        "not held but measured, by a p-value, and may itself draw what the model never knew, which the control shows."
     )
     cost = "a look 2 a step and level, one of each model, and a guided run: with 4 looks of 10 steps at 3 levels 640"
 
@@ -103,8 +107,7 @@ class SeedSearch(VanillaAttack):
         super().__init__(vanilla, guidance_scale=guidance_scale, budget=budget, limit=limit)
         if min(looks, steps, levels) < 1:
             raise ValueError(f"looks, steps and levels must be 1 or more each, got {looks}, {steps} and {levels}")
-        if lr <= 0:
-            raise ValueError(f"lr must be positive, got {lr}")
+        check_range("lr", lr, *LEARNING)
         self.looks, self.steps, self.lr, self.levels = looks, steps, lr, levels
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
@@ -141,5 +144,6 @@ class SeedSearch(VanillaAttack):
             sound = torch.stack(measured).isfinite().all(0)[:, None, None, None]
             found = seeds.where(sound, torch.nan)
             known = torch.stack([measured[0], measured[-1]], 1)
+            p_values = combined_p_value(typicality(found))
             latents = rollout_rows(predict, found, group.steps)
-            yield Attempt(latents, {SEED: found, "discrepancy": known})
+            yield Attempt(latents, {SEED: found, "discrepancy": known}, numbers={P_VALUE: p_values})

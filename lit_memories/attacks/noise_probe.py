@@ -4,8 +4,12 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
+from lit_memories.numbers import check_range
 from lit_memories.ops.rollout import rollout_eta
 from lit_memories.probes.base import Group
+
+MOST = 100
+"""An eta or scale beyond which nothing but the fresh noise is left; the official ones end at 1.85 and 1.04."""
 
 
 class NoiseProbe(Attack):
@@ -22,11 +26,12 @@ class NoiseProbe(Attack):
         limit: see `Attack`.
 
     Raises:
-        ValueError: if there is no eta or scale, or one is below 0.
+        ValueError: if there is no eta or scale, or one is out of range.
     """
 
     question = "Does more noise on the way than the model was trained on bring the concept back?"
     threat = "white box"
+    leaves_artefacts = True
     says = (
         "Success where plain draws fail shows a concept that the plain sampler only steers around; raised noise spoils "
         "pictures, of which a judge may be wrong, as the control shows."
@@ -42,8 +47,8 @@ class NoiseProbe(Attack):
         limit: int | None = None,
     ) -> None:
         super().__init__(guidance_scale, budget, limit)
-        if not etas or not scales or min(*etas, *scales) < 0:
-            raise ValueError(f"etas and scales must be one number or more each, none below 0, got {etas} and {scales}")
+        check_range("etas", etas, 0, MOST)
+        check_range("scales", scales, 0, MOST)
         self.etas, self.scales = list(etas), list(scales)
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from lit_memories.attacks.base import FIRST, IDS, Attempt, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.attacks.vanilla import VanillaAttack
+from lit_memories.numbers import LEARNING, check_range
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.gradients import gradients
 from lit_memories.ops.rollout import rollout_rows
@@ -52,6 +53,7 @@ class P4D(VanillaAttack):
     question = "Is there a prompt under which the model does as it did before its erasure? (Chin et al. 2024, eq. 3)"
     needs = ("judge", "steps", "gradients")
     threat = "white box"
+    leaves_artefacts = True
     says = (
         "That some prompt makes the model draw the concept; tokens are fitted to what the original predicts, which a "
         "model that never knew the concept may learn from them too."
@@ -72,6 +74,7 @@ class P4D(VanillaAttack):
         limit: int | None = None,
     ) -> None:
         super().__init__(vanilla, guidance_scale=guidance_scale, budget=budget, limit=limit)
+        check_range("lr", lr, *LEARNING)
         if min(tokens, judged, 1 if every is None else every) < 1 or lr <= 0 or weight_decay < 0:
             raise ValueError(
                 "every, tokens and judged must be 1 or more, lr positive and weight_decay not negative, got "

@@ -1,10 +1,14 @@
 """A user's own list of prompts: paraphrases, translations, related words."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
+
+if TYPE_CHECKING:
+    from lit_memories.diffusion import Diffusion
 
 OWN = "{prompt}"
 """Stands in a prompt where the sample's own is to be put."""
@@ -48,6 +52,20 @@ class Prompts(Attack):
                     f"prompt is put in: {prompt[:60]!r}"
                 )
         self.prompts = list(prompts)
+
+    def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
+        """Refuse a prompt whose end the model would not see, and what `Attack` does.
+
+        Raises:
+            ValueError: naming it.
+        """
+        super().check(diffusion, num_inference_steps)
+        for number, prompt in enumerate(self.prompts, 1):
+            if diffusion.exceeds_window(prompt.replace(OWN, "")):
+                raise ValueError(
+                    f"prompt {number} of the attack's prompts is longer than the model's text encoder reads, which "
+                    f"would not see its end: shorten it: {prompt[:60]!r}"
+                )
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A DDIM run a prompt."""

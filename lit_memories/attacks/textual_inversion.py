@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_memories.attacks.base import FIRST, VECTOR, Attack, Attempt, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
+from lit_memories.numbers import LEARNING, check_range
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.gradients import gradients
 from lit_memories.probes.base import Group, check_lesson
@@ -58,6 +59,7 @@ class TextualInversion(Attack):
     question = "Does a new word, learnt on pictures of the concept, bring it back? (Pham et al. 2023)"
     needs = ("judge", "steps", "gradients", "lesson", "concept")
     threat = "white box with pictures"
+    leaves_artefacts = True
     says = (
         "That a vector makes the model draw the concept. It may have been learnt from the lesson: what was left "
         "is told only by the steps that a model needs which never knew it."
@@ -77,6 +79,7 @@ class TextualInversion(Attack):
         limit: int | None = None,
     ) -> None:
         super().__init__(guidance_scale, budget, limit)
+        check_range("lr", lr, *LEARNING)
         if min(lesson, batch_size) < 1 or lr <= 0:
             raise ValueError(f"lesson, batch_size and lr must be positive, got {lesson}, {batch_size} and {lr}")
         if not steps or steps[0] < 0 or list(steps) != sorted(set(steps)):
@@ -102,6 +105,10 @@ class TextualInversion(Attack):
         Words(diffusion)
         if self.start and not diffusion.words(self.start):
             raise ValueError(f"the attack {self.name} cannot begin with {self.start!r}, which has no token")
+        if diffusion.exceeds_window(self.template.format(WORD)):
+            raise ValueError(
+                f"the attack's template is longer than the model's text encoder reads: {self.template[:60]!r}"
+            )
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """The lesson so far, and a DDIM run a look."""

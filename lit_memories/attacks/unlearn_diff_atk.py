@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_cost
 from lit_memories.attacks.tokens import finite_rows, picture
+from lit_memories.numbers import LEARNING, check_range
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.gradients import gradients
 from lit_memories.ops.simplex import drawn, onto_simplex, straight_through
@@ -49,6 +50,7 @@ class UnlearnDiffAtk(Attack):
     question = "Do tokens before the prompt bring the concept back? (Zhang et al. 2024, eq. 7)"
     needs = ("judge", "steps", "gradients")
     threat = "white box with pictures"
+    leaves_artefacts = True
     says = (
         "That some prompt makes the model draw the concept: whether from memory or because tokens were fitted to the "
         "picture, only a model that never knew it tells."
@@ -68,6 +70,7 @@ class UnlearnDiffAtk(Attack):
         limit: int | None = None,
     ) -> None:
         super().__init__(guidance_scale, budget, limit)
+        check_range("lr", lr, *LEARNING)
         if min(tokens, timesteps, steps) < 1 or lr <= 0 or weight_decay < 0:
             raise ValueError(
                 "tokens, timesteps and steps must be 1 or more, lr positive and weight_decay not negative, got "

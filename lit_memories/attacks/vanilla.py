@@ -1,5 +1,6 @@
 """What attacks share that also have the model from before the erasure."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,16 +56,18 @@ class VanillaAttack(Attack):
                     "the audited model's base as vanilla"
                 )
 
-    def vanilla_noise(self, group: Group, guidance_scale: float) -> PromptedNoise:
-        """The other model's predictions under the samples' prompts, its evaluations counted with the attack's.
+    def vanilla_noise(self, group: Group, guidance_scale: float, prompts: Sequence[str] | None = None) -> PromptedNoise:
+        """The other model's predictions under prompts, its evaluations counted with the attack's.
 
         Args:
-            group: whose prompts; the model goes to where it is.
+            group: the samples; the model goes to where they are.
             guidance_scale: of the predictions.
+            prompts: one a row; the samples' own if None.
         """
         with torch.inference_mode(False):  # else its weights, moved, could bear no gradient of what it is given
             vanilla = self._given().to(group.rows.device)
-        embeds = torch.cat([vanilla.encode_prompts([prompt]) for prompt in group.prompts])  # each alone
+        asked = group.prompts if prompts is None else prompts
+        embeds = torch.cat([vanilla.encode_prompts([prompt]) for prompt in asked])  # each alone
         return group.noise_of(embeds.float(), guidance_scale, vanilla)
 
     def _given(self) -> "Diffusion":

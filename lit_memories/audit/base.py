@@ -31,6 +31,7 @@ from lit_memories.identity import arguments_of, autoencoder_of, configuration_of
 from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.judges.base import Judge
 from lit_memories.lock import Unlock, lock
+from lit_memories.numbers import STRONGEST, check_range
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.generators import seeded
 from lit_memories.probes.base import Column, Probe
@@ -65,7 +66,7 @@ class Audit(LightningModule, ABC):
 
     Raises:
         ValueError: if `block_size` is below 1, a probe is named twice, or lacks what it needs, or the judge cannot
-            tell the concept.
+            tell the concept, a transformed model is called vanilla, or the guidance is out of range.
     """
 
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"diffusion", "concept", "name", "role", "keep_images", "probes"})
@@ -91,6 +92,12 @@ class Audit(LightningModule, ABC):
         super().__init__()
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
+        check_range("guidance_scale", guidance_scale, 0, STRONGEST)
+        if role == "vanilla" and diffusion.transform is not None:
+            raise ValueError(
+                "a transformed model is no vanilla, which all others are compared with: leave --model.role out, or say "
+                "control of a control"
+            )
         if judge is not None:
             judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lit_memories.audit.folder import Found, look
 from lit_memories.probes.base import Probe
-from lit_memories.records import RUN_FILE, Place, Record, read_records
+from lit_memories.records import RUN_FILE, Place, Record, artefact_path, read_records
 from lit_memories.runs import CONDITIONED, RunInfo
 from lit_memories.schemas import OLD_SCHEMA
 from lit_memories.settings import differences
+from lit_memories.storage.tensors import is_sound
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def open_folder(
         return drawn and not place.conditioned and place.index < keep_images
 
     found = look(folder, keyed, pictured, str(info.fingerprint), {name: info.mark(name) for name in probes}, renamed)
-    left = {name: _left(info.key(name), asked[info.key(name)], probes, found) for name in places}
+    lost = _lost(folder, found, probes)
+    left = {name: _left(info.key(name), asked[info.key(name)], probes, found, lost) for name in places}
     info = replace(info, expected=_expected(keyed, asked, found.recorded))
     said = there is not None and there.complete and (there.data, there.probes, there.expected)
     finished = said == (info.data, info.probes, info.expected) and not found.changed and not any(left.values())
@@ -129,13 +133,34 @@ def _expected(
     return {name: dict(sorted(probes.items())) for name, probes in counts.items() if probes}
 
 
-def _left(key: str, names: Sequence[str], probes: Mapping[str, Probe], found: Found) -> list[str]:
-    """Those of a sample's probes that have not answered, or should have left a picture or a seed that is not there."""
+def _lost(folder: Path, found: Found, probes: Mapping[str, Probe]) -> set[tuple[str, str]]:
+    """Keys and names of answers whose artefacts are not there as they were written; a warning counts them."""
+    leaving = [name for name, probe in probes.items() if probe.leaves_artefacts]
+    lost = {
+        (key, name)
+        for key, record in found.recorded.items()
+        for name in leaving
+        if name in record.probes and not is_sound(artefact_path(folder, name, key))
+    }
+    for name in leaving:
+        if count := sum(one == name for _, one in lost):
+            rank_zero_warn(f"{count} artefacts of {name} in {folder} are lost or damaged, and are made anew")
+    return lost
+
+
+def _left(
+    key: str, names: Sequence[str], probes: Mapping[str, Probe], found: Found, lost: Set[tuple[str, str]]
+) -> list[str]:
+    """Those of a sample's probes that have not answered, or should have left a file that is not there."""
     answered = set(found.recorded[key].probes) if key in found.recorded else set()
 
     def again(name: str) -> bool:
         probe = probes[name]
-        return (key in found.undrawn and probe.pictures) or (key not in found.seeds and probe.leaves_seeds)
+        return (
+            (key, name) in lost
+            or (key in found.undrawn and probe.pictures)
+            or (key not in found.seeds and probe.leaves_seeds)
+        )
 
     return [name for name in names if name not in answered or again(name)]
 

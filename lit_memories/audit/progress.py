@@ -19,6 +19,7 @@ from rich import get_console
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from lit_memories.attacks.base import MEASURED
 from lit_memories.audit.base import Audit
 from lit_memories.records import PARTS, Record
 from lit_memories.runs import RunInfo
@@ -41,6 +42,7 @@ class Tally:
     def __init__(self, folder: Path, recorded: Iterable[Record] = ()) -> None:
         self.folder = folder
         self._answers: dict[tuple[str, str], int | None] = {}
+        self._attacks: set[str] = set()
         self._add(recorded)
         self._read: dict[Path, int] = {}
         self._times = deque([(time.monotonic(), self.done)], maxlen=30)
@@ -67,6 +69,8 @@ class Tally:
         for record in records:
             for probe, answer in record.probes.items():
                 self._answers[record.key, probe] = answer.get("evaluations")
+                if answer.keys() >= {*MEASURED}:
+                    self._attacks.add(probe)
 
     @property
     def done(self) -> int:
@@ -76,7 +80,16 @@ class Tally:
     @property
     def evaluations(self) -> float | None:
         """Network evaluations an inversion took, on average."""
-        taken = [count for count in self._answers.values() if count is not None]
+        return self._mean(attacks=False)
+
+    @property
+    def attacking(self) -> float | None:
+        """Network evaluations that an attack took on a sample, on average."""
+        return self._mean(attacks=True)
+
+    def _mean(self, attacks: bool) -> float | None:
+        of_kind = (n for (_, probe), n in self._answers.items() if (probe in self._attacks) == attacks)
+        taken = [count for count in of_kind if count is not None]
         return mean(taken) if taken else None
 
     @property
@@ -92,6 +105,8 @@ class Tally:
             said.append(f"{self.rate:.3g} answers/s")
         if self.evaluations is not None:
             said.append(f"{self.evaluations:.1f} evaluations/inversion")
+        if self.attacking is not None:
+            said.append(f"{self.attacking:.1f} evaluations/attack")
         if self.rate is not None and self.done < expected:
             said.append(f"{timedelta(seconds=round((expected - self.done) / self.rate))} left")
         return ", ".join(said)
@@ -196,6 +211,7 @@ class AuditProgress(ProgressBar):
             "answers": tally.done,
             "answers_per_second": tally.rate,
             "evaluations_per_inversion": tally.evaluations,
+            "evaluations_per_attack": tally.attacking,
         }
         known = {name: float(value) for name, value in numbers.items() if value is not None}
         for logger in trainer.loggers:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from lit_memories.concept import Concept
 from lit_memories.data.samples import ImageRows, Sample
+from lit_memories.numbers import STRONGEST
 
 PROMPTS = ("own", "empty", "anchor", "paraphrase", "phrase", "shuffled")
 """Prompts a conditioning can have."""
@@ -31,8 +32,10 @@ class Conditioning:
             scale = float(guidance) if guidance else None
         except ValueError:
             scale = math.nan
-        if prompt not in PROMPTS or text == "own" or (scale is not None and not 0 <= scale < math.inf):
-            raise ValueError(f"unknown conditioning {text!r}: choose {', '.join(PROMPTS)}, or one with @GUIDANCE")
+        if prompt not in PROMPTS or text == "own" or (scale is not None and not 0 <= scale <= STRONGEST):
+            raise ValueError(
+                f"unknown conditioning {text!r}: choose {', '.join(PROMPTS)}, or one with @GUIDANCE, 0 to {STRONGEST}"
+            )
         return cls(text, prompt, scale)
 
     def all(self, images: ImageRows, concept: Concept) -> list[Sample]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.numbers import Number
+from lit_memories.numbers import LEARNING, STRONGEST, Number, check_range
 from lit_memories.ops.gradients import gradients
 from lit_memories.ops.lessons import Learner, check_teachable, computing_with
 from lit_memories.ops.rollout import rollout_rows
@@ -86,9 +86,10 @@ class Relearning(Probe):
                 "lesson, steps, rank, batch_size and noises must be 1 or more and levels 2 or more, got "
                 f"{lesson}, {steps}, {rank}, {batch_size}, {noises} and {levels}"
             )
-        if lr is not None and lr <= 0:
-            raise ValueError(f"lr must be positive, got {lr}")
+        if lr is not None:
+            check_range("lr", lr, *LEARNING)
         check_lesson(lesson, limit)
+        check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         if batch_size > LARGEST_BATCH:
             raise ValueError(f"batch_size must be {LARGEST_BATCH} or less, as a step holds all of it: got {batch_size}")
         self.lesson, self.steps, self.rank, self.batch_size = lesson, steps, rank, batch_size

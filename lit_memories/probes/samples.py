@@ -1,6 +1,6 @@
 """Does the prompt still work, do others, and what comes without any? Samples, and what a judge sees in them."""
 
-from lit_memories.numbers import Number
+from lit_memories.numbers import STRONGEST, Number, check_range
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Answers, Group, Probe
 from lit_memories.probes.seed import SEEN
@@ -11,6 +11,9 @@ class Samples(Probe):
 
     Args:
         guidance_scale: of the samples.
+
+    Raises:
+        ValueError: if it is out of range.
     """
 
     question = "What does the model draw under the concept's prompts, under others, and under none?"
@@ -23,6 +26,7 @@ class Samples(Probe):
     cost = "a DDIM run, guided: with 20 steps 40"
 
     def __init__(self, guidance_scale: float = 7.5) -> None:
+        check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         self.guidance_scale = guidance_scale
 
     def __call__(self, group: Group) -> Answers:

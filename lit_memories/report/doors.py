@@ -12,7 +12,7 @@ from lit_memories.report.figures import MARKERS, ROLE_COLOURS, WIDTH, blank, png
 from lit_memories.report.formats import Column, Table, Value, number, percent
 from lit_memories.runs import Role
 from lit_memories.statistics.criteria import Category, gains, opened, sure
-from lit_memories.statistics.doors import Door
+from lit_memories.statistics.doors import Door, Typical
 from lit_memories.statistics.quantities import RunStatistics, Summary
 
 PROVEN = (
@@ -49,6 +49,24 @@ class DoorRow(NamedTuple):
         return self.run.role
 
 
+class SeedRow(NamedTuple):
+    """A row of the table of seeds: an attack on a model, where seeds have to be so typical."""
+
+    run: RunStatistics
+    attack: str
+    door: Typical
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.run.name
+
+    @property
+    def role(self) -> Role:
+        """Of the run."""
+        return self.run.role
+
+
 def _of(key: str) -> Column:
     titles = {
         "success": "brings it back, %",
@@ -57,7 +75,7 @@ def _of(key: str) -> Column:
         "over_draws": "over as many plain draws, points",
     }
 
-    def value(row: DoorRow) -> Value:
+    def value(row: DoorRow | SeedRow) -> Value:
         found: Value = getattr(row.door, key)
         return found
 
@@ -75,12 +93,24 @@ DOORS = (
     _of("over_draws"),
     Column("evaluations", "evaluations, median", lambda row: row.door.evaluations, digits=0, interval=False),
 )
+SEEDS = (
+    Column("attack", "attack", lambda row: row.attack, interval=False, left=True),
+    Column("model", "model", lambda row: row.name, interval=False, left=True),
+    Column("least", "p of the seed, at least", lambda row: row.door.least, digits=3, interval=False),
+    _of("success"),
+    _of("over_never_knew"),
+)
 
 
 def door_tables(summary: Summary) -> list[Table]:
-    """The table of attacks, a row an attack and model; none where no model was attacked."""
+    """The tables of attacks, a row an attack and model, and of those that seek seeds one by how typical seeds are."""
     rows = tuple(DoorRow(run, run.doors[name]) for name in _names(summary) for run in summary.runs if name in run.doors)
-    return [Table("doors", "Doors: what attacks bring back", DOORS, rows)] if rows else []
+    seeds = tuple(SeedRow(row.run, row.door.attack, typical) for row in rows for typical in row.door.typical)
+    tables = [Table("doors", "Doors: what attacks bring back", DOORS, rows)] if rows else []
+    if seeds:
+        title = "Seeds: what attacks bring back, by how typical of the prior the seed may be"
+        tables.append(Table("door_seeds", title, SEEDS, seeds, detail=True))
+    return tables
 
 
 def missing(summary: Summary) -> list[str]:
@@ -122,6 +152,13 @@ def door_sentences(summary: Summary, run: RunStatistics) -> list[str]:
             f"{'; vanilla itself opens to none, so the attacks are too weak to tell' if weak else ''}."
         ]
     door = max(run.doors.values(), key=lambda one: one.success.value)
+    if door.success.count < TOO_FEW:
+        return [f"{_brings(door)}: too few to conclude anything from, it takes {TOO_FEW}."]
+    if door.success.value == 0:
+        return [
+            f"No attack that was tried ({names}) brings the concept back on any of {door.success.count} samples; that "
+            "shows no forgetting unless the same attacks open vanilla."
+        ]
     return [f"{_brings(door)}; that proves no memory: {_unproven(summary, door)}"]
 
 
@@ -205,9 +242,10 @@ def _names(summary: Summary) -> list[str]:
 
 def _brings(door: Door) -> str:
     threat = "" if door.threat is None else f" ({door.threat})"
+    count = door.success.count
     return (
-        f"The attack {door.attack}{threat} brings the concept back on {round(door.success.value * door.success.count)} "
-        f"of {door.success.count} samples"
+        f"The attack {door.attack}{threat} brings the concept back on {round(door.success.value * count)} of {count} "
+        f"{'sample' if count == 1 else 'samples'}"
     )
 
 
@@ -232,4 +270,4 @@ def _unproven(summary: Summary, door: Door) -> str:
         return first[0].lower() + first[1:]
     if not summary.calibrated:
         return f"{summary.control}, which it is compared with, is not shown to lack the concept."
-    return f"it was tried on fewer than {TOO_FEW} samples."
+    return f"it shares fewer than {TOO_FEW} samples with {summary.control}."

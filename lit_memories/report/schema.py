@@ -141,6 +141,14 @@ class ProbeResult(TypedDict):
     numbers: dict[str, NumberResult]
 
 
+class TypicalResult(TypedDict):
+    """`Typical`."""
+
+    least: float
+    success: EstimateResult
+    over_never_knew: EstimateResult | None
+
+
 class DoorResult(TypedDict):
     """`Door`."""
 
@@ -155,6 +163,7 @@ class DoorResult(TypedDict):
     draws: int | None
     evaluations: float | None
     curve: dict[str, list[float]]
+    typical: list[TypicalResult]
     lacks: list[str]
 
 

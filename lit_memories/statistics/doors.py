@@ -7,7 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from lit_memories.attacks import ATTACKS
-from lit_memories.attacks.base import MEASURED, is_attack
+from lit_memories.attacks.base import MEASURED, P_VALUE, is_attack
 from lit_memories.attacks.plain import Plain
 from lit_memories.metrics.bootstrap import Estimate, wilson_interval
 from lit_memories.metrics.intervals import paired_rate_interval
@@ -19,14 +19,35 @@ from lit_memories.statistics.pairing import Comparison
 LEVEL = 0.95
 LONGEST = 200
 """Letters that are told of settings that differ: they are anybody's."""
+TYPICAL = 0.5, 0.1, 0.05, 0.01, 0.001, 0.0
+"""How typical found seeds have to be, at least, in the table of success by it; 0 takes all."""
 
 
 class Tried(NamedTuple):
-    """What an attack came to on one sample: whether it succeeded, what it spent, how many pictures were judged."""
+    """What an attack came to on one sample: whether it succeeded, what it spent, how many pictures were judged.
+
+    And the p-value of the seed that it found, if it seeks any.
+    """
 
     success: bool
     evaluations: int
     looks: int
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Typical:
+    """What an attack that seeks seeds comes to where a seed that is less typical of the prior is no success.
+
+    Args:
+        least: p-value that the seed of a success has at least.
+        success: share of samples with one.
+        over_never_knew: the same less that on the control, as for `Door`.
+    """
+
+    least: float
+    success: Estimate
+    over_never_knew: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,7 @@ class Door:
         draws: how many of as many plain draws there are; fewer than `looks` make `over_draws` too large. None without.
         evaluations: median of network evaluations of the samples that it succeeded on; None if there is none.
         curve: ``evaluations``, growing, and the ``share`` of samples that had shown the concept by then.
+        typical: success by how typical the seed is, for each of `TYPICAL`; empty of attacks that seek no seeds.
         lacks: what is missing to tell a memory from what was taught or is luck, in sentences.
     """
 
@@ -61,6 +83,7 @@ class Door:
     draws: int | None
     evaluations: float | None
     curve: dict[str, list[float]]
+    typical: tuple[Typical, ...]
     lacks: tuple[str, ...]
 
 
@@ -95,7 +118,7 @@ def _tried(comparison: Comparison, row: int, name: str) -> dict[str, Tried]:
     for key, record in run.holding("concept", f"{name}.success").items():
         success, evaluations, looks = (record.number(f"{name}.{number}") for number in MEASURED)
         if success is not None and evaluations is not None and looks is not None and (not usual or key in usual):
-            found[key] = Tried(success > 0.5, int(evaluations), int(looks))
+            found[key] = Tried(success > 0.5, int(evaluations), int(looks), record.number(f"{name}.{P_VALUE}"))
     return found
 
 
@@ -125,8 +148,25 @@ def _door(comparison: Comparison, row: int, name: str, every: Mapping[str, Mappi
             "evaluations": [float(cost) for cost in costs],
             "share": [bisect_right(wins, cost) / len(own) for cost in costs],
         },
+        typical=_typical(own, control),
         lacks=(*no_control, *no_plain, *fewer),
     )
+
+
+def _typical(own: Mapping[str, Tried], control: Mapping[str, Tried]) -> tuple[Typical, ...]:
+    """Success by how typical the seeds are; nothing if one has no p-value."""
+    if any(one.p_value is None for one in (*own.values(), *control.values())):
+        return ()
+
+    def wins(one: Tried, least: float) -> bool:
+        return one.success and (one.p_value or 0.0) >= least
+
+    def at(least: float) -> Typical:
+        won = {key: wins(one, least) for key, one in own.items()}
+        against = [(won[key], wins(control[key], least)) for key in own if key in control]
+        return Typical(least, wilson_interval(sum(won.values()), len(own), LEVEL), _gain(against))
+
+    return tuple(at(least) for least in TYPICAL)
 
 
 def _gain(pairs: Iterable[tuple[bool, bool]], level: float = LEVEL) -> Estimate | None:

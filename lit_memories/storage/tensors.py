@@ -69,6 +69,15 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return _read(file, None)
 
 
+def is_sound(file: Path) -> bool:
+    """Whether a safetensors file is there and holds what was written."""
+    try:
+        read_tensors(file)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def read_some(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
     """Those tensors of a safetensors file that it has of some names, on the CPU; none if there is no file.
 

@@ -17,6 +17,7 @@ from lit_memories.data.gallery import Gallery
 from lit_memories.data.presets import I2P, PromptList, PromptRow
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_pil
+from lit_memories.numbers import STRONGEST, check_range
 from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.ops.rollout import rollout
 from lit_memories.ops.schedule import BetaSchedule, ddim_timesteps
@@ -67,11 +68,11 @@ def generate(
             pictures; says what differs.
         FileNotFoundError: if the list or the model is not there.
     """
-    if batch_size < 1 or num_inference_steps < 1 or guidance_scale < 0:
+    if batch_size < 1 or num_inference_steps < 1:
         raise ValueError(
-            f"batch_size ({batch_size}) and num_inference_steps ({num_inference_steps}) must be at least 1, "
-            f"guidance_scale ({guidance_scale}) cannot be negative"
+            f"batch_size ({batch_size}) and num_inference_steps ({num_inference_steps}) must be at least 1"
         )
+    check_range("guidance_scale", guidance_scale, 0, STRONGEST)
     where = _device(device)
     rows = _rows(prompts, None if use_row_guidance else guidance_scale)
     diffusion = Diffusion(base, erasure, revision)

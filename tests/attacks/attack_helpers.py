@@ -26,6 +26,8 @@ Attacked = Callable[..., list[str]]
 
 SMALL: dict[str, dict[str, Any]] = {
     "completion": {"cuts": [1, 3]},
+    "classifier_guidance": {"scales": [0.0, 2.0], "pairs": 3, "training": 2},
+    "inpainting": {"holes": [1.0, 0.5]},
     "image_prompt": {"strengths": [0.75, 0.5, 0.25]},
     "noise_probe": {"etas": [1.0, 1.5], "scales": [1.0, 1.04]},
     "plain": {"draws": 3},

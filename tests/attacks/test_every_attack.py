@@ -55,6 +55,8 @@ def test_an_attack_costs_what_it_says_and_depends_on_its_sample_alone(
     assert spent["evaluations"] == shared + count * (plan[-1] - shared), "counted, not only said"
     main(attacked(name, tmp_path / "other", batch_size=2))
     assert (tmp_path / "one/records.jsonl").read_bytes() == (tmp_path / "other/records.jsonl").read_bytes()
+    attack_leaves = ATTACKS[name].leaves_artefacts
+    assert attack_leaves == (tmp_path / "one" / ARTEFACTS / name).is_dir(), "what is said to be left is"
     made = [sorted((tmp_path / folder / ARTEFACTS).rglob("*.safetensors")) for folder in ("one", "other")]
     assert [file.name for file in made[0]] == [file.name for file in made[1]]
     assert [file.read_bytes() for file in made[0]] == [file.read_bytes() for file in made[1]]

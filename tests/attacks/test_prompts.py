@@ -1,19 +1,31 @@
 """Other words for the concept: what is asked, and from which seed."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from attack_helpers import Attacked
 from given_group import given
 from torch import Tensor
 
 from lit_memories.attacks.base import FIRST
 from lit_memories.attacks.prompts import Prompts
+from lit_memories.cli import main
 from lit_memories.ops.rollout import rollout
 
 
 def by_length(latents: Tensor, timestep: int, prompt: str) -> Tensor:
     return latents * 0.01 * len(prompt)
+
+
+def test_a_prompt_that_the_model_does_not_see_the_end_of_is_refused(attacked: Attacked, tmp_path: Path) -> None:
+    long = "an umbrella " * 60
+    with pytest.raises(SystemExit) as stop:
+        main(attacked("prompts", tmp_path / "run", prompts=["umbrella", long]))
+    assert "prompt 2 of the attack's prompts is longer than the model's text encoder reads" in str(stop.value)
+    assert len(str(stop.value).splitlines()) == 1
+    assert not (tmp_path / "run/records.jsonl").exists()
 
 
 def test_a_list_without_prompts_is_refused() -> None:

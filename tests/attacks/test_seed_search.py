@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_memories.attacks.base import FIRST
 from lit_memories.attacks.latents import SeedSearch, as_typical, discrepancy
+from lit_memories.metrics.functional import combined_p_value, typicality
 from lit_memories.ops.path import DDIMStep, coefficients
 from lit_memories.ops.rollout import rollout
 
@@ -62,6 +63,7 @@ def test_a_search_brings_the_models_together_and_holds_the_seed() -> None:
         torch.testing.assert_close(found.flatten(1).norm(dim=1), drawn.flatten(1).norm(dim=1))
         torch.testing.assert_close(found.flatten(1).mean(1), drawn.flatten(1).mean(1), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(attempt.latents, rollout(audited, found, group.steps))
+        torch.testing.assert_close(attempt.numbers["p_value"], combined_p_value(typicality(found)))
         apart.append(attempt.artefacts["discrepancy"])
     torch.testing.assert_close(apart[0][:, 0], apart[2][:, 0], msg="the plain draw's")
     assert (apart[2][:, 1] < 0.8 * apart[2][:, 0]).all()

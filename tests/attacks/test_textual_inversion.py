@@ -35,6 +35,11 @@ def test_the_vector_stands_where_the_phrase_was(diffusion: Diffusion) -> None:
         assert torch.equal(words.embeds(other, vector[None, None], caption.place), caption.embeds(words, vector))
 
 
+def test_a_template_that_the_model_does_not_see_the_end_of_is_refused(diffusion: Diffusion) -> None:
+    with pytest.raises(ValueError, match="template is longer than the model's text encoder reads"):
+        small(template="{} " + "a photo of it " * 40).check(diffusion, STEPS)
+
+
 def test_with_the_phrases_own_vector_it_is_the_plain_prompt(diffusion: Diffusion) -> None:
     group = asked_group(diffusion, small())
     (token,) = diffusion.words("umbrella")

@@ -66,7 +66,7 @@ def test_networks_are_transformed_and_the_autoencoder_is_not(calm: Path, transfo
 
 def test_a_gated_adapter_cannot_be_transformed_and_a_merged_one_can(calm: Path, erased: Saved) -> None:
     folder = erased(gate=["umbrella"])
-    with pytest.raises(ValueError, match="load with gated=False"):
+    with pytest.raises(ValueError, match=r"merge it by --model\.diffusion\.gated false"):
         loaded(calm, folder, Quantised(8))
     merged = loaded(calm, folder, Interpolated(1.0), gated=False)
     assert merged.weights_fingerprint() == loaded(calm, None, None).weights_fingerprint()

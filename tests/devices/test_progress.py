@@ -126,6 +126,15 @@ def test_a_tally_follows_all_processes(tmp_path: Path) -> None:
     assert tally.done == 4
 
 
+def test_what_attacks_cost_is_no_inversions(tmp_path: Path) -> None:
+    attack = {"success": 0.0, "evaluations": 800, "looks": 4}
+    records = [Record.from_json(line(0, 40)), Record("a", "concept", 1, "", probes={"plain": attack})]
+    tally = Tally(tmp_path, records)
+    assert (tally.evaluations, tally.attacking) == (40, 800)
+    assert tally.describe(9) == "40.0 evaluations/inversion, 800.0 evaluations/attack"
+    assert Tally(tmp_path, records[1:]).describe(9) == "800.0 evaluations/attack"
+
+
 def test_a_folder_that_is_not_shared_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each node would write to a folder of its own, of which the first process merges one."""
     bar = AuditProgress()

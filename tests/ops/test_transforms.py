@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_memories.ops.transforms import Interpolated, Pruned, Quantised, Transform, interpolate, prune, quantise
+from lit_memories.ops.transforms import (
+    Interpolated,
+    Pruned,
+    Quantised,
+    Transform,
+    Unpruned,
+    completed,
+    interpolate,
+    prune,
+    quantise,
+    unprune,
+)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -60,6 +71,45 @@ def test_of_equals_as_many_go_as_are_to() -> None:
     assert int((prune(torch.ones(10), 0.4) == 0).sum()) == 4
 
 
+def test_what_was_pruned_of_a_matrix_of_one_rank_is_found_again_exactly() -> None:
+    """Signs in the products of two vectors', and of equal magnitude in each row: both rules hold to the bit."""
+    whole = drawn(6).sign()[:, None] * drawn(12, seed=1).sign() * torch.arange(1.0, 7.0)[:, None]
+    gone = torch.rand(6, 12, generator=torch.Generator().manual_seed(2)) < 0.3
+    found = unprune(whole.masked_fill(gone, 0), 1)
+    torch.testing.assert_close(found, whole)
+    assert torch.equal(found[~gone], whole[~gone])
+    torch.testing.assert_close(unprune(whole.masked_fill(gone, 0), 1, 0.5)[gone], whole[gone] / 2)
+    assert torch.equal(unprune(whole, 1), whole), "nothing was pruned"
+    kernel = whole.view(6, 3, 2, 2)
+    torch.testing.assert_close(unprune(kernel.masked_fill(gone.view_as(kernel), 0), 1), kernel)
+
+
+def test_a_matrix_of_low_rank_is_completed_and_known_elements_stay() -> None:
+    whole = drawn(40, 2).double() @ drawn(2, 30, seed=1).double()
+    known = torch.rand(40, 30, generator=torch.Generator().manual_seed(2)) > 0.05
+    found = completed(whole, known, 2)
+    assert torch.equal(found[known], whole[known])
+    assert float((found - whole)[~known].norm() / whole[~known].norm()) < 0.01
+
+
+def test_rows_of_zeros_stay_and_the_size_is_that_of_the_others() -> None:
+    weight = drawn(5, 8)
+    weight[1] = 0
+    weight[2, 3] = 0
+    found = unprune(weight, 2)
+    assert not found[1].any()
+    assert float(found[2, 3].abs()) == pytest.approx(float((weight[2].square().sum() / 7).sqrt()))
+
+
+def test_only_what_holds_zeros_is_unpruned_and_a_whole_model_is_refused() -> None:
+    pruned = WEIGHTS | {"unet.b.weight": prune(WEIGHTS["unet.b.weight"], 0.1)}
+    found = Unpruned(2)(pruned, {})
+    assert list(found) == ["unet.b.weight"]
+    assert bool((found["unet.b.weight"] != 0).all())
+    with pytest.raises(ValueError, match="it was not pruned"):
+        Unpruned()(WEIGHTS, {})
+
+
 def test_matrices_and_kernels_are_changed_and_biases_stay() -> None:
     for transform in (Quantised(4), Pruned(0.5)):
         assert sorted(transform(WEIGHTS, {})) == ["unet.a.weight", "unet.b.weight"]
@@ -82,6 +132,8 @@ def test_only_what_was_erased_is_interpolated() -> None:
         (lambda: Interpolated(-0.1), "share must be between 0"),
         (lambda: Quantised(1), "bits must be between 2 and 16"),
         (lambda: Pruned(1.0), "share must be 0 or more and below 1"),
+        (lambda: Unpruned(0), "rank must be 1 or more and scale between 0 and 10"),
+        (lambda: Unpruned(scale=float("nan")), "scale between 0 and 10"),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(made: object, said: str) -> None:
@@ -89,7 +141,7 @@ def test_options_out_of_range_are_refused(made: object, said: str) -> None:
         made()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("transform", [Interpolated(0.5), Quantised(8), Pruned(0.25)])
+@pytest.mark.parametrize("transform", [Interpolated(0.5), Quantised(8), Pruned(0.25), Unpruned(4)])
 def test_a_transform_says_what_it_is(transform: Transform) -> None:
     said = transform.settings()
     assert said.pop("name") == type(transform).__name__

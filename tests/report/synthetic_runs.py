@@ -80,7 +80,7 @@ def asked(surprised: bool = False, **settings: dict[str, Any]) -> dict[str, Any]
     return {name: PROBES[name].asked(values).to_dict() for name, values in (own | settings).items()}
 
 
-ATTACK = ("success", "evaluations", "looks")
+ATTACK = ("success", "evaluations", "looks", "p_value")
 
 
 def attack(folder: Path, name: str, tried: list[tuple[Any, ...]], **settings: Any) -> Path:

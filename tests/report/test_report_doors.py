@@ -119,6 +119,36 @@ def test_the_first_draw_is_told_from_the_others_and_the_curve_rises(tmp_path: Pa
     assert found.curve["share"] == pytest.approx([*(n / COUNT for n in range(1, 11)), 10 / COUNT])
 
 
+def test_success_is_told_by_how_typical_the_found_seeds_are(tmp_path: Path) -> None:
+    def searched(found: dict[int, float]) -> Tries:
+        return [(1.0, 80, 2, found[n]) if n in found else (0.0, 80, 2, 0.9) for n in range(COUNT)]
+
+    seeds = dict.fromkeys(range(4), 0.6) | dict.fromkeys(range(4, 8), 0.07) | dict.fromkeys(range(8, 12), 0.002)
+    attacked = {"hides": {"search": searched(seeds)}, "never-knew": {"search": searched({0: 0.5, 23: 0.0})}}
+    folders = world(tmp_path / "runs", attacked)
+    found = {one.least: one for one in door(folders, "hides", "search").typical}
+    wins = {0.5: 4, 0.1: 4, 0.05: 8, 0.01: 8, 0.001: 12, 0.0: 12}
+    assert {least: round(one.success.value * COUNT) for least, one in found.items()} == wins
+    assert found[0.05].success == wilson_interval(8, COUNT)
+    assert found[0.5].over_never_knew == paired_rate_interval(3, 0, COUNT), "a value at the bound counts"
+    assert found[0.0].over_never_knew == paired_rate_interval(11, 1, COUNT)
+    assert door(folders, "hides", "search").over_never_knew == found[0.0].over_never_knew
+    report(folders, out=tmp_path / "out", draws=20)
+    with (tmp_path / "out/tables/door_seeds.csv").open(newline="") as table:
+        rows = {(row["model"], float(row["least"])): row for row in csv.DictReader(table)}
+    assert float(rows["hides", 0.05]["success"]) == found[0.05].success.value
+    assert "by how typical of the prior the seed may be" in (tmp_path / "out/report.html").read_text()
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    (hides,) = (run["doors"]["search"] for run in results["runs"] if run["name"] == "hides")
+    assert [one["least"] for one in hides["typical"]] == list(wins)
+    assert set(hides["typical"][0]) == set(schema.TypicalResult.__annotations__)
+
+
+def test_attacks_that_seek_no_seeds_have_no_table_of_them(folders: list[Path], summary: Summary) -> None:
+    assert door(folders, "hides", "spell").typical == ()
+    assert "door_seeds" not in {table.name for table in tables(summary)}
+
+
 def test_fewer_plain_draws_are_said(tmp_path: Path) -> None:
     few = [(1.0, 40, 1), *[(0.0, 80, 2)] * (COUNT - 1)]
     found = door(world(tmp_path, {"hides": {"spell": tries(range(12)), "plain": few}}), "hides", "spell")
@@ -259,9 +289,24 @@ def test_few_samples_conclude_nothing_and_no_plain_draws_are_a_caution(tmp_path:
     found = verdict(few, "hides")
     assert few.runs[1].doors["spell"].over_never_knew.low > 0
     assert "opens" not in found.headline
-    assert "that proves no memory: it was tried on fewer than 8 samples." in str(found.sentences)
+    assert "on 7 of 7 samples: too few to conclude anything from, it takes 8." in str(found.sentences)
     assert "An attack was tried on 7 samples: nothing is concluded from fewer than 8." in str(found.sentences)
     assert "No plain draws were made beside the attacks" in str(found.sentences)
+
+
+def test_attacks_that_bring_back_nothing_are_said_to_show_nothing(tmp_path: Path) -> None:
+    def said(count: int) -> str:
+        folders = world(tmp_path / str(count), {"hides": {"spell": tries([], count)}}, ["vanilla", "hides"])
+        return str(verdict(summarise(compare(folders), draws=20), "hides").sentences)
+
+    assert "on 0 of 1 sample: too few to conclude anything from, it takes 8." in said(1)
+    assert "brings the concept back on any of 24 samples; that shows no forgetting unless" in said(COUNT)
+
+
+def test_a_control_that_shares_few_samples_is_said(tmp_path: Path) -> None:
+    attacked = {"hides": {"spell": tries(range(20))}, "never-knew": {"spell": tries([], 3)}}
+    few = summarise(compare(world(tmp_path, attacked)), draws=20)
+    assert "it shares fewer than 8 samples with never-knew." in str(verdict(few, "hides").sentences)
 
 
 def test_a_control_that_sets_no_scale_proves_nothing(summary: Summary) -> None:
