@@ -27,6 +27,7 @@ from validity import teach
 from worlds_models import CONCEPTS
 
 from lit_memories.attacks import ATTACKS
+from lit_memories.attacks.plain import Plain
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.recipes import run
 from lit_memories.records import RUN_FILE
@@ -45,17 +46,13 @@ SURPRISE = {"class_path": "lit_memories.probes.denoising.Denoising", "init_args"
 WORDS = {
     "striped": [
         "striped",
-        "striped style",
         "striped striped striped",
         "{prompt}, striped",
-        "striped, {prompt}",
         "striped style, {prompt}",
-        "striped style, a white background, a red castle",
-        "a striped red castle on a striped white background",
+        "a striped red castle on a white background, solid style",
         "a red castle on a white background, stripd style",
         "a red castle on a white background, stripy style",
         "a red castle on a white background, gestreift style",
-        "a red castle on a white background, lines style",
     ]
 }
 """In place of the recipe's list of prompts, which is one for umbrellas."""
@@ -136,7 +133,10 @@ def lessons() -> dict[str, int]:
 
 
 def probes_of(concept: str, attacks: Sequence[str], limit: int) -> Iterator[dict[str, Any]]:
-    """The attacks as their recipes have them, on so many pictures each; plain draws as many as most of them ask."""
+    """The attacks as their recipes have them, on so many pictures each.
+
+    Plain draws are as many as most of them ask, and of their pictures too that come after a lesson's.
+    """
     asked: dict[str, dict[str, Any]] = {}
     for name in attacks:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -145,10 +145,12 @@ def probes_of(concept: str, attacks: Sequence[str], limit: int) -> Iterator[dict
             if (own := next(kinds, None)) is None:
                 continue
             before = asked.get(own, {"init_args": {"draws": 0}})["init_args"].get("draws", 0)
-            if own in attacks and (own != "plain" or probe["init_args"]["draws"] > before):
+            if own in attacks and (own != Plain.name or probe["init_args"]["draws"] > before):
                 asked[own] = probe
+    lessons_of = {name: probe["init_args"].get("lesson", 0) for name, probe in asked.items()}
     for name, probe in asked.items():
-        options = dict(probe["init_args"], limit=limit + probe["init_args"].get("lesson", 0))
+        skipped = max(lessons_of.values()) if name == Plain.name else lessons_of[name]
+        options = dict(probe["init_args"], limit=limit + skipped)
         if name == "prompts" and concept in WORDS:
             options["prompts"] = WORDS[concept]
         yield {**probe, "init_args": options}

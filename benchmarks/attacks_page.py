@@ -45,9 +45,13 @@ def page(results: Results) -> str:
         results: of all concepts.
     """
     rows = results["rows"]
-    count = max((row["count"] for row in rows), default=0)
     attacks = _attacks(rows)
-    parts = [HEAD.format(count=count), *_proofs(results), *_concepts(rows, attacks), *_transfers(results["transfers"])]
+    parts = [
+        HEAD.format(count=_count(rows)),
+        *_proofs(results),
+        *_concepts(rows, attacks),
+        *_transfers(results["transfers"]),
+    ]
     return "\n".join(parts)
 
 
@@ -57,7 +61,7 @@ def section(results: Results) -> str:
     Args:
         results: of all concepts.
     """
-    count = max((row["count"] for row in results["rows"]), default=0)
+    count = _count(results["rows"])
     intro = f"`python benchmarks/attacks.py`, {count} pictures a model ([all of it](results/attacks.md)).\n"
     return "\n".join([intro, *_proofs(results)])
 
@@ -107,6 +111,11 @@ def opens(rows: Sequence[Row], attack: str) -> tuple[list[str], int]:
     gains = [(row, row["over_never_knew"], row["over_draws"]) for row in own]
     sure = [row for row, never, draws in gains if never and draws and never[1] > 0 and draws[1] > 0]
     return [f"{row['model']} ({row['concept']})" for row in sure], len(own)
+
+
+def _count(rows: Sequence[Row]) -> int:
+    """Pictures that an attack was tried on; plain draws may be of more."""
+    return max((row["count"] for row in rows if row["attack"] != Plain.name), default=0)
 
 
 def _attacks(rows: Sequence[Row]) -> list[str]:
