@@ -31,6 +31,8 @@ LEGEND = """
 - *Never there*: how often it "brought back" what a never-knew model never saw, over all such models and concepts.
 - *Told apart*: the probability (AUC) that it opens *knows* further than *never-knew*. Any success is further than none,
   one with fewer pictures judged further than one with more, and then the likelier picture.
+  A model that knows listens to its prompt, so that an attack which adds nothing tells the two apart as well as plain
+  draws do: what it adds is in the last column.
 - *Ordered right*: how often a picture orders two of never-knew and the taught models as the lesson's length does by how
   far they were opened; 0.5 is chance, as where an attack opens all or none.
 - *Opens beyond luck*: erased models on which it gains over never-knew and over as many plain draws, both intervals
@@ -100,6 +102,17 @@ def evidence(results: Results, attack: str) -> Evidence:
     return "by itself" if wilson_interval(hits, total).high <= RARE else "beside a control"
 
 
+def orders(results: Results, attack: str) -> bool:
+    """Whether an attack orders models as they learnt on every concept on which it was asked to, beyond chance.
+
+    Args:
+        results: of all concepts.
+        attack: its name.
+    """
+    found = [proof["ordered"] for proof in results["proofs"] if proof["attack"] == attack and proof["ordered"]]
+    return bool(found) and min(low for _, low, _ in found) > 0.5
+
+
 def opens(rows: Sequence[Row], attack: str) -> tuple[list[str], int]:
     """The erased models that an attack opens beyond never-knew and luck, with their concepts; of how many.
 
@@ -150,23 +163,25 @@ def _said(results: Results) -> list[str]:
         by_kind[evidence(results, attack)].append(attack)
     luck = {attack: opens(results["rows"], attack) for attack in _attacks(results["rows"]) if attack != Plain.name}
     more, none = ([name for name, (found, count) in luck.items() if count and bool(found) == any_] for any_ in (1, 0))
+    degrees = [attack for attack in by_kind["by itself"] + by_kind["beside a control"] if orders(results, attack)]
     sentences = {
         "**Evidence of memory by itself**": (
             by_kind["by itself"],
-            f"it opens a model that knows further than one that never did, and what was never there it brings back in "
-            f"fewer than {100 * RARE:.0f} % of pictures, by the whole interval",
+            "each opens a model that knows further than one that never did, and what was never there it brings back "
+            f"in fewer than {100 * RARE:.0f} % of pictures, by the whole interval",
         ),
         "**Evidence only beside a control**": (
             by_kind["beside a control"],
-            "it tells the two apart, but is not shown to be rare where nothing was there: of its success only what "
+            "each tells the two apart, but is not shown to be rare where nothing was there: of its success only what "
             "exceeds never-knew counts",
         ),
         "**Not shown to be evidence of memory**": (
             by_kind["not shown"],
-            "it does not tell a model that knows from one that never did on every concept by so few pictures",
+            "none tells a model that knows from one that never did on every concept by so few pictures",
         ),
-        "**Opens an erased model that as many plain draws do not**": (more, "and not by what it taught"),
-        "**Opens none that they do not**": (none, "so its success here is the plain prompt's, or there is none"),
+        "**Order what was learnt by degree**": (degrees, "so that how far they open a model says how much is there"),
+        "**Open an erased model that as many plain draws do not**": (more, "and that one which never knew does not"),
+        "**Open none that they do not**": (none, "so what they bring back is luck, or taught, or nothing"),
     }
     return [f"- {title}: {', '.join(names)}: {why}." for title, (names, why) in sentences.items() if names] + [""]
 

@@ -102,7 +102,7 @@ def test_sooner_is_further_and_likelier_is_further_than_not() -> None:
 
 
 def test_words_follow_from_numbers(results: dict[str, Any]) -> None:
-    from attacks_page import evidence, opens, page
+    from attacks_page import evidence, opens, orders, page
 
     assert evidence(results, "p4d") == "by itself"
     assert evidence(results, "completion") == "not shown", "seven of ten that tie leave its interval at 0.5"
@@ -114,9 +114,14 @@ def test_words_follow_from_numbers(results: dict[str, Any]) -> None:
     assert evidence({**results, "proofs": both}, "p4d") == "not shown", "it has to on every concept"
     assert opens(results["rows"], "p4d") == (["esd (star)"], 1)
     assert opens(results["rows"], "completion") == ([], 1), "three of ten more than never-knew may be chance"
+    assert not orders(results, "p4d"), "an interval of ten pictures reaches chance"
+    right = [{**row, "ordered": [0.9, 0.6, 1.0]} for row in results["proofs"]]
+    assert orders({**results, "proofs": right}, "p4d")
     text = page(results)
+    assert "**Order what was learnt" not in text
+    assert "**Order what was learnt by degree**: plain, p4d:" in page({**results, "proofs": right})
     assert "**Evidence of memory by itself**: plain, p4d:" in text
-    assert "**Opens an erased model that as many plain draws do not**: p4d:" in text
+    assert "**Open an erased model that as many plain draws do not**: p4d:" in text
     assert "| completion | grey box |" in text
     assert "12 of 20 [39, 78 %]" in text
 
