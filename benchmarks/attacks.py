@@ -96,7 +96,7 @@ def main(
                 _audit(concept, place, asked, images, options)
                 _write(folder, out, validity)
         for column, options in models.items():
-            if column in lessons():
+            if not shared(column):
                 continue
             for attack, source in sources(folder / concept, models, attacks):
                 place = folder / concept / TRANSFERS / f"{attack}-{mark_of(source, attack)}" / column
@@ -159,22 +159,24 @@ def probes_of(concept: str, attacks: Sequence[str], limit: int) -> Iterator[dict
 def sources(place: Path, models: Mapping[str, Any], attacks: Sequence[str]) -> Iterator[tuple[str, Run]]:
     """What is tried on other models: each attack that opened a model, with the audit in which it did.
 
-    What is found on models of other trainings or taught ones is not asked.
-
     Args:
         place: the concept's audits.
         models: their names.
         attacks: that were made.
     """
     for name in models:
-        other = name in lessons() or (name.startswith(NEVER) and name != NEVER)
-        if other or not (place / name / RUN_FILE).is_file():
+        if not shared(name) or not (place / name / RUN_FILE).is_file():
             continue
         found = read_run(place / name)
         for attack in MOVED:
             records = found.holding("concept", f"{attack}.success").values() if attack in attacks else ()
             if any((record.number(f"{attack}.success") or 0) > 0.5 for record in records):
                 yield attack, found
+
+
+def shared(name: str) -> bool:
+    """Whether what was found on a model is tried on others, and theirs on it: not if it is taught or of a training."""
+    return name not in lessons() and not name.startswith(f"{NEVER}-")
 
 
 def _replay(source: Run, attack: str) -> dict[str, Any]:
