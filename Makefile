@@ -7,7 +7,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint benchmark-attacks benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ benchmark-worlds: .venv/installed ## train and audit models that saw exactly so 
 
 benchmark-validity: .venv/installed ## try every number of an audit on models of known truth, resumable (docs/results/validity.md)
 	$(BIN)/python benchmarks/validity.py
+
+benchmark-attacks: benchmark-erasure ## all attacks on models of known truth and erased ones, resumable, hours (docs/results/attacks.md)
+	$(BIN)/python benchmarks/attacks.py
 
 docs: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py

@@ -47,6 +47,7 @@ def main(
     folder: Path = Path("runs/erasure-table"),
     out: Path = Path("docs/results/erasure"),
     figures: Path = Path("docs/figures"),
+    audits: bool = True,
 ) -> None:
     """Train, audit, compare.
 
@@ -56,9 +57,10 @@ def main(
         folder: for models and audits.
         out: where the table goes, without suffix.
         figures: where the sheets go.
+        audits: whether to audit and compare; if not, models are trained and no more.
     """
     for concept in concepts:
-        audits = {"vanilla": [], "never-knew": [f"--model.diffusion.base={CONTROLS[concept]}", "--model.role=control"]}
+        asked = {"vanilla": [], "never-knew": [f"--model.diffusion.base={CONTROLS[concept]}", "--model.role=control"]}
         for method in methods:
             erasure = folder / concept / "models" / method
             if not (erasure / WEIGHTS_FILE).is_file():
@@ -67,15 +69,19 @@ def main(
                 options = METHODS[method][1] + OPTIONS.get((method, concept), [])
                 place = f"--trainer.default_root_dir={erasure}"
                 run(["fit", f"--config={recipe}", f"--model.concept={name}", place, *options])
-            audits[method] = [f"--model.diffusion.erasure={erasure}"]
-        for name, options in audits.items():
+            asked[method] = [f"--model.diffusion.erasure={erasure}"]
+        if not audits:
+            continue
+        for name, options in asked.items():
             place = folder / concept / name
             if not ((place / RUN_FILE).is_file() and RunInfo.load(place).complete):
                 print(f"== {concept}: auditing {name}", flush=True)
                 recipe, more = RECIPES / "audit" / f"{concept}.yaml", "--data.prompted=48"
                 run(["predict", f"--config={recipe}", *options, more, f"--trainer.default_root_dir={place}"])
-        report([folder / concept / name for name in audits], folder / concept)
+        report([folder / concept / name for name in asked], folder / concept)
         _sheet(folder / concept, concept, methods, figures / f"erasure-{concept}.png")
+    if not audits:
+        return
     found = [file for name in CONTROLS if (file := folder / name / "results.json").is_file()]
     rows = [row for file in found for row in _rows(file)]
     out.parent.mkdir(parents=True, exist_ok=True)

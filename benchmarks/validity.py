@@ -65,7 +65,7 @@ def main(
                 _audit(concept, name, folder, options, images, conditionings)
                 continue
             if name in TAUGHT:
-                _teach(concept, TAUGHT[name], folder / concept / "models" / folder_of(name))
+                teach(concept, TAUGHT[name], folder / concept / "models" / folder_of(name))
             lean = ["--data.known=0", f"--data.prompted={other_images}"]
             _audit(concept, name, folder, options + lean, other_images, other_conditionings)
     results = {
@@ -102,8 +102,15 @@ def _erased(concept: str, erasures: Path) -> dict[str, list[str]]:
     return {method: [f"--model.diffusion.erasure={place}"] for method, place in found.items() if method not in missing}
 
 
-def _teach(concept: str, steps: int, place: Path) -> None:
-    """Go on training the control that never saw the concept, on pictures that are not withheld from it."""
+def teach(concept: str, steps: int, place: Path, *options: str) -> None:
+    """Go on training the control that never saw the concept, on pictures that are not withheld from it.
+
+    Args:
+        concept: that it never saw.
+        steps: of 32 pictures.
+        place: for the model; nothing is done if it is there.
+        *options: more of the command line.
+    """
     if (place / "model_index.json").is_file():
         return
     print(f"== {concept}: teaching for {steps} steps", flush=True)
@@ -126,6 +133,7 @@ def _teach(concept: str, steps: int, place: Path) -> None:
             "--trainer.enable_checkpointing=false",
             "--trainer.callbacks=[]",
             f"--trainer.default_root_dir={place.parent / 'logs'}",
+            *options,
         ]
     )
 

@@ -24,6 +24,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
     "probes": ("lit_memories.tools.probes", "what an audit can ask, what it costs, and what the answer says"),
     "findings": ("lit_memories.tools.findings", "write what attacks found as a data set with a card"),
+    "transfers": ("lit_memories.tools.transfers", "does what opened one model open another? a table of replays"),
     "export": ("lit_memories.tools.export", "write a base model with an erasure as a full diffusers pipeline"),
     "push": ("lit_memories.tools.export", "send an erasure with its model card to the hub"),
     "convert": (
@@ -246,7 +247,7 @@ def _tool(name: str, argv: list[str]) -> None:
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
     gc.enable()
-    if name in {"report", "status", "findings"}:
+    if name in {"report", "status", "findings", "transfers"}:
         _of_folders(name, function, argv)
     else:
         if name not in {"probes", "draw"}:

@@ -549,7 +549,8 @@ def test_as_a_program(tmp_path: Path) -> None:
 
 COMMANDS = {
     "report": ["x"], "status": ["x"], "quickstart": [], "probes": [], "export": ["a", "b", "c"], "push": ["a", "b"],
-    "findings": ["x"], "generate": ["x"], "draw": ["x"], "measure": ["a", "b"], "convert": ["a", "b", "c", "d"],
+    "findings": ["x"], "transfers": ["x"], "generate": ["x"], "draw": ["x"], "measure": ["a", "b"],
+    "convert": ["a", "b", "c", "d"],
 }  # fmt: skip
 
 
@@ -563,7 +564,7 @@ def test_a_tool_that_is_interrupted_says_so_in_a_word(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    if tool in {"report", "status", "findings"}:
+    if tool in {"report", "status", "findings", "transfers"}:
         monkeypatch.setattr("lit_memories.cli._of_folders", interrupt)
     else:
         monkeypatch.setattr("jsonargparse.auto_cli", interrupt)

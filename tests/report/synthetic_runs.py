@@ -80,12 +80,12 @@ def asked(surprised: bool = False, **settings: dict[str, Any]) -> dict[str, Any]
     return {name: PROBES[name].asked(values).to_dict() for name, values in (own | settings).items()}
 
 
-ATTACK = ("success", "evaluations", "looks", "p_value")
+ATTACK = ("success", "evaluations", "looks", "probability", "p_value")
 
 
 def attack(folder: Path, name: str, tried: list[tuple[Any, ...]], **settings: Any) -> Path:
-    """Have a run be put to an attack, this package's or not: of each concept image whether it succeeded, its cost and
-    the pictures that were judged."""
+    """Have a run be put to an attack, this package's or not: of each concept image whether it succeeded, its cost, the
+    pictures that were judged and, if they are given, the best probability and the found seed's p-value."""
     info = RunInfo.load(folder)
     numbers = [{"name": number, "title": number, "compare": "none"} for number in ATTACK]
     probe = {"question": "", "settings": {"guidance_scale": 3.0} | settings, "sets": ["concept"], "conditioned": False}

@@ -121,7 +121,7 @@ def test_the_first_draw_is_told_from_the_others_and_the_curve_rises(tmp_path: Pa
 
 def test_success_is_told_by_how_typical_the_found_seeds_are(tmp_path: Path) -> None:
     def searched(found: dict[int, float]) -> Tries:
-        return [(1.0, 80, 2, found[n]) if n in found else (0.0, 80, 2, 0.9) for n in range(COUNT)]
+        return [(1.0, 80, 2, 0.9, found[n]) if n in found else (0.0, 80, 2, 0.1, 0.9) for n in range(COUNT)]
 
     seeds = dict.fromkeys(range(4), 0.6) | dict.fromkeys(range(4, 8), 0.07) | dict.fromkeys(range(8, 12), 0.002)
     attacked = {"hides": {"search": searched(seeds)}, "never-knew": {"search": searched({0: 0.5, 23: 0.0})}}
