@@ -24,6 +24,7 @@ from lit_memories.erasers.fmn import FMN
 from lit_memories.erasers.rece import RECE
 from lit_memories.erasers.salun import SalUn
 from lit_memories.erasers.scissorhands import Scissorhands
+from lit_memories.erasers.speed import SPEED
 from lit_memories.erasers.spm import SPM
 from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
@@ -45,6 +46,10 @@ OPTIONS: dict[type[Eraser], dict[str, Any]] = {
     RECE: {
         **CLOSED, "rounds": 3, "adversary_lamb": 0.5, "round_lamb": 0.0625, "round_preserve_scale": 0.375,
         "round_tokens": "eot",
+    },
+    SPEED: {
+        "train": "attn2-kv", "tokens": "all", "preserve_tokens": "all", "threshold": 0.25, "retain_scale": 0.75,
+        "lamb": 0.5, "augmentations": 3, "prior_filter": False, "invariants": 2,
     },
     AC: {
         **COMMON, "train": "attn2-kv", "target": "noise", "prior_weight": 0.5, "weight_decay": 0.125,

@@ -42,6 +42,8 @@ EXPLAINED = {
     "on_train_end": "whether the loss is a number",
     "check_losses": "the same; besides at the end at each of `LOOK_EVERY` steps",
     "erasers/result.py: check_result": "what training came to, when it is over",
+    "erasers/speed.py": "how many vectors each matrix retains, and their noise, drawn on the CPU",
+    "ops/null_space.py": "how many directions are left, once a matrix",
     "erasers/closed_form.py: _vectors: number read": "tokens, read on the host",
 }
 """Where training has the host wait for the device, and for what."""
