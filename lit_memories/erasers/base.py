@@ -91,7 +91,7 @@ class Eraser(OneWriter, ABC):
         self.diffusion, self.concept = diffusion, concept
         self.train_rule, self.steps, self.lr, self.batch_size = train, steps, lr, batch_size
         self.probe_size, self.seed = probe_size, seed
-        self.strict_loading = False
+        self.strict_loading, self._teaching = False, False
         if train is not None:
             self.adopt(select(diffusion, train))
 
@@ -131,13 +131,17 @@ class Eraser(OneWriter, ABC):
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
-        """Within the context the model is the original one, to the bit, and gradients are off."""
-        self._swap()
+        """Within the context the model is the original one, to the bit, and gradients are off; also within itself."""
+        inside, self._teaching = self._teaching, True
         try:
+            if not inside:
+                self._swap()
             with torch.no_grad():
                 yield
         finally:
-            self._swap()
+            if not inside:
+                self._swap()
+            self._teaching = inside
 
     def _swap(self) -> None:
         torch.clear_autocast_cache()  # it holds rounded weights by parameter, whatever is in the parameter now

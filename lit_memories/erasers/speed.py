@@ -10,12 +10,13 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.closed_form import Projections, SolvingEraser
+from lit_memories.ops.clusters import centres
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.null_space import centres, null_edit_map, null_space
+from lit_memories.ops.null_space import null_edit_map, null_space
 
 
 class SPEED(SolvingEraser):
-    r"""Gives the concept's tokens their guides' values by an edit in the null space of what is retained (eq. 8).
+    r"""Gives the concept's tokens their guides' values by an edit in the null space of what is retained.
 
     .. math:: \min_\Delta \lVert (W + \Delta P)\, c - W g \rVert^2 + r \lVert \Delta P \rVert^2
         \quad \text{with} \quad (\Delta P)\, c_k = 0
@@ -24,7 +25,7 @@ class SPEED(SolvingEraser):
     reach, and :math:`c_k` are invariant vectors: the start marker's, and centres of the empty prompt's others. Its
     solution is `lit_memories.ops.null_space.null_edit_map`.
 
-    The more is retained, the smaller is the null space. So each matrix chooses (eq. 9 and 10): of the retained vectors
+    The more is retained, the smaller is the null space. So each matrix chooses: of the retained vectors
     it keeps those that the edit without a null space would move most, and augments them by noise along the direction
     in which it is least sensitive, :math:`c + z v_{\min}`, of which again the most affected are kept.
 
@@ -67,7 +68,7 @@ class SPEED(SolvingEraser):
         self.prior_filter, self.invariants = prior_filter, invariants
 
     def edits(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        """Equation 8's minimum, a matrix at a time."""
+        """The minimum, a matrix at a time."""
         concepts, guides = (vectors.double() for vectors in self.rows_of(batch["prompts"]))
         retained, invariant = self.preserved(batch["retain"]).double(), self.invariant()
         count, whole = len(batch["prompts"]), torch.eye(concepts.shape[1], dtype=concepts.dtype, device=self.device)

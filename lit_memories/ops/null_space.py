@@ -4,7 +4,7 @@ Rows are vectors, as in `lit_memories.ops.ridge`.
 """
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 
 def null_space(kept: Tensor, threshold: float) -> Tensor:
@@ -48,7 +48,7 @@ def null_edit_map(
 ) -> Tensor:
     r"""The map E on embeddings that moves concepts to their guides, within a space and not invariant vectors.
 
-    SPEED (Li et al. 2026, arXiv:2503.07392, eq. 8) asks of the edit :math:`\Delta P` of a matrix W, P the projection
+    SPEED (Li et al. 2026, arXiv:2503.07392) asks of the edit :math:`\Delta P` of a matrix W, P the projection
     on the null space of what is retained,
 
     .. math:: \min_\Delta \frac{1}{p} \sum_i \lVert (W + \Delta P) c_i - W g_i \rVert^2 + r \lVert \Delta P \rVert^2
@@ -89,26 +89,3 @@ def null_edit_map(
     moved = (g - c).T @ inside / prompts
     identity = torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
     return identity + torch.cholesky_solve(moved.T, torch.linalg.cholesky(gram)).T @ u.T
-
-
-def centres(vectors: Tensor, count: int, generator: Generator, rounds: int = 100) -> Tensor:
-    """Centres (at most `count`, width) of clusters of vectors (n, width), by Lloyd's algorithm from drawn ones.
-
-    Args:
-        vectors: n of them.
-        count: how many clusters, at least 1; with n or fewer vectors these are the centres.
-        generator: draws the vectors to begin with.
-        rounds: after which it stops if assignments still change.
-    """
-    if len(vectors) <= count:
-        return vectors
-    found = vectors[torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)]
-    for _ in range(rounds):
-        nearest = torch.cdist(vectors, found).argmin(1)
-        members = torch.nn.functional.one_hot(nearest, len(found)).to(vectors)
-        sizes = members.sum(0)[:, None]
-        moved = torch.where(sizes > 0, members.T @ vectors / sizes.clamp_min(1), found)
-        if torch.equal(moved, found):
-            break
-        found = moved
-    return found

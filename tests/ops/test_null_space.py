@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.ops.null_space import centres, null_edit_map, null_space, without
+from lit_memories.ops.clusters import centres
+from lit_memories.ops.null_space import null_edit_map, null_space, without
 
 WIDTH = 12
 
@@ -18,7 +19,7 @@ GUIDES = GUIDES[:3]
 
 
 def papers(basis: Tensor, prompts: int, scale: float, lamb: float) -> Tensor:
-    """I + (A'T - T'T) P Q M, as equation 8's solution and the official code have it."""
+    """I + (A'T - T'T) P Q M, as the paper and the official code have it."""
     project, identity = basis @ basis.T, torch.eye(WIDTH).double()
     gram, moved = CONCEPTS.T @ CONCEPTS / prompts, (GUIDES - CONCEPTS).T @ CONCEPTS / prompts
     inverse = torch.linalg.inv(gram @ project + scale * identity)
