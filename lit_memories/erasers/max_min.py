@@ -99,9 +99,7 @@ class MaxMinEraser(RolloutEraser):
         names = batch["retain"] if self.candidates == "retain" else words_of(self.diffusion)
         names = [name for name in dict.fromkeys(names) if not self.concept.named_in(name)]
         if not names:
-            raise ValueError(
-                f"{type(self).__name__} has no candidates: none of the {self.candidates} is another concept"
-            )
+            raise ValueError(f"{type(self).__name__} has no candidates: all {self.candidates} name the concept")
         concept = self.diffusion.encode_prompts([self.concept.phrase])
         parts = [self.diffusion.encode_prompts(names[i : i + 64]) for i in range(0, len(names), 64)]
         far = torch.cat([(part - concept).flatten(1).norm(dim=1) for part in parts])

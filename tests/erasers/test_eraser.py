@@ -16,8 +16,11 @@ from lit_memories.data.erasure import ErasureData, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.ac import AC
 from lit_memories.erasers.advunlearn import AdvUnlearn
+from lit_memories.erasers.age import AGE
+from lit_memories.erasers.ant import ANT
 from lit_memories.erasers.base import Eraser, draw
 from lit_memories.erasers.cost import Cost
+from lit_memories.erasers.eap import EAP
 from lit_memories.erasers.erasediff import EraseDiff
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasers.fmn import FMN
@@ -40,8 +43,18 @@ CLOSED = {
     "erase_scale": 1.5,
     "preserve_scale": 0.125,
 }
+SEARCH = {
+    "train": "attn1", "candidates": "retain", "nearest": 5, "clusters": 4, "keep_weight": 0.5, "search_steps": 3,
+    "search_lr": 0.25, "temperature": 0.75, "top_k": 2, "faithful": True,
+}  # fmt: skip
 OPTIONS: dict[type[Eraser], dict[str, Any]] = {
     ESD: {**COMMON, **ROLLOUT, "train": "attn1", "rollout_with": "student", "faithful": True},
+    ANT: {
+        **COMMON, **ROLLOUT, "train": "attn1", "before": 3, "attract_weight": 0.75, "empty_weight": 0.25,
+        "mask_ratio": 0.125, "mask_seeds": 2, "mask_batches": 4, "faithful": True,
+    },
+    EAP: {**COMMON, **ROLLOUT, **SEARCH},
+    AGE: {**COMMON, **ROLLOUT, **SEARCH},
     UCE: CLOSED,
     RECE: {
         **CLOSED, "rounds": 3, "adversary_lamb": 0.5, "round_lamb": 0.0625, "round_preserve_scale": 0.375,

@@ -162,5 +162,5 @@ def test_no_candidates_are_said_before_or_when_they_are_looked_for(diffusion: Di
     with pytest.raises(ValueError, match="'umbrella' has no retain prompts to search among: candidates words"):
         made(EAP, diffusion, replace(MANY, retain=[]))
     method = made(EAP, diffusion)
-    with pytest.raises(ValueError, match="EAP has no candidates: none of the retain is another concept"):
+    with pytest.raises(ValueError, match="EAP has no candidates: all retain name the concept"):
         attach(method, tmp_path, {"prompts": MANY.prompts, "retain": ["an umbrella"]})
