@@ -31,6 +31,9 @@ SMALL = {
     "mask_seeds": 1,
     "before": 1,
     "nearest": 8,
+    "rounds": 1,
+    "search_steps": 1,
+    "word_steps": 2,
 }
 """Options that cost time, for every method that has them."""
 QUIET = (

@@ -29,6 +29,7 @@ from lit_memories.erasers.salun import SalUn
 from lit_memories.erasers.scissorhands import Scissorhands
 from lit_memories.erasers.speed import SPEED
 from lit_memories.erasers.spm import SPM
+from lit_memories.erasers.stereo import STEREO
 from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
 from lit_memories.ops.generators import seeded
@@ -55,6 +56,11 @@ OPTIONS: dict[type[Eraser], dict[str, Any]] = {
     },
     EAP: {**COMMON, **ROLLOUT, **SEARCH},
     AGE: {**COMMON, **ROLLOUT, **SEARCH},
+    STEREO: {
+        **COMMON, **ROLLOUT, "train": "attn1", "anchor_eta": 0.5, "rounds": 3, "search_steps": 5, "search_lr": 0.125,
+        "search_eta": 0.75, "word_steps": 6, "word_lr": 0.0625, "word_start": "red", "template": "{} here",
+        "faithful": True,
+    },
     UCE: CLOSED,
     RECE: {
         **CLOSED, "rounds": 3, "adversary_lamb": 0.5, "round_lamb": 0.0625, "round_preserve_scale": 0.375,
@@ -109,7 +115,14 @@ def test_methods_that_need_images_are_refused_without(
 ) -> None:
     """In setup, before a network is called."""
     method = cls(diffusion, UMBRELLA, **OPTIONS[cls] | ({"faithful": False} if "faithful" in OPTIONS[cls] else {}))
-    needs = {AC: "anchor", FMN: "concept", SalUn: "concept", EraseDiff: "concept", Scissorhands: "concept"}
+    needs = {
+        AC: "anchor",
+        FMN: "concept",
+        SalUn: "concept",
+        STEREO: "concept",
+        EraseDiff: "concept",
+        Scissorhands: "concept",
+    }
     assert method.forget_images == needs.get(cls)
     assert method.retain_images == (cls in {SalUn, EraseDiff, Scissorhands})
     monkeypatch.setattr(diffusion.unet, "forward", lambda *_, **__: pytest.fail("the network was called"))

@@ -40,6 +40,7 @@ SIZES = {
     "scissorhands": (686, 859.52),
     "speed": (16, 9.58),
     "spm": (2 * 192, 0.42),
+    "stereo": (598, 813.50),
     "uce": (32, 19.17),
 }
 """What the official code trains: tensors, and millions of parameters."""
