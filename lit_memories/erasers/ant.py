@@ -84,7 +84,10 @@ class ANT(RolloutEraser):
         """Make the mask, at the original weights."""
         if not self.mask_seeds:
             return
-        with self.teacher(), torch.enable_grad():
+        full = torch.autocast(
+            self.device.type, enabled=False
+        )  # what is next to the threshold would be marked by chance
+        with self.teacher(), full, torch.enable_grad():
             masks = [self._mask(number) for number in range(self.mask_seeds)]
         self.mask = common(masks)
         if not any(bool(mask.any()) for mask in self.mask.values()):

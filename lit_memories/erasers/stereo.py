@@ -40,7 +40,7 @@ class STEREO(RolloutEraser):
         search_eta: strength of its target, in ESD's form.
         word_steps: of textual inversion, a round.
         word_lr: its learning rate.
-        word_start: words with whose mean vector it begins; empty for the mean of all ordinary tokens.
+        word_start: words with whose mean vector it begins; None for the mean of all ordinary tokens.
         template: caption in place of those that lack the phrase, with ``{}`` for the word.
         faithful: as released: the guidance scales are one less for the anchor and one more for the words, so that 2
             pulls with 1 and pushes with 3 (`eta` counts 2 more), and a round's erasure pulls to the empty prompt's
@@ -65,7 +65,7 @@ class STEREO(RolloutEraser):
         search_eta: float = 1.0,
         word_steps: int = 3000,
         word_lr: float = 5e-3,
-        word_start: str = "",
+        word_start: str | None = None,
         template: str = "a photo of {}",
         faithful: bool = False,
         **options: Any,
@@ -139,7 +139,7 @@ class STEREO(RolloutEraser):
             embeds = torch.cat([captions[row].embeds(self._words, vector) for row in rows.tolist()])
             return match(self.diffusion.predict_noise(noisy, timesteps, embeds), noise)
 
-        return Descent(beginning(self._words, self.word_start), self.word_lr).run(loss, self.word_steps)
+        return Descent(beginning(self._words, self.word_start or ""), self.word_lr).run(loss, self.word_steps)
 
     def said(self, prompts: Sequence[str], word: int) -> Tensor:
         """Embeddings (n, rows, width) of prompts with a word in the concept's place; 0 is its own name."""

@@ -139,5 +139,5 @@ def test_impossible_options_of_stereo_are_refused(options: dict[str, Any], diffu
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=rf"{name} \({value}\)"):
         made(diffusion, **options)
-    with pytest.raises(ValueError, match="template must have one .* for the word, got 'a word'"):
+    with pytest.raises(ValueError, match=r"template must have one .* for the word, got 'a word'"):
         made(diffusion, template="a word")
