@@ -98,7 +98,7 @@ class ANT(RolloutEraser):
     def _mask(self, number: int) -> dict[str, Tensor]:
         gradients = summed_gradients(self._mask_losses(number), self.selected)
         marked = smallest if self.faithful else largest
-        masks = {}
+        masks: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             masks |= marked({name: gradient.abs()}, self.mask_ratio)
         return masks
