@@ -1,15 +1,20 @@
 """Prompts as attacks see them: token ids, the vectors that stand for them, and embeddings of any mixture of both."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lit_memories.concept import Concept
 from lit_memories.ops.tokens import content, placed
 
 if TYPE_CHECKING:  # who only reads of attacks, as reports do, need not wait for diffusers
     from lit_memories.diffusion import Diffusion
+
+WORD = "*"
+"""What prompts in words have in a learnt vector's place."""
 
 
 class Words:
@@ -135,3 +140,39 @@ class Words:
 
     def _gated(self, ids: Tensor, states: Tensor) -> Tensor:
         return self.diffusion.gated(states, [set(tokens) for tokens in self.own(ids)])
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A prompt with a place for the vector.
+
+    Args:
+        text: in words.
+        ids: its tokens (1, window), with any token in the place.
+        place: where it is (1, 1).
+    """
+
+    text: str
+    ids: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, words: Words, concept: Concept, prompt: str, template: str) -> "Caption":
+        """A prompt with its place where the concept's phrase begins first; a template without the phrase."""
+        before, *after = concept.around(prompt)
+        if not after:
+            before, *after = template.split("{}")
+        rest = "".join(after)
+        with torch.inference_mode(False):
+            ids, place = words.inserted(words.ids([f"{before} {rest}"]), [[len(words.own(words.ids([before]))[0])]])
+        return cls(" ".join(f"{before}{WORD}{rest}".split()), ids, place)
+
+    def embeds(self, words: Words, vector: Tensor) -> Tensor:
+        """Embeddings (1, rows, width) with a vector (width,) in its place."""
+        return words.embeds(self.ids, vector[None, None], self.place)
+
+
+def beginning(words: Words, start: str) -> Tensor:
+    """The vector (width,) that learning a word begins with: the mean of a text's tokens, or of all ordinary ones."""
+    tokens = words.diffusion.words(start) if start else words.ordinary.nonzero()[:, 0].tolist()
+    return words.table[tokens].float().mean(0)

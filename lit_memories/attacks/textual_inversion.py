@@ -10,7 +10,6 @@ on the way, and how many steps it takes is to be compared with a model that neve
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,13 +21,10 @@ from lit_memories.numbers import LEARNING, check_range
 from lit_memories.ops.attack import Descent
 from lit_memories.ops.gradients import gradients
 from lit_memories.probes.base import Group, check_lesson
-from lit_memories.words import Words
+from lit_memories.words import WORD, Caption, Words, beginning
 
 if TYPE_CHECKING:
     from lit_memories.diffusion import Diffusion
-
-WORD = "*"
-"""What prompts in words have in the vector's place."""
 
 
 class TextualInversion(Attack):
@@ -121,7 +117,7 @@ class TextualInversion(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Learn, or remember what was learnt, and draw with it."""
-        captions = [Caption.of(group, prompt, self.template) for prompt in group.prompts]
+        captions = [Caption.of(group.words, group.concept, prompt, self.template) for prompt in group.prompts]
         prompts, seeds = [caption.text for caption in captions], group.generators(FIRST)
         for vector in self._course(group):
             embeds = torch.cat([caption.embeds(group.words, vector) for caption in captions])
@@ -135,19 +131,16 @@ class TextualInversion(Attack):
         if self._learnt is None or self._learnt[0] is not lesson:
             looks = self.steps[: len(self.affordable(len(group.steps)))]
             with gradients():
-                descent = Descent(self._begin(lesson.words), self.lr)
+                descent = Descent(beginning(lesson.words, self.start), self.lr)
                 loss = self._loss(lesson)
                 self._learnt = lesson, [descent.run(loss, step - descent.taken) for step in looks]
         return self._learnt[1]
 
-    def _begin(self, words: Words) -> Tensor:
-        tokens = words.diffusion.words(self.start) if self.start else words.ordinary.nonzero()[:, 0].tolist()
-        return words.table[tokens].float().mean(0)
-
     def _loss(self, lesson: Group) -> Callable[[Tensor, int], Tensor]:
         """The training loss of a step's rows of the lesson, by the noise and the levels drawn for it."""
-        captions = [Caption.of(lesson, prompt, self.template) for prompt in lesson.prompts[: self.lesson]]
-        latents, (generator, *_), words = lesson.latents.clone(), lesson.generators("/textual_inversion"), lesson.words
+        words, prompts = lesson.words, lesson.prompts[: self.lesson]
+        captions = [Caption.of(words, lesson.concept, prompt, self.template) for prompt in prompts]
+        latents, (generator, *_) = lesson.latents.clone(), lesson.generators("/textual_inversion")
 
         def loss(vector: Tensor, step: int) -> Tensor:
             rows = torch.randint(len(captions), (self.batch_size,), generator=generator)
@@ -157,33 +150,3 @@ class TextualInversion(Attack):
             return (found - noise).square().mean()
 
         return loss
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A prompt with a place for the vector.
-
-    Args:
-        text: in words.
-        ids: its tokens (1, window), with any token in the place.
-        place: where it is (1, 1).
-    """
-
-    text: str
-    ids: Tensor
-    place: Tensor
-
-    @classmethod
-    def of(cls, group: Group, prompt: str, template: str) -> "Caption":
-        """A prompt with its place where the concept's phrase begins first; a template without the phrase."""
-        before, *after = group.concept.around(prompt)
-        if not after:
-            before, *after = template.split("{}")
-        words, rest = group.words, "".join(after)
-        with torch.inference_mode(False):
-            ids, place = words.inserted(words.ids([f"{before} {rest}"]), [[len(words.own(words.ids([before]))[0])]])
-        return cls(" ".join(f"{before}{WORD}{rest}".split()), ids, place)
-
-    def embeds(self, words: Words, vector: Tensor) -> Tensor:
-        """Embeddings (1, rows, width) with a vector (width,) in its place."""
-        return words.embeds(self.ids, vector[None, None], self.place)

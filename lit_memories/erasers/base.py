@@ -88,10 +88,9 @@ class Eraser(OneWriter, ABC):
                 f"steps ({steps}), batch_size ({batch_size}) and probe_size ({probe_size}) must be at least 1, "
                 f"lr ({lr}) not negative"
             )
-        self.diffusion, self.concept = diffusion, concept
+        self.diffusion, self.concept, self.strict_loading, self._teaching = diffusion, concept, False, False
         self.train_rule, self.steps, self.lr, self.batch_size = train, steps, lr, batch_size
         self.probe_size, self.seed = probe_size, seed
-        self.strict_loading = False
         if train is not None:
             self.adopt(select(diffusion, train))
 
@@ -131,17 +130,19 @@ class Eraser(OneWriter, ABC):
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
-        """Within the context the model is the original one, to the bit, and gradients are off."""
-        self._swap()
+        """Within the context, or two of them, the model is the original one, to the bit, and gradients are off."""
+        inside, self._teaching = self._teaching, True
+        self._swap(not inside)
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._swap()
+            self._swap(not inside)
+            self._teaching = inside
 
-    def _swap(self) -> None:
+    def _swap(self, needed: bool) -> None:
         torch.clear_autocast_cache()  # it holds rounded weights by parameter, whatever is in the parameter now
-        for name, parameter in self.selected.items():
+        for name, parameter in self.selected.items() if needed else ():
             original = self._originals[name].to(parameter.device)
             self._originals[name], parameter.data = parameter.data, original
 
@@ -267,8 +268,8 @@ class Eraser(OneWriter, ABC):
         ``erase_ratio`` is the squared distance to the method's target over what it was (1 at the start, 0 when
         reached); ``retain_drift`` the relative change of predictions for retained prompts (0 at the start).
         """
-        distance = (self._probe(self._probe_prompts) - self._probe_goal).square().sum()
-        start = (self._probe_start - self._probe_goal).square().sum()
+        ends = self._probe(self._probe_prompts), self._probe_start
+        distance, start = ((end - self._probe_goal).square().sum() for end in ends)
         drift = (self._probe(self._probe_retain) - self._probe_kept).norm() / self._probe_kept.norm()
         self.log("val/erase_ratio", distance / start, prog_bar=True, batch_size=1)
         self.log("val/retain_drift", drift, prog_bar=True, batch_size=1)
@@ -328,7 +329,7 @@ class Eraser(OneWriter, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what can change."""
-        mine = {id(parameter) for parameter in self.selected.values()}
+        mine = set(map(id, self.selected.values()))
         names = {name for name, parameter in self.named_parameters() if id(parameter) in mine}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
 
@@ -341,8 +342,7 @@ def draw(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
 def warn_of_renamed(captions: Sequence[str], prompts: Sequence[str], remedy: str) -> None:
     """Say which captions of images to forget a method replaces by another prompt, so that none is lost unseen."""
     replaced = [(caption, prompt) for caption, prompt in zip(captions, prompts, strict=True) if caption != prompt]
-    if replaced:
-        caption, prompt = replaced[0]
+    for caption, prompt in replaced[:1]:
         warnings.warn(
             f"{len(replaced)} of {len(captions)} captions of the forget set do not name the concept, and become "
             f"{prompt!r}: {caption!r}, for one; {remedy}",

@@ -1,8 +1,8 @@
-"""What UCE and RECE share: key and value matrices that are solved for, not trained."""
+"""What UCE, RECE and SPEED share: key and value matrices that are solved for, not trained."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from lit_memories.erasers.base import Eraser
 from lit_memories.ops.tokens import find
 
 Tokens = Literal["last", "following", "all"]
+Projections = Literal["attn2-kv", "attn2-v"]
+"""What takes prompt embeddings, and can be edited: cross-attention's keys and values, or its values alone."""
 
 
-class ClosedFormEraser(Eraser):
+class SolvingEraser(Eraser):
     """An eraser of one step: `training_step` solves, and there is no optimiser.
 
     What cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is.
@@ -25,17 +27,15 @@ class ClosedFormEraser(Eraser):
     Args:
         diffusion: the model to change.
         concept: what to erase; its anchor is the guide, its ``retain`` prompts are preserved.
+        train: which matrices are edited.
         tokens: which vectors of a prompt's embedding are edited: the ``last`` token of the concept's name (official
             code of 2025), that and every ``following`` one with end marker and padding (code of 2023), or ``all``.
         preserve_tokens: which vectors of a preserved prompt are kept; ``last`` is its last word.
-        lamb: weight of staying near the original.
-        erase_scale: weight of the edit.
-        preserve_scale: weight of the preserved prompts; None is 1 over their number, at least 0.1 (code of 2023).
         probe_size: how many fixed noisy latents validation looks at.
-        seed: of the probe.
+        seed: of the probe, and of what is drawn besides.
 
     Raises:
-        ValueError: if a weight is out of range.
+        ValueError: if `train` selects what takes no prompt embeddings.
     """
 
     one_process = "its only step solves one system of equations, in which there is nothing to share"
@@ -44,28 +44,23 @@ class ClosedFormEraser(Eraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
+        train: Projections = "attn2-kv",
         tokens: Tokens = "last",
         preserve_tokens: Tokens = "last",
-        lamb: float = 0.5,
-        erase_scale: float = 1.0,
-        preserve_scale: float | None = 1.0,
         probe_size: int = 8,
         seed: int = 0,
     ) -> None:
-        super().__init__(diffusion, concept, "attn2-kv", steps=1, probe_size=probe_size, seed=seed)
-        if preserve_scale is None:
-            preserve_scale = max(0.1, 1 / max(1, len(concept.retain)))
-        if lamb <= 0 or erase_scale < 0 or preserve_scale < 0:
-            raise ValueError(
-                f"lamb ({lamb}) must be above 0, erase_scale ({erase_scale}) and preserve_scale ({preserve_scale}) not "
-                "below"
-            )
-        self.tokens, self.preserve_tokens, self.lamb = tokens, preserve_tokens, lamb
-        self.erase_scale, self.preserve_scale = erase_scale, preserve_scale
+        if train not in get_args(Projections):
+            raise ValueError(f"train ({train}) must be attn2-kv or attn2-v: these alone take prompt embeddings")
+        super().__init__(diffusion, concept, train, steps=1, probe_size=probe_size, seed=seed)
+        self.tokens, self.preserve_tokens = tokens, preserve_tokens
 
     @abstractmethod
-    def solve(self, concepts: Tensor, guides: Tensor, preserved: Tensor) -> Tensor:
-        """The map E (width, width) on embeddings, such that every edited matrix is the original times E."""
+    def edits(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """For each edited matrix, by name, the map E (width, width) on embeddings: the new one is the original one's E.
+
+        All in float64.
+        """
 
     def erase_loss(self, batch: Batch) -> Tensor:
         """Nothing is trained."""
@@ -83,14 +78,9 @@ class ClosedFormEraser(Eraser):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve, and put the edited matrices in place."""
         with torch.autocast(self.device.type, enabled=False):
-            edit = self.edit(batch)
-            for name, original in self._originals.items():
-                edited = original.to(edit) @ edit
-                self.selected[name].copy_(edited.to(original))
-
-    def edit(self, batch: Batch) -> Tensor:
-        """The map for a batch's prompts."""
-        return self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))
+            for name, edit in self.edits(batch):
+                original = self._originals[name]
+                self.selected[name].copy_((original.to(edit) @ edit).to(original))
 
     def rows_of(self, prompts: Sequence[str], tokens: Tokens | None = None) -> tuple[Tensor, Tensor]:
         """The vectors to edit and their guides, each (n, width): of each prompt, and of it with the anchor put in.
@@ -126,3 +116,52 @@ class ClosedFormEraser(Eraser):
             first, stop = {"last": (ends[-1], ends[-1] + 1), "following": (ends[-1], None), "all": (0, None)}[tokens]
             chosen.append(embed[first:stop])
         return chosen
+
+
+class ClosedFormEraser(SolvingEraser):
+    """What UCE and RECE share: one map of embeddings is solved for, the same for all keys and values.
+
+    Args:
+        diffusion: the model to change.
+        concept: what to erase; its anchor is the guide, its ``retain`` prompts are preserved.
+        lamb: weight of staying near the original.
+        erase_scale: weight of the edit.
+        preserve_scale: weight of the preserved prompts; None is 1 over their number, at least 0.1 (code of 2023).
+        **options: see `SolvingEraser`; the matrices are all keys and values.
+
+    Raises:
+        ValueError: if a weight is out of range.
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        concept: Concept,
+        lamb: float = 0.5,
+        erase_scale: float = 1.0,
+        preserve_scale: float | None = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(diffusion, concept, **options)
+        if preserve_scale is None:
+            preserve_scale = max(0.1, 1 / max(1, len(concept.retain)))
+        if lamb <= 0 or erase_scale < 0 or preserve_scale < 0:
+            raise ValueError(
+                f"lamb ({lamb}) must be above 0, erase_scale ({erase_scale}) and preserve_scale ({preserve_scale}) not "
+                "below"
+            )
+        self.lamb, self.erase_scale, self.preserve_scale = lamb, erase_scale, preserve_scale
+
+    @abstractmethod
+    def solve(self, concepts: Tensor, guides: Tensor, preserved: Tensor) -> Tensor:
+        """The map E (width, width) on embeddings, such that every edited matrix is the original times E."""
+
+    def edits(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """The same for every matrix."""
+        edit = self.edit(batch)
+        for name in self.selected:
+            yield name, edit
+
+    def edit(self, batch: Batch) -> Tensor:
+        """The map for a batch's prompts."""
+        return self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))

@@ -72,23 +72,41 @@ class RolloutEraser(Eraser):
         return self.predict(latents.repeat(many, 1, 1, 1), timesteps, flat).chunk(many)
 
     @torch.no_grad()
-    def stopped(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, float]:
-        """Latents (n, c, h, w) after `k` steps towards images of `prompts`, and their timestep; k at random if None."""
+    def stopped(
+        self, prompts: Sequence[str] | Tensor, generator: Generator, k: int | None = None
+    ) -> tuple[Tensor, float]:
+        """Latents (n, c, h, w) after `k` steps towards images of `prompts`, and their timestep.
+
+        Args:
+            prompts: n of them, or their embeddings (n, rows, width).
+            generator: of the noise.
+            k: how many steps; at random if None.
+        """
         steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
         seeds = torch.randn(len(prompts), *self.diffusion.latent_shape, generator=generator).to(self.device)
         if k is None:
             k = int(torch.randint(len(steps), (1,), generator=generator))
-        noise = self.diffusion.predict_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
+        embeds = prompts if isinstance(prompts, Tensor) else self.diffusion.encode_prompts(prompts)
+        noise = self.diffusion.predict_fn(embeds, self.start_guidance)
         return rollout(noise, seeds, steps[:k]), steps[k].timestep
 
     @torch.no_grad()
-    def mismatched(self, prompts: Sequence[str], generator: Generator, k: int | None = None) -> tuple[Tensor, float]:
-        """As ESD's code of 2023 has it: the run drops its first step, so latents are cleaner than the timestep says."""
+    def mismatched(
+        self, prompts: Sequence[str] | Tensor, generator: Generator, k: int | None = None
+    ) -> tuple[Tensor, float]:
+        """As ESD's code of 2023 has it: the run drops its first step, so latents are cleaner than the timestep says.
+
+        Args:
+            prompts: n of them, or their embeddings (n, rows, width).
+            generator: of the noise and the timestep.
+            k: how many of the run's steps are left, counted from the clean end; at random if None.
+        """
         steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
         seeds = torch.randn(len(prompts), *self.diffusion.latent_shape, generator=generator).to(self.device)
         if k is None:
             k = int(torch.randint(len(steps), (1,), generator=generator))
         width = self.diffusion.schedule.num_train_timesteps // len(steps)
         timestep = width * k + int(torch.randint(width, (1,), generator=generator))
-        noise = self.diffusion.predict_fn(self.diffusion.encode_prompts(prompts), self.start_guidance)
+        embeds = prompts if isinstance(prompts, Tensor) else self.diffusion.encode_prompts(prompts)
+        noise = self.diffusion.predict_fn(embeds, self.start_guidance)
         return rollout(noise, seeds, steps[1:][: len(steps) - k]), timestep

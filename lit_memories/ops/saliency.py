@@ -1,6 +1,6 @@
 """Which weights matter for some data: gradients summed over batches, and the largest of them as a mask."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -52,3 +52,18 @@ def largest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
     marked = max(1, round(ratio * len(flat)))
     threshold = flat.kthvalue(len(flat) - marked + 1).values
     return {name: (score >= threshold) & (score > 0) for name, score in scores.items()}
+
+
+def smallest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    """Masks of the elements with the smallest scores: all that `largest` leaves; `ratio` in [0, 1).
+
+    Example:
+        >>> smallest({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 0.0])}, 0.5)
+        {'a': tensor([False,  True]), 'b': tensor([False,  True])}
+    """
+    return {name: ~mask for name, mask in largest(scores, 1 - ratio).items()}
+
+
+def common(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What all of some masks mark, at least one of them."""
+    return {name: torch.stack([mask[name] for mask in masks]).all(0) for name in masks[0]}

@@ -1,7 +1,8 @@
 """Which parameters an eraser may change: named predicates on a model's parameter names.
 
 Counts in SD 1.4's U-Net (686 tensors, 859.52 M parameters) are tested: ``attn2`` 80 tensors and 43.96 M, ``attn2-kv``
-32 and 19.17 M, ``attn1`` 80 and 49.57 M, ``not-attn2`` 598 and 813.50 M, ``selfup`` 10 and 8.19 M.
+32 and 19.17 M, ``attn2-v`` half of these, ``attn1`` 80 and 49.57 M, ``not-attn2`` 598 and 813.50 M, ``selfup`` 10 and
+8.19 M.
 """
 
 import re
@@ -13,6 +14,7 @@ from torch import nn
 Selection = Literal[
     "attn2",
     "attn2-kv",
+    "attn2-v",
     "attn1",
     "attn",
     "not-attn2",
@@ -37,6 +39,7 @@ _ENDS = ("time_embedding.", "add_embedding.", "conv_norm_out.", "conv_out.")
 _UNET: dict[Selection, Callable[[str], bool]] = {
     "attn2": lambda name: ".attn2." in name,
     "attn2-kv": lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name,
+    "attn2-v": lambda name: ".attn2.to_v." in name,
     "attn1": lambda name: ".attn1." in name,
     "attn": lambda name: ".attn1." in name or ".attn2." in name,
     "not-attn2": lambda name: ".attn2." not in name and not name.startswith(_ENDS),

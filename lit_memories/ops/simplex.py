@@ -1,7 +1,7 @@
 r"""Probabilities over a vocabulary: the nearest ones to any vector, and tokens drawn from them that can be improved."""
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 def onto_simplex(vectors: Tensor) -> Tensor:
@@ -49,3 +49,33 @@ def straight_through(shares: Tensor, table: Tensor, chosen: Tensor) -> Tensor:
     """
     mean = torch.stack([row @ table for row in shares])  # a row at a time: its company must not change its rounding
     return table[chosen] + (mean - mean.detach())
+
+
+def gumbel_shares(
+    logits: Tensor, count: int, generator: Generator, temperature: float, top_k: int | None = None
+) -> Tensor:
+    r"""Shares drawn by the Gumbel-softmax trick, so that the draw has a derivative.
+
+    Jang et al. 2017, arXiv:1611.01144, eq. 2:
+
+    .. math:: w = \operatorname{softmax}((l + g) / \tau), \quad g_i = -\log(-\log u_i)
+
+    Args:
+        logits: l (k,).
+        count: how many draws.
+        generator: of u, on the CPU.
+        temperature: tau, above 0.
+        top_k: keep so many of the largest shares, made to sum to 1; None for the largest alone as a 1, whose derivative
+            is that of w (straight through).
+
+    Returns:
+        Shares (count, k).
+    """
+    uniform = torch.rand(count, len(logits), generator=generator).clamp_(1e-10, 1 - 1e-7).to(logits)
+    shares = ((logits - (-uniform.log()).log()) / temperature).softmax(-1)
+    if top_k is None:
+        whole = torch.nn.functional.one_hot(shares.argmax(-1), len(logits)).to(shares)
+        return whole + (shares - shares.detach())
+    least = shares.topk(min(top_k, len(logits)), -1).values[..., -1:]
+    kept = shares * (shares >= least)
+    return kept / kept.sum(-1, keepdim=True)

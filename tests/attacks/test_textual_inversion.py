@@ -5,9 +5,10 @@ import torch
 from attack_helpers import PROMPTS, STEPS, asked_group
 
 from lit_memories.attacks.base import FIRST
-from lit_memories.attacks.textual_inversion import Caption, TextualInversion
+from lit_memories.attacks.textual_inversion import TextualInversion
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.rollout import rollout_rows
+from lit_memories.words import Caption
 
 
 def small(**options: object) -> TextualInversion:
@@ -25,7 +26,7 @@ def test_the_vector_stands_where_the_phrase_was(diffusion: Diffusion) -> None:
         ("umbrellas", "a red *", "a red"),
         ("a clover", "a red *", "a red"),
     ):
-        caption = Caption.of(group, prompt, "a red {}")
+        caption = Caption.of(group.words, group.concept, prompt, "a red {}")
         assert caption.text == text
         (own,), place = words.own(caption.ids), int(caption.place) - 1
         assert place == len(diffusion.words(text.split("*")[0]))
@@ -43,7 +44,7 @@ def test_a_template_that_the_model_does_not_see_the_end_of_is_refused(diffusion:
 def test_with_the_phrases_own_vector_it_is_the_plain_prompt(diffusion: Diffusion) -> None:
     group = asked_group(diffusion, small())
     (token,) = diffusion.words("umbrella")
-    caption = Caption.of(group, PROMPTS[0], "{}")
+    caption = Caption.of(group.words, group.concept, PROMPTS[0], "{}")
     found = caption.embeds(group.words, group.words.table[token])
     assert torch.equal(found, group.words.embeds(group.words.ids([PROMPTS[0]])))
 
@@ -62,7 +63,7 @@ def test_it_is_adam_on_the_training_loss(diffusion: Diffusion) -> None:
             expected.append(vector.detach().clone())
         rows = torch.randint(2, (2,), generator=generator)
         noisy, timesteps, noise = diffusion.schedule.noised(latents[rows], generator)
-        captions = [Caption.of(lesson, lesson.prompts[row], "{}") for row in rows.tolist()]
+        captions = [Caption.of(lesson.words, lesson.concept, lesson.prompts[row], "{}") for row in rows.tolist()]
         embeds = torch.cat([caption.embeds(words, vector) for caption in captions])
         loss = (diffusion.predict_noise(noisy, timesteps, embeds) - noise).square().mean()
         (vector.grad,) = torch.autograd.grad(loss, vector)
@@ -75,7 +76,10 @@ def test_pictures_are_drawn_under_held_out_prompts_with_the_vector(diffusion: Di
     group = asked_group(diffusion, attack, taught=1)
     with torch.inference_mode():
         (attempt,) = attack.attempts(group)
-        embeds = [Caption.of(group, p, "{}").embeds(group.words, attempt.artefacts["vector"][0]) for p in PROMPTS[1:]]
+        embeds = [
+            Caption.of(group.words, group.concept, p, "{}").embeds(group.words, attempt.artefacts["vector"][0])
+            for p in PROMPTS[1:]
+        ]
         noise = group.noise_of(torch.cat(embeds), 1.0)
         expected = rollout_rows(noise, group.draw_seeds(group.generators(FIRST)), group.steps)
     torch.testing.assert_close(attempt.latents, expected)

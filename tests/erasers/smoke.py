@@ -27,6 +27,13 @@ SMALL = {
     "retain_batch_size": 2,
     "attack_steps": 2,
     "trim_batches": 2,
+    "mask_batches": 1,
+    "mask_seeds": 1,
+    "before": 1,
+    "nearest": 8,
+    "rounds": 1,
+    "search_steps": 1,
+    "word_steps": 2,
 }
 """Options that cost time, for every method that has them."""
 QUIET = (

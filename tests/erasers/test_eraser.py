@@ -16,15 +16,20 @@ from lit_memories.data.erasure import ErasureData, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.ac import AC
 from lit_memories.erasers.advunlearn import AdvUnlearn
+from lit_memories.erasers.age import AGE
+from lit_memories.erasers.ant import ANT
 from lit_memories.erasers.base import Eraser, draw
 from lit_memories.erasers.cost import Cost
+from lit_memories.erasers.eap import EAP
 from lit_memories.erasers.erasediff import EraseDiff
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasers.fmn import FMN
 from lit_memories.erasers.rece import RECE
 from lit_memories.erasers.salun import SalUn
 from lit_memories.erasers.scissorhands import Scissorhands
+from lit_memories.erasers.speed import SPEED
 from lit_memories.erasers.spm import SPM
+from lit_memories.erasers.stereo import STEREO
 from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
 from lit_memories.ops.generators import seeded
@@ -39,12 +44,31 @@ CLOSED = {
     "erase_scale": 1.5,
     "preserve_scale": 0.125,
 }
+SEARCH = {
+    "train": "attn1", "candidates": "retain", "nearest": 5, "clusters": 4, "keep_weight": 0.5, "search_steps": 3,
+    "search_lr": 0.25, "temperature": 0.75, "top_k": 2, "faithful": True,
+}  # fmt: skip
 OPTIONS: dict[type[Eraser], dict[str, Any]] = {
     ESD: {**COMMON, **ROLLOUT, "train": "attn1", "rollout_with": "student", "faithful": True},
+    ANT: {
+        **COMMON, **ROLLOUT, "train": "attn1", "before": 3, "attract_weight": 0.75, "empty_weight": 0.25,
+        "mask_ratio": 0.125, "mask_seeds": 2, "mask_batches": 4, "faithful": True,
+    },
+    EAP: {**COMMON, **ROLLOUT, **SEARCH},
+    AGE: {**COMMON, **ROLLOUT, **SEARCH},
+    STEREO: {
+        **COMMON, **ROLLOUT, "train": "attn1", "anchor_eta": 0.5, "rounds": 3, "search_steps": 5, "search_lr": 0.125,
+        "search_eta": 0.75, "word_steps": 6, "word_lr": 0.0625, "word_start": "red", "template": "{} here",
+        "faithful": True,
+    },
     UCE: CLOSED,
     RECE: {
         **CLOSED, "rounds": 3, "adversary_lamb": 0.5, "round_lamb": 0.0625, "round_preserve_scale": 0.375,
         "round_tokens": "eot",
+    },
+    SPEED: {
+        "train": "attn2-kv", "tokens": "all", "preserve_tokens": "all", "threshold": 0.25, "retain_scale": 0.75,
+        "lamb": 0.5, "augmentations": 3, "prior_filter": False, "invariants": 2,
     },
     AC: {
         **COMMON, "train": "attn2-kv", "target": "noise", "prior_weight": 0.5, "weight_decay": 0.125,
@@ -91,7 +115,14 @@ def test_methods_that_need_images_are_refused_without(
 ) -> None:
     """In setup, before a network is called."""
     method = cls(diffusion, UMBRELLA, **OPTIONS[cls] | ({"faithful": False} if "faithful" in OPTIONS[cls] else {}))
-    needs = {AC: "anchor", FMN: "concept", SalUn: "concept", EraseDiff: "concept", Scissorhands: "concept"}
+    needs = {
+        AC: "anchor",
+        FMN: "concept",
+        SalUn: "concept",
+        STEREO: "concept",
+        EraseDiff: "concept",
+        Scissorhands: "concept",
+    }
     assert method.forget_images == needs.get(cls)
     assert method.retain_images == (cls in {SalUn, EraseDiff, Scissorhands})
     monkeypatch.setattr(diffusion.unet, "forward", lambda *_, **__: pytest.fail("the network was called"))

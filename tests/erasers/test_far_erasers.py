@@ -42,6 +42,14 @@ EXPLAINED = {
     "on_train_end": "whether the loss is a number",
     "check_losses": "the same; besides at the end at each of `LOOK_EVERY` steps",
     "erasers/result.py: check_result": "what training came to, when it is over",
+    "erasers/ant.py": "which steps, drawn on the CPU",
+    "erasers/max_min.py": "candidates and the draws among them",
+    "ops/clusters.py": "whether clusters have settled, once",
+    "erasers/stereo.py": "words that are searched for, once, and which is drawn",
+    "words.py": "tokens, read on the host",
+    "ops/attack.py": "the word that is learnt",
+    "erasers/speed.py": "how many vectors each matrix retains, and their noise, drawn on the CPU",
+    "ops/null_space.py": "how many directions are left, once a matrix",
     "erasers/closed_form.py: _vectors: number read": "tokens, read on the host",
 }
 """Where training has the host wait for the device, and for what."""

@@ -28,14 +28,19 @@ RECIPES = {file.stem: file for file in sorted((FOLDER / "erase").glob("*.yaml"))
 CONCEPTS = {file.stem: Concept(**yaml.safe_load(file.read_text())) for file in sorted(FOLDER.glob("concepts/*.yaml"))}
 SIZES = {
     "ac": (32, 19.17),
+    "age": (598, 813.50),
+    "ant": (686, 859.52),
     "advunlearn": (12 * 16 + 2, 85.06),
+    "eap": (598, 813.50),
     "erasediff": (598, 813.50),
     "esd": (80, 43.96),
     "fmn": (686, 859.52),
     "rece": (32, 19.17),
     "salun": (686, 859.52),
     "scissorhands": (686, 859.52),
+    "speed": (16, 9.58),
     "spm": (2 * 192, 0.42),
+    "stereo": (598, 813.50),
     "uce": (32, 19.17),
 }
 """What the official code trains: tensors, and millions of parameters."""

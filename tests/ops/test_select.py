@@ -16,6 +16,7 @@ TEXT = [rule for rule in PREDICATES if rule not in UNET]
         ("full", 686, 859.52),
         ("attn2", 80, 43.96),
         ("attn2-kv", 32, 19.17),
+        ("attn2-v", 16, 9.58),
         ("attn1", 80, 49.57),
         ("attn", 160, 93.54),
         ("not-attn2", 598, 813.50),
@@ -37,7 +38,7 @@ def test_there_are_rules_for_both_components() -> None:
 
 def test_selections_are_parts_of_one_another(sd: nn.Module) -> None:
     of = {rule: set(select(sd, rule)) for rule in PREDICATES}
-    assert of["attn2-kv"] < of["attn2"] < of["attn"] < of["not-time"] < of["full"]
+    assert of["attn2-v"] < of["attn2-kv"] < of["attn2"] < of["attn"] < of["not-time"] < of["full"]
     assert of["attn1"] == of["attn"] - of["attn2"]
     assert of["selfup"] < of["attn1"]
     assert of["not-attn2"] == of["not-time"] - of["attn2"]
