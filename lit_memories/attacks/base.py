@@ -42,16 +42,6 @@ def is_attack(asked: Asked) -> bool:
     return {*MEASURED} <= {number.name for number in asked.numbers}
 
 
-def run_cost(num_inference_steps: int, guidance_scale: float) -> int:
-    """Evaluations of a DDIM run, a sample."""
-    return num_inference_steps * (1 if guidance_scale == 1.0 else 2)
-
-
-def run_costs(num_inference_steps: int, guidance_scale: float, count: int) -> list[int]:
-    """Evaluations of a sample after each of so many DDIM runs: the plan of attacks that do nothing else."""
-    return [(1 + number) * run_cost(num_inference_steps, guidance_scale) for number in range(count)]
-
-
 @dataclass(frozen=True)
 class Attempt:
     """Pictures that an attack made, one a sample, for the judge to look at.
@@ -100,6 +90,15 @@ class Attack(Probe):
             raise ValueError(f"budget must be 1 evaluation or more, or null for none, got {budget}")
         check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         self.guidance_scale, self.budget, self.limit = guidance_scale, budget, limit
+        self.calls = 1 if guidance_scale == 1.0 else 2
+
+    def run_cost(self, num_inference_steps: int) -> int:
+        """Evaluations of a guided run, a sample."""
+        return num_inference_steps * self.calls
+
+    def run_costs(self, num_inference_steps: int, count: int) -> list[int]:
+        """Evaluations of a sample after each of so many runs: the plan of attacks that do nothing else."""
+        return [(1 + number) * self.run_cost(num_inference_steps) for number in range(count)]
 
     @abstractmethod
     def plan(self, num_inference_steps: int) -> Sequence[int]:
@@ -127,15 +126,16 @@ class Attack(Probe):
         """
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
-        """Refuse a budget that does not pay for a picture.
+        """Refuse a budget that does not pay for a picture, and ask the model what guidance costs of it.
 
         Args:
             diffusion: the model.
             num_inference_steps: of the audit.
 
         Raises:
-            ValueError: saying what the first costs.
+            ValueError: saying what the first costs, or that the model cannot be guided.
         """
+        self.calls = diffusion.evaluations(self.guidance_scale)
         first = self.plan(num_inference_steps)[0]
         if self.budget is not None and self.budget < first:
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lit_memories.attacks.base import FIRST, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, Attempt
 from lit_memories.attacks.noise_probe import MOST
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.numbers import check_range
@@ -76,12 +76,12 @@ class ClassifierGuidance(VanillaAttack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """The classifier's pictures, and a run an eta and scale."""
-        run, first = run_cost(num_inference_steps, self.guidance_scale), self.shared(num_inference_steps)
+        run, first = self.run_cost(num_inference_steps), self.shared(num_inference_steps)
         return [first + (1 + number) * run for number in range(len(self.scales) * len(self.etas))]
 
     def shared(self, num_inference_steps: int) -> int:
         """The classifier's pictures."""
-        return 2 * self.pairs * run_cost(num_inference_steps, self.guidance_scale)
+        return 2 * self.pairs * self.run_cost(num_inference_steps)
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Teach the classifier, or take it as it was taught, and draw with each eta and scale."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lit_memories.attacks.base import FIRST, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, Attempt
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
@@ -69,7 +69,7 @@ class Completion(VanillaAttack):
         """What the other model did for the cut before is not done again."""
         costs, spent = [], 0
         for before in [0, *self.cuts[:-1]]:
-            spent += run_cost(num_inference_steps - before, self.guidance_scale)
+            spent += self.run_cost(num_inference_steps - before)
             costs.append(spent)
         return costs
 

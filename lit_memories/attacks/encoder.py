@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_costs
+from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt
 from lit_memories.attacks.tokens import picture
 from lit_memories.probes.base import Group, Need
 from lit_memories.words import Words
@@ -69,7 +69,7 @@ class EncoderAttack(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A DDIM run a picture."""
-        return run_costs(num_inference_steps, self.guidance_scale, self.draws)
+        return self.run_costs(num_inference_steps, self.draws)
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Search, and draw."""

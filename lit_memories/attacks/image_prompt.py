@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, Attack, Attempt
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 
@@ -70,7 +70,7 @@ class ImagePrompt(Attack):
         """The last steps of a run a strength."""
         costs, spent = [], 0
         for count in self._counts(num_inference_steps):
-            spent += run_cost(count, self.guidance_scale)
+            spent += self.run_cost(count)
             costs.append(spent)
         return costs
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
+from lit_memories.attacks.base import FIRST, Attack, Attempt
 from lit_memories.numbers import check_range
 from lit_memories.ops.path import DDIMStep, ddim_step
 from lit_memories.ops.rollout import RowPredictFn
@@ -124,7 +124,7 @@ class Inpainting(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A run a hole."""
-        return run_costs(num_inference_steps, self.guidance_scale, len(self.holes))
+        return self.run_costs(num_inference_steps, len(self.holes))
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Fill each hole, from the same seed."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, P_VALUE, SEED, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, P_VALUE, SEED, Attack, Attempt
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.metrics.functional import combined_p_value, typicality
 from lit_memories.numbers import LEARNING, Number, check_range
@@ -122,7 +122,7 @@ class SeedSearch(VanillaAttack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A search and a run a look."""
-        cost = 2 * self.steps * self.levels + run_cost(num_inference_steps, self.guidance_scale)
+        cost = 2 * self.steps * self.levels + self.run_cost(num_inference_steps)
         return [(1 + number) * cost for number in range(self.looks)]
 
     def attempts(self, group: Group) -> Iterator[Attempt]:

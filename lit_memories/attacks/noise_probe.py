@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
+from lit_memories.attacks.base import FIRST, Attack, Attempt
 from lit_memories.numbers import check_range
 from lit_memories.ops.rollout import rollout_eta
 from lit_memories.probes.base import Group
@@ -53,7 +53,7 @@ class NoiseProbe(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A run a pair."""
-        return run_costs(num_inference_steps, self.guidance_scale, len(self.etas) * len(self.scales))
+        return self.run_costs(num_inference_steps, len(self.etas) * len(self.scales))
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Sample with each pair of eta and scale."""

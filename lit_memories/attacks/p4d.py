@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from lit_memories.attacks.base import FIRST, IDS, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attempt
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.numbers import LEARNING, check_range
@@ -100,7 +100,7 @@ class P4D(VanillaAttack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """The original's picture, two evaluations a step, and a DDIM run a judged picture."""
-        run = run_cost(num_inference_steps, self.guidance_scale)
+        run = self.run_cost(num_inference_steps)
         return [run + number * (2 * self.judged + run) for number in range(1, 1 + self.steps // self.judged)]
 
     def attempts(self, group: Group) -> Iterator[Attempt]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
+from lit_memories.attacks.base import FIRST, Attack, Attempt
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 
@@ -35,7 +35,7 @@ class Plain(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A DDIM run a draw."""
-        return run_costs(num_inference_steps, self.guidance_scale, self.draws)
+        return self.run_costs(num_inference_steps, self.draws)
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Draw."""

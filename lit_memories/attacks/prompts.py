@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lit_memories.attacks.base import FIRST, Attack, Attempt, run_costs
+from lit_memories.attacks.base import FIRST, Attack, Attempt
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 
@@ -69,7 +69,7 @@ class Prompts(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """A DDIM run a prompt."""
-        return run_costs(num_inference_steps, self.guidance_scale, len(self.prompts))
+        return self.run_costs(num_inference_steps, len(self.prompts))
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Draw under each prompt."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, IDS, SEED, VECTOR, Attack, Attempt, is_attack, run_costs
+from lit_memories.attacks.base import FIRST, IDS, SEED, VECTOR, Attack, Attempt, is_attack
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 from lit_memories.records import artefact_path
@@ -75,7 +75,7 @@ class Replay(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """One DDIM run."""
-        return run_costs(num_inference_steps, self.guidance_scale, 1)
+        return self.run_costs(num_inference_steps, 1)
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Draw.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lit_memories.attacks.base import FIRST, VECTOR, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, VECTOR, Attack, Attempt
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.numbers import LEARNING, check_range
 from lit_memories.ops.attack import Descent
@@ -108,7 +108,7 @@ class TextualInversion(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """The lesson so far, and a DDIM run a look."""
-        run = run_cost(num_inference_steps, self.guidance_scale)
+        run = self.run_cost(num_inference_steps)
         return [step * self.batch_size + (1 + number) * run for number, step in enumerate(self.steps)]
 
     def shared(self, num_inference_steps: int) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt, run_cost
+from lit_memories.attacks.base import FIRST, IDS, Attack, Attempt
 from lit_memories.attacks.tokens import finite_rows, picture
 from lit_memories.numbers import LEARNING, check_range
 from lit_memories.ops.attack import Descent
@@ -96,7 +96,7 @@ class UnlearnDiffAtk(Attack):
 
     def plan(self, num_inference_steps: int) -> Sequence[int]:
         """Steps and a DDIM run at each timestep."""
-        each = self.steps + run_cost(num_inference_steps, self.guidance_scale)
+        each = self.steps + self.run_cost(num_inference_steps)
         return [(1 + number) * each for number in range(self.timesteps)]
 
     def attempts(self, group: Group) -> Iterator[Attempt]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.attacks.base import Attack, Attempt, run_cost
+from lit_memories.attacks.base import Attack, Attempt
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.group import SampleGroup
 from lit_memories.concept import Concept
@@ -49,7 +49,7 @@ class Shout(Attack):
     threat = "black box"
 
     def plan(self, num_inference_steps: int) -> list[int]:
-        return [run_cost(num_inference_steps, self.guidance_scale)]
+        return [self.run_cost(num_inference_steps)]
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         seeds, prompts = group.draw_seeds(group.generators("/shout")), [p.upper() for p in group.prompts]
