@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_memories.joint_conditioning import FluxConditioning, JointConditioning
 from lit_memories.ops.everywhere import Everywhere
-from lit_memories.prompt_rows import exceeds, tokenize, with_row
+from lit_memories.prompt_rows import check_same_words, exceeds, repadded, tokenize, with_row
 from lit_memories.storage.pipelines import Pipeline
 
 
@@ -37,6 +37,11 @@ class TextConditioning:
     def tokens(self) -> int:
         """Rows of text in an embedding."""
         return int(self.tokenizer.model_max_length)
+
+    @property
+    def readers(self) -> list[Any]:
+        """The text encoders that read the tokens' ids."""
+        return list(self.encoders.values())
 
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
@@ -100,23 +105,31 @@ class PooledConditioning:
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
-        one, two = (
-            encoder(tokenize(tokenizer, prompts).to(encoder.device), output_hidden_states=True)
-            for tokenizer, encoder in zip((self.tokenizer, self.tokenizer_2), self.encoders.values(), strict=True)
-        )
-        embeds = with_row(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), two.text_embeds)
-        if not self.zeros_if_empty:
-            return embeds
-        empty = torch.tensor([prompt == "" for prompt in prompts], device=embeds.device)
-        return embeds.masked_fill(empty[:, None, None], 0)
+        empty = torch.tensor([prompt == "" for prompt in prompts])
+        return self._encoded(tokenize(self.tokenizer, prompts), tokenize(self.tokenizer_2, prompts), empty)
 
-    def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Refuse: two tokenizers pad differently, and two encoders read.
+    @property
+    def readers(self) -> list[Any]:
+        """The text encoders that read the first tokenizer's ids: both.
 
         Raises:
-            ValueError: always.
+            ValueError: if the second one's tokenizer numbers words in another way.
         """
-        raise ValueError("this model has two text encoders (SDXL): it takes prompts, not one encoder's token ids")
+        check_same_words(self.tokenizer, self.tokenizer_2)
+        return list(self.encoders.values())
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings (n, tokens + 1, width) of the first tokenizer's ids (n, tokens)."""
+        bare = ids[:, 1] == self.tokenizer.eos_token_id
+        return self._encoded(ids, repadded(ids, self.tokenizer, self.tokenizer_2), bare)
+
+    def _encoded(self, ids: Tensor, ids_2: Tensor, empty: Tensor) -> Tensor:
+        one, two = (
+            encoder(x.to(encoder.device), output_hidden_states=True)
+            for x, encoder in zip((ids, ids_2), self.encoders.values(), strict=True)
+        )
+        embeds = with_row(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), two.text_embeds)
+        return embeds.masked_fill(empty.to(embeds.device)[:, None, None], 0) if self.zeros_if_empty else embeds
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What the U-Net takes: rows of text, and the pooled embedding with the sizes."""

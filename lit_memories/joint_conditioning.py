@@ -8,7 +8,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn import functional
 
-from lit_memories.prompt_rows import exceeds, tokenize, with_row
+from lit_memories.prompt_rows import check_same_words, exceeds, repadded, tokenize, with_row
 
 T5_WINDOW = 256
 """Tokens that T5 sees, in Stable Diffusion 3 and in FLUX-schnell; of FLUX-dev twice as many."""
@@ -65,25 +65,42 @@ class JointConditioning:
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
+        last = None
+        if self.tokenizer_3 is not None:
+            last = _t5(self.encoders["text_encoder_3"], self.tokenizer_3, prompts, self.window)
+        return self._encoded(tokenize(self.tokenizer, prompts), tokenize(self.tokenizer_2, prompts), last)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings (n, tokens + 1, width) of the first tokenizer's ids (n, tokens), where T5 is left out.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if self.tokenizer_3 is not None:
+            raise ValueError(
+                "this model's text encoders read different tokens (CLIP's and T5's): it takes prompts, not token ids"
+            )
+        return self._encoded(ids, repadded(ids, self.tokenizer, self.tokenizer_2), None)
+
+    @property
+    def readers(self) -> list[Any]:
+        """The text encoders that read the first tokenizer's ids: both CLIPs.
+
+        Raises:
+            ValueError: if the second one's tokenizer numbers words in another way.
+        """
+        check_same_words(self.tokenizer, self.tokenizer_2)
+        return [self.encoders["text_encoder"], self.encoders["text_encoder_2"]]
+
+    def _encoded(self, ids: Tensor, ids_2: Tensor, last: Tensor | None) -> Tensor:
         one, two = (
-            self.encoders[name](tokenize(tokenizer, prompts).to(self.encoders[name].device), output_hidden_states=True)
-            for tokenizer, name in ((self.tokenizer, "text_encoder"), (self.tokenizer_2, "text_encoder_2"))
+            encoder(x.to(encoder.device), output_hidden_states=True)
+            for x, encoder in zip((ids, ids_2), list(self.encoders.values())[:2], strict=True)
         )
         clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1)
         clip = functional.pad(clip, (0, self.width - clip.shape[-1]))
-        if self.tokenizer_3 is None:
-            last = clip.new_zeros(len(clip), self.window, self.width)
-        else:
-            last = _t5(self.encoders["text_encoder_3"], self.tokenizer_3, prompts, self.window).to(clip)
+        last = clip.new_zeros(len(clip), self.window, self.width) if last is None else last.to(clip)
         return with_row(torch.cat([clip, last], 1), torch.cat([one.text_embeds, two.text_embeds], -1))
-
-    def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Refuse: tokenizers pad differently, and several encoders read.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("this model has several text encoders (SD3): it takes prompts, not one encoder's token ids")
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What the transformer takes: rows of text, and the pooled embedding."""
@@ -156,7 +173,14 @@ class FluxConditioning:
         Raises:
             ValueError: always.
         """
-        raise ValueError("this model has two text encoders (FLUX): it takes prompts, not one encoder's token ids")
+        raise ValueError(
+            "this model's text encoders read different tokens (CLIP's and T5's): it takes prompts, not token ids"
+        )
+
+    @property
+    def readers(self) -> list[Any]:
+        """CLIP, which alone does not tell the network of words."""
+        return [self.encoders["text_encoder"]]
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What the transformer takes: rows of text, and the pooled embedding."""

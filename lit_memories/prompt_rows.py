@@ -20,6 +20,23 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     return tokens.input_ids
 
 
+def repadded(ids: Tensor, tokenizer: Any, other: Any) -> Tensor:
+    """A tokenizer's ids (n, tokens) as another one of the same words would have padded them."""
+    ends = (ids == tokenizer.eos_token_id).cumsum(1)
+    return ids.masked_fill((ends - (ids == tokenizer.eos_token_id).long()) > 0, other.pad_token_id)
+
+
+def check_same_words(tokenizer: Any, other: Any) -> None:
+    """Refuse to read one tokenizer's ids as another's whose words have other numbers.
+
+    Raises:
+        ValueError: saying so.
+    """
+    words = other.get_vocab()
+    if any(words.get(word) != number for word, number in tokenizer.get_vocab().items()):
+        raise ValueError("this model's text encoders number words in different ways: it takes prompts, not token ids")
+
+
 def exceeds(tokenizer: Any, prompt: str, window: int) -> bool:
     """Whether a prompt has more tokens than a window."""
     return len(tokenizer(prompt).input_ids) > window

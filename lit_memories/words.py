@@ -1,6 +1,7 @@
 """Prompts as attacks see them: token ids, the vectors that stand for them, and embeddings of any mixture of both."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,22 +19,25 @@ WORD = "*"
 
 
 class Words:
-    """The text encoder of a model, and its vocabulary.
+    """The text encoders of a model that read one vocabulary, as if they were one.
+
+    A token's vector is those that the encoders have for it, side by side, as both must be learnt (Stable Diffusion XL
+    and 3 have two).
 
     Args:
         diffusion: the model.
 
     Raises:
-        ValueError: if it has not one text encoder (SDXL), whose tokens could be chosen.
+        ValueError: if its text encoders read different tokens (T5 beside CLIP), which cannot be chosen together.
     """
 
     def __init__(self, diffusion: "Diffusion") -> None:
-        if len(diffusion.conditioning.encoders) != 1:
+        self.diffusion, self.readers = diffusion, diffusion.conditioning.readers
+        if len(self.readers) < len(diffusion.conditioning.encoders):
             raise ValueError(
-                "this model has two text encoders (SDXL), whose tokens cannot be chosen together: attacks on tokens "
-                "and embeddings take models with one"
+                "this model's text encoders read different tokens (CLIP's and T5's), which cannot be chosen together: "
+                "attacks on tokens and embeddings take models without T5"
             )
-        self.diffusion = diffusion
 
     @property
     def window(self) -> int:
@@ -43,8 +47,9 @@ class Words:
     @property
     def table(self) -> Tensor:
         """The vector of every token (vocabulary, width)."""
-        table: Tensor = self.diffusion.text_encoder.get_input_embeddings().weight
-        return table
+        tables: list[Tensor] = [encoder.get_input_embeddings().weight for encoder in self.readers]
+        count = min(map(len, tables))
+        return tables[0] if len(tables) == 1 else torch.cat([table[:count] for table in tables], 1)
 
     @property
     def ordinary(self) -> Tensor:
@@ -117,10 +122,12 @@ class Words:
         return ["".join(c for c in text if c.isprintable()) for text in texts]
 
     def encoded(self, ids: Tensor, vectors: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """The text encoder's hidden states (n, window, width) of prompts, in one call; arguments as for `embeds`."""
-        if vectors is None or positions is None:
-            return self.diffusion.encode_tokens(ids).float()
-        with placed(self.diffusion.text_encoder, vectors, positions):
+        """What the text encoders make (n, rows, width) of prompts, in one call; arguments as for `embeds`."""
+        with ExitStack() as stack:
+            if vectors is not None and positions is not None:
+                widths = [encoder.get_input_embeddings().embedding_dim for encoder in self.readers]
+                for encoder, part in zip(self.readers, vectors.split(widths, -1), strict=True):
+                    stack.enter_context(placed(encoder, part, positions))
             return self.diffusion.encode_tokens(ids).float()
 
     def embeds(self, ids: Tensor, vectors: Tensor | None = None, positions: Tensor | None = None) -> Tensor:

@@ -55,7 +55,7 @@ class EncoderAttack(Attack):
         """Tokens for each sample (n, tokens), and how good they are (n,): not finite where the search failed."""
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
-        """Refuse two text encoders, too many tokens, and a budget that does not pay for a picture.
+        """Refuse text encoders of different words, too many tokens, and a budget that does not pay for a picture.
 
         Args:
             diffusion: the model.

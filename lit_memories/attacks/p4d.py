@@ -86,7 +86,7 @@ class P4D(VanillaAttack):
         self.lr, self.weight_decay = lr, weight_decay
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
-        """Refuse to go without an original that fits, two text encoders, too many tokens, and too small a budget.
+        """Refuse to go without an original that fits, encoders of different words, too many tokens, a small budget.
 
         Args:
             diffusion: the model.

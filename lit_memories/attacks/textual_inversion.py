@@ -88,7 +88,7 @@ class TextualInversion(Attack):
         self._learnt: tuple[Group, list[Tensor]] | None = None
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
-        """Refuse two text encoders, words to begin with that are none, and a budget that pays for no picture.
+        """Refuse encoders of different words, words to begin with that are none, and a budget that pays for no picture.
 
         Args:
             diffusion: the model.

@@ -80,7 +80,7 @@ class UnlearnDiffAtk(Attack):
         self.lr, self.weight_decay, self.faithful = lr, weight_decay, faithful
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
-        """Refuse two text encoders, too many tokens or timesteps, and a budget that does not pay for a picture.
+        """Refuse encoders of different words, too many tokens or timesteps, and a budget that pays for no picture.
 
         Args:
             diffusion: the model.

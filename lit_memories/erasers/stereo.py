@@ -48,7 +48,7 @@ class STEREO(RolloutEraser):
         **options: see `RolloutEraser` and `Eraser`. The model in training runs, as officially.
 
     Raises:
-        ValueError: if a number is out of range, or the model has two text encoders (SDXL).
+        ValueError: if a number is out of range, or the text encoders read different words.
     """
 
     forget_images = "concept"

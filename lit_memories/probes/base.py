@@ -120,7 +120,7 @@ class Group(Protocol):
         """The model's text encoder and vocabulary.
 
         Raises:
-            ValueError: if it has two text encoders.
+            ValueError: if it has text encoders that read different words.
         """
 
     @property

@@ -1,5 +1,6 @@
 """Pipelines with fresh weights around a trained autoencoder, which pretraining begins with."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def flow_pipeline(autoencoder: Path, width: int, blocks: int, text_width: int) -
     """
     vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(shift_factor=0.0)  # its latents lie about 0; Stable Diffusion 3's pipeline adds a number
-    one, two = build_tokenizer(), build_tokenizer()
+    one = build_tokenizer()
+    two = deepcopy(one)  # a vocabulary made again may number its words in another way
     encoders = [CLIPTextModelWithProjection(_text_config(tokenizer, text_width, layers=3)) for tokenizer in (one, two)]
     transformer = SD3Transformer2DModel(
         sample_size=16,

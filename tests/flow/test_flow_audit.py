@@ -27,6 +27,14 @@ PROBES = [
     {"class_path": f"{ATTACKS}.plain.Plain", "init_args": {"draws": 2}},
     {"class_path": f"{ATTACKS}.noise_probe.NoiseProbe", "init_args": {"etas": [1.0], "scales": [1.0, 1.1]}},
     {"class_path": f"{ATTACKS}.image_prompt.ImagePrompt", "init_args": {"strengths": [0.9, 0.4]}},
+    {
+        "class_path": f"{ATTACKS}.unlearn_diff_atk.UnlearnDiffAtk",
+        "init_args": {"tokens": 2, "timesteps": 1, "steps": 2, "limit": 2},
+    },
+    {
+        "class_path": f"{ATTACKS}.textual_inversion.TextualInversion",
+        "init_args": {"lesson": 2, "steps": [2], "limit": 4},
+    },
     {"class_path": f"{ATTACKS}.inpainting.Inpainting", "init_args": {"holes": [0.5]}},
 ]
 
