@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_memories.joint_conditioning import FluxConditioning, JointConditioning
 from lit_memories.ops.everywhere import Everywhere
-from lit_memories.prompt_rows import exceeds, tokenize, with_row
+from lit_memories.prompt_rows import Reader, exceeds, tokenize, with_row
 from lit_memories.storage.pipelines import Pipeline
 
 
@@ -37,6 +37,11 @@ class TextConditioning:
     def tokens(self) -> int:
         """Rows of text in an embedding."""
         return int(self.tokenizer.model_max_length)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads a prompt, and into which rows."""
+        return (Reader(self.tokenizer, 0, self.tokens),)
 
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
@@ -93,6 +98,11 @@ class PooledConditioning:
     def tokens(self) -> int:
         """Rows of text in an embedding."""
         return int(self.tokenizer.model_max_length)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads a prompt, and into which rows."""
+        return (Reader(self.tokenizer, 0, self.tokens),)
 
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""

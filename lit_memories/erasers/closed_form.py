@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser
+from lit_memories.ops.select import POOLED, Selection
 from lit_memories.ops.tokens import find
 
 Tokens = Literal["last", "following", "all"]
@@ -20,7 +21,9 @@ Tokens = Literal["last", "following", "all"]
 class ClosedFormEraser(Eraser):
     """An eraser of one step: `training_step` solves, and there is no optimiser.
 
-    What cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is.
+    Of a U-Net what cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is. Of
+    a transformer both ways are, each by a map of its own: the layer through which rows of text enter and, behind the
+    pooled embedding, the first layer (``embedders``, as in UCE's code for FLUX).
 
     Args:
         diffusion: the model to change.
@@ -52,7 +55,8 @@ class ClosedFormEraser(Eraser):
         probe_size: int = 8,
         seed: int = 0,
     ) -> None:
-        super().__init__(diffusion, concept, "attn2-kv", steps=1, probe_size=probe_size, seed=seed)
+        train: Selection = "attn2-kv" if diffusion.component == "unet" else "embedders"
+        super().__init__(diffusion, concept, train, steps=1, probe_size=probe_size, seed=seed)
         if preserve_scale is None:
             preserve_scale = max(0.1, 1 / max(1, len(concept.retain)))
         if lamb <= 0 or erase_scale < 0 or preserve_scale < 0:
@@ -85,12 +89,23 @@ class ClosedFormEraser(Eraser):
         with torch.autocast(self.device.type, enabled=False):
             edit = self.edit(batch)
             for name, original in self._originals.items():
-                edited = original.to(edit) @ edit
+                wanted = self.pooled_edit(batch) if name.endswith(POOLED) else edit
+                edited = original.to(wanted) @ wanted
                 self.selected[name].copy_(edited.to(original))
 
     def edit(self, batch: Batch) -> Tensor:
         """The map for a batch's prompts."""
         return self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))
+
+    def pooled_edit(self, batch: Batch) -> Tensor:
+        """The map (pooled width, pooled width) of a batch's prompts on their pooled embeddings."""
+        guides = [self.concept.anchored(prompt) for prompt in batch["prompts"]]
+        return self.solve(*(self._pooled(prompts) for prompts in (batch["prompts"], guides, batch["retain"])))
+
+    def _pooled(self, prompts: Sequence[str]) -> Tensor:
+        embeds = self.diffusion.encode_prompts(list(prompts) or [""]).float()
+        _, added = self.diffusion.conditioning.split(embeds)
+        return cast("Tensor", added["pooled_projections"])[: len(prompts)]
 
     def rows_of(self, prompts: Sequence[str], tokens: Tokens | None = None) -> tuple[Tensor, Tensor]:
         """The vectors to edit and their guides, each (n, width): of each prompt, and of it with the anchor put in.
@@ -117,12 +132,15 @@ class ClosedFormEraser(Eraser):
         return torch.cat(self._vectors(prompts, "", self.preserve_tokens))
 
     def _vectors(self, prompts: Sequence[str], phrase: str, tokens: Tokens) -> list[Tensor]:
-        ids = self.diffusion.tokenize(prompts).tolist()
+        """Rows of prompts, a list entry for each of them and for each tokenizer."""
         embeds, _ = self.diffusion.conditioning.split(self.diffusion.encode_prompts(prompts).float())
-        words, chosen = self.diffusion.words(phrase), []
-        for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
-            # Without the phrase the prompt's own last word counts; of an empty one, as officially, the BOS marker.
-            ends = find(row, words) or [len(self.diffusion.words(prompt))]
-            first, stop = {"last": (ends[-1], ends[-1] + 1), "following": (ends[-1], None), "all": (0, None)}[tokens]
-            chosen.append(embed[first:stop])
+        chosen = []
+        for reader in self.diffusion.conditioning.readers:
+            words, ids = reader.words(phrase), reader.tokenize(prompts)
+            for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
+                # Without the phrase the prompt's own last word counts; of an empty one the first marker.
+                ends = find(row, words) or [max(0, reader.begins + len(reader.words(prompt)) - 1)]
+                first = {"last": ends[-1], "following": ends[-1], "all": 0}[tokens]
+                stop = first + 1 if tokens == "last" else reader.window
+                chosen.append(embed[reader.first + first : reader.first + stop])
         return chosen
