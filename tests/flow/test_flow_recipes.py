@@ -84,7 +84,8 @@ def test_every_recipe_runs(name: str, bases: dict[str, Path], tmp_path: Path) ->
     assert not torch.equal(predicted(plain, prompts), predicted(erased, prompts))
     assert json.loads((tmp_path / "run" / "erasure.json").read_text())["prediction_type"] == "flow_prediction"
     main(["export", str(base), str(tmp_path / "run"), str(tmp_path / "exported")])
-    theirs = DiffusionPipeline.from_pretrained(tmp_path / "exported")
+    left_out = {"text_encoder_3": None, "tokenizer_3": None} if family(name) == "pictograms/flow" else {}
+    theirs = DiffusionPipeline.from_pretrained(tmp_path / "exported", **left_out)
     assert not changed(snapshot(theirs.text_encoder_2), plain.text_encoder_2), "diffusers reads what was written"
     exported = Diffusion(str(tmp_path / "exported"), image_size=32)
     torch.testing.assert_close(predicted(exported, prompts), predicted(erased, prompts))
