@@ -126,7 +126,10 @@ def select(model: nn.Module, rule: Selection) -> dict[str, nn.Parameter]:
     if rule not in PREDICATES | TRANSFORMER:
         raise ValueError(f"unknown selection {rule!r}: choose one of {', '.join(PREDICATES | TRANSFORMER)}")
     if rule in _TEXT and hasattr(model, "text_encoder_2"):
-        raise ValueError(f"selection {rule!r} is for a model with one text encoder, this one has two or more (SDXL)")
+        raise ValueError(
+            f"selection {rule!r} is for a model with one text encoder, this one has two or more (SDXL, SD3, FLUX): "
+            "select a part of its network, with a method that changes that"
+        )
     rules = TRANSFORMER if hasattr(model, "transformer") and rule not in _TEXT else PREDICATES
     if not (chosen := _matching(model, rules.get(rule))):
         others = [other for other, entry in TRANSFORMER.items() if _matching(model, entry)]

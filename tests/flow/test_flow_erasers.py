@@ -1,11 +1,12 @@
 """Erasers on the tiny Stable Diffusion 3 and FLUX: their equations, with velocity in noise's place."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import changed, fit, normal, snapshot
+from small_runs import changed, fit, normal, snapshot, trainer
 from smoke import SMALL, accepted
 from torch import Generator, Tensor
 
@@ -13,7 +14,9 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.ac import AC
+from lit_memories.erasers.advunlearn import AdvUnlearn
 from lit_memories.erasers.base import Eraser, draw
+from lit_memories.erasers.cost import Cost
 from lit_memories.erasers.erasediff import EraseDiff
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasers.fmn import FMN
@@ -21,6 +24,7 @@ from lit_memories.erasers.rece import RECE
 from lit_memories.erasers.salun import SalUn
 from lit_memories.erasers.scissorhands import Scissorhands
 from lit_memories.erasers.spm import SPM
+from lit_memories.erasers.teach import Teach
 from lit_memories.erasers.uce import UCE
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import attention_layers
@@ -230,12 +234,25 @@ def test_uce_is_the_papers_solution_for_both_ways(
     assert {key for key, tensor in before.items() if not torch.equal(tensor, after[key])} == set(method.selected)
 
 
+def test_advunlearn_is_refused(flows: dict[str, Path], van_gogh: Concept) -> None:
+    for name in ("sd3", "flux-dev"):
+        with pytest.raises(ValueError, match="for a model with one text encoder, this one has two or more"):
+            made(AdvUnlearn, loaded(flows, name), van_gogh)
+
+
 def test_rece_says_what_to_use(flows: dict[str, Path], van_gogh: Concept) -> None:
-    with pytest.raises(ValueError, match=r"RECE attacks what cross-attention reads, and .* has a transformer: UCE edits"):
+    with pytest.raises(
+        ValueError, match=r"RECE attacks what cross-attention reads, and .* has a transformer: UCE edits"
+    ):
         made(RECE, loaded(flows, "sd3"), van_gogh)
 
 
-# SPM: an adapter beside the blocks.
+# Adapters beside the blocks.
+
+
+@torch.no_grad()
+def predicted(model: Diffusion, prompt: str) -> Tensor:
+    return model.predict(model.draw_seeds([Generator().manual_seed(0)]), 700.0, model.encode_prompts([prompt]))
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux-dev"])
@@ -249,11 +266,6 @@ def test_spm_is_gated_merged_and_exported(name: str, flows: dict[str, Path], van
     gated = Diffusion(str(flows[name]), erasure=tmp_path, image_size=32)
     whole = Diffusion(str(flows[name]), erasure=tmp_path, gated=False, image_size=32)
     other = van_gogh.retain[1]
-
-    @torch.no_grad()
-    def predicted(model: Diffusion, prompt: str) -> Tensor:
-        return model.predict(model.draw_seeds([Generator().manual_seed(0)]), 700.0, model.encode_prompts([prompt]))
-
     torch.testing.assert_close(predicted(gated, "Van Gogh"), predicted(whole, "Van Gogh"), rtol=1e-3, atol=1e-4)
     moved = [(predicted(m, other) - predicted(base, other)).norm() for m in (gated, whole)]
     assert moved[0] < moved[1]
@@ -263,3 +275,27 @@ def test_spm_is_gated_merged_and_exported(name: str, flows: dict[str, Path], van
     exported = Diffusion(str(tmp_path / "exported"), image_size=32)
     torch.testing.assert_close(predicted(exported, "Van Gogh"), predicted(whole, "Van Gogh"))
     assert not torch.allclose(predicted(whole, "Van Gogh"), predicted(base, "Van Gogh")), "the control"
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+def test_a_ladder_is_taught_by_factors(name: str, flows: dict[str, Path], van_gogh: Concept, tmp_path: Path) -> None:
+    """The factors of all blocks learn, and with nothing learnt the model is the base."""
+    model = loaded(flows, name)
+    batch, method = sets(model, van_gogh), made(Teach, model, van_gogh, pictures=2, rank=2, lr=1e-2)
+    fit(method, tmp_path, 2, batch)
+    ups = [factor for key, factor in method.selected.items() if key.endswith("lora_up")]
+    assert len(ups) == len(attention_layers(model.network))
+    assert sum(bool(factor.any()) for factor in ups) > len(ups) / 2
+    with method.teacher():
+        assert torch.equal(predicted(model, "Van Gogh"), predicted(loaded(flows, name), "Van Gogh"))
+
+
+def test_what_it_cost_is_counted_however_the_network_is_called(
+    flows: dict[str, Path], van_gogh: Concept, tmp_path: Path
+) -> None:
+    """FLUX's takes keywords alone; without guidance both are asked equally often."""
+    for name in ("sd3", "flux-dev"):
+        method = made(ESD, loaded(flows, name), van_gogh, start_guidance=1.0)
+        trainer(tmp_path / name, 2, Cost()).fit(method)
+    one, other = (json.loads((tmp_path / name / "cost.json").read_text()) for name in ("sd3", "flux-dev"))
+    assert one["evaluations"] == other["evaluations"] > 0

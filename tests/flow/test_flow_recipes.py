@@ -91,6 +91,19 @@ def test_every_recipe_runs(name: str, bases: dict[str, Path], tmp_path: Path) ->
     torch.testing.assert_close(predicted(exported, prompts), predicted(erased, prompts))
 
 
+@pytest.mark.parametrize("name", ["sd35-erase_anything", "flux-erase_anything"])
+def test_factors_are_trained_beside_weights_in_half_precision(
+    name: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """As the recipe has it: weights in bfloat16, factors in float32, computed in bf16-mixed."""
+    settings = yaml.safe_load(RECIPES[name].read_text())["model"]["init_args"]["diffusion"]
+    assert settings["torch_dtype"] == "bfloat16"
+    smoke(RECIPES[name], bases[family(name)], tmp_path / "run", "--model.diffusion.image_size=32")
+    factors = Erasure.load(tmp_path / "run").tensors
+    assert all(factor.dtype == torch.float32 and factor.isfinite().all() for factor in factors.values())
+    assert any(factor.any() for key, factor in factors.items() if key.endswith("lora_up"))
+
+
 # An audit.
 
 
