@@ -105,11 +105,8 @@ class EraseAnything(RolloutEraser):
                 f"{concept.name!r} has {len(self.named)} and {len(self.unlike)}"
             )
         self.rank, self.synonyms, self.weight_decay = rank, list(synonyms), weight_decay
-        self.attention_weight, self.retain_weight, self.contrast_weight = (
-            attention_weight,
-            retain_weight,
-            contrast_weight,
-        )
+        self.attention_weight, self.retain_weight = attention_weight, retain_weight
+        self.contrast_weight = contrast_weight
         self.others, self.temperature, self.guidance_input = others, temperature, guidance_input
         read = {f"{name}.{part}" for name in self.layers for part in ("add_q_proj", "add_k_proj")}
         layers = {name: module for name, module in _parts(diffusion).items() if name in read}
