@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import changed, fit, normal, snapshot, trainer
+from small_runs import changed, fit, normal, probed, snapshot, trainer
 from smoke import SMALL, accepted
 from torch import Generator, Tensor
 
@@ -108,6 +108,16 @@ def test_esds_loss_is_that_distance_on_the_way_of_eulers_steps(
     torch.testing.assert_close(found.detach(), expected, rtol=1e-3, atol=1e-6)
     found.backward()
     assert all(parameter.grad is not None for name, parameter in method.selected.items() if "to_add_out" not in name)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+def test_esds_prediction_goes_to_its_target(
+    name: str, flows: dict[str, Path], van_gogh: Concept, tmp_path: Path
+) -> None:
+    method = made(ESD, loaded(flows, name), van_gogh, train="full", lr=1e-3, batch_size=4)
+    first, last = probed(method, tmp_path, 40)
+    assert (first["val/erase_ratio"], first["val/retain_drift"]) == (1, 0)
+    assert last["val/erase_ratio"] < 0.8
 
 
 def test_codes_levels_of_2023_are_refused(flows: dict[str, Path], van_gogh: Concept) -> None:
