@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_memories.joint_conditioning import FluxConditioning, JointConditioning
 from lit_memories.ops.everywhere import Everywhere
-from lit_memories.prompt_rows import check_same_words, exceeds, repadded, tokenize, with_row
+from lit_memories.prompt_rows import Reader, check_same_words, exceeds, repadded, tokenize, with_row
 from lit_memories.storage.pipelines import Pipeline
 
 
@@ -39,9 +39,14 @@ class TextConditioning:
         return int(self.tokenizer.model_max_length)
 
     @property
-    def readers(self) -> list[Any]:
+    def token_encoders(self) -> list[Any]:
         """The text encoders that read the tokens' ids."""
         return list(self.encoders.values())
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads a prompt, and into which rows."""
+        return (Reader(self.tokenizer, 0, self.tokens),)
 
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
@@ -99,6 +104,11 @@ class PooledConditioning:
         """Rows of text in an embedding."""
         return int(self.tokenizer.model_max_length)
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads a prompt, and into which rows."""
+        return (Reader(self.tokenizer, 0, self.tokens),)
+
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
         return exceeds(self.tokenizer, prompt, self.tokens)
@@ -109,7 +119,7 @@ class PooledConditioning:
         return self._encoded(tokenize(self.tokenizer, prompts), tokenize(self.tokenizer_2, prompts), empty)
 
     @property
-    def readers(self) -> list[Any]:
+    def token_encoders(self) -> list[Any]:
         """The text encoders that read the first tokenizer's ids: both.
 
         Raises:

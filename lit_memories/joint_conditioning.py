@@ -8,7 +8,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn import functional
 
-from lit_memories.prompt_rows import check_same_words, exceeds, repadded, tokenize, with_row
+from lit_memories.prompt_rows import Reader, check_same_words, exceeds, repadded, tokenize, with_row
 
 T5_WINDOW = 256
 """Tokens that T5 sees, in Stable Diffusion 3 and in FLUX-schnell; of FLUX-dev twice as many."""
@@ -57,6 +57,14 @@ class JointConditioning:
         """Rows of text in an embedding."""
         return int(self.tokenizer.model_max_length) + self.window
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads a prompt, and into which rows: both CLIPs into the same, then T5."""
+        clip = Reader(self.tokenizer, 0, int(self.tokenizer.model_max_length))
+        if self.tokenizer_3 is None:
+            return (clip,)
+        return (clip, Reader(self.tokenizer_3, clip.window, self.window))
+
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
         if self.tokenizer_3 is None:
@@ -83,7 +91,7 @@ class JointConditioning:
         return self._encoded(ids, repadded(ids, self.tokenizer, self.tokenizer_2), None)
 
     @property
-    def readers(self) -> list[Any]:
+    def token_encoders(self) -> list[Any]:
         """The text encoders that read the first tokenizer's ids: both CLIPs.
 
         Raises:
@@ -157,6 +165,11 @@ class FluxConditioning:
         """Rows of text in an embedding."""
         return self.window
 
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads a prompt, and into which rows: T5, as of CLIP there is the pooled embedding alone."""
+        return (Reader(self.tokenizer_2, 0, self.window),)
+
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
         return exceeds(self.tokenizer_2, prompt, self.window)
@@ -178,7 +191,7 @@ class FluxConditioning:
         )
 
     @property
-    def readers(self) -> list[Any]:
+    def token_encoders(self) -> list[Any]:
         """CLIP, which alone does not tell the network of words."""
         return [self.encoders["text_encoder"]]
 

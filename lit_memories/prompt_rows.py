@@ -1,11 +1,51 @@
 """Prompts as rows of one tensor: what all ways of telling a network of them share."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from lit_memories.ops.tokens import content, find
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer, and the rows of an embedding that its tokens become.
+
+    Args:
+        tokenizer: CLIP's, whose prompts begin with a marker, or T5's, whose prompts do not.
+        first: the row of a prompt's first token.
+        window: how many rows there are.
+    """
+
+    tokenizer: Any
+    first: int
+    window: int
+
+    @property
+    def begins(self) -> int:
+        """Where a prompt's first word stands: behind the marker, if there is one."""
+        return 0 if self.tokenizer.bos_token_id is None else 1
+
+    def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt, one a row, cut or padded to the window."""
+        options: dict[str, Any] = {"padding": "max_length", "max_length": self.window, "truncation": True}
+        found: list[list[int]] = self.tokenizer(list(prompts), **options).input_ids
+        return found
+
+    def words(self, prompt: str) -> list[int]:
+        """A prompt's tokens without markers and padding."""
+        marker = -1 if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+        return content(self.tokenize([prompt])[0], marker, self.tokenizer.eos_token_id)
+
+
+def places(readers: Sequence[Reader], prompt: str, phrase: str) -> list[int]:
+    """Rows of a prompt's embedding in which the tokens of a phrase are; none if it does not hold it."""
+    found = ((reader, find(reader.tokenize([prompt])[0], reader.words(phrase))) for reader in readers)
+    return [reader.first + row for reader, rows in found for row in rows]
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:

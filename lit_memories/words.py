@@ -32,8 +32,8 @@ class Words:
     """
 
     def __init__(self, diffusion: "Diffusion") -> None:
-        self.diffusion, self.readers = diffusion, diffusion.conditioning.readers
-        if len(self.readers) < len(diffusion.conditioning.encoders):
+        self.diffusion, self.encoders = diffusion, diffusion.conditioning.token_encoders
+        if len(self.encoders) < len(diffusion.conditioning.encoders):
             raise ValueError(
                 "this model's text encoders read different tokens (CLIP's and T5's), which cannot be chosen together: "
                 "attacks on tokens and embeddings take models without T5"
@@ -47,7 +47,7 @@ class Words:
     @property
     def table(self) -> Tensor:
         """The vector of every token (vocabulary, width)."""
-        tables: list[Tensor] = [encoder.get_input_embeddings().weight for encoder in self.readers]
+        tables: list[Tensor] = [encoder.get_input_embeddings().weight for encoder in self.encoders]
         count = min(map(len, tables))
         return tables[0] if len(tables) == 1 else torch.cat([table[:count] for table in tables], 1)
 
@@ -125,8 +125,8 @@ class Words:
         """What the text encoders make (n, rows, width) of prompts, in one call; arguments as for `embeds`."""
         with ExitStack() as stack:
             if vectors is not None and positions is not None:
-                widths = [encoder.get_input_embeddings().embedding_dim for encoder in self.readers]
-                for encoder, part in zip(self.readers, vectors.split(widths, -1), strict=True):
+                widths = [encoder.get_input_embeddings().embedding_dim for encoder in self.encoders]
+                for encoder, part in zip(self.encoders, vectors.split(widths, -1), strict=True):
                     stack.enter_context(placed(encoder, part, positions))
             return self.diffusion.encode_tokens(ids).float()
 

@@ -16,7 +16,10 @@ from lit_memories.concept import Concept
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict", "attack": "predict"}
 RECIPES = [
-    file for file in sorted((ROOT / "recipes").glob("*/*/*.yaml")) if "model" in yaml.safe_load(file.read_text())
+    file
+    for depth in ("*/*", "*/flow/*")
+    for file in sorted((ROOT / "recipes").glob(f"{depth}/*.yaml"))
+    if "model" in yaml.safe_load(file.read_text())
 ]
 
 

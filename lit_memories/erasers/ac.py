@@ -1,5 +1,6 @@
 """AC, concept ablation (Kumari et al. 2023, arXiv:2303.13516)."""
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,10 @@ class AC(Eraser):
     with an anchor's image x, its caption c, and :math:`c^*` the caption with the concept put in; bars are means over
     elements. As in the official code, the ablation term is summed over the C channels of a latent (its mask has one)
     where the anchor's own loss is a plain mean: with 4 channels it weighs 4 times as much. In the noise-based form the
-    target is the true noise. The teacher is the live model, as in the official code.
+    target is the true noise, or of a flow the true velocity. The teacher is the live model, as in the official code.
+
+    In a U-Net's cross-attention the first token, which begins every prompt, gets no gradient, as officially. In a
+    transformer rows of text mix from block to block, so that none is the same under all prompts: there all get theirs.
 
     Args:
         diffusion: the model to change.
@@ -82,7 +86,8 @@ class AC(Eraser):
         renamed = [self.concept.put_into(caption, number) for caption, number in zip(captions, numbers, strict=True)]
         with torch.no_grad():
             target = noise if self.target == "noise" else self.predict(noisy, timesteps, captions)
-        with detached_first_token(self.diffusion.network):
+        network = self.diffusion.network
+        with detached_first_token(network) if self.diffusion.component == "unet" else nullcontext():
             loss = noisy.shape[1] * match(self.predict(noisy, timesteps, renamed), target)
             if self.prior_weight:
                 loss = loss + self.prior_weight * self.diffusion_loss(latents, captions, generator)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -12,22 +12,26 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser
+from lit_memories.ops.select import POOLED
 from lit_memories.ops.tokens import find
 
 Tokens = Literal["last", "following", "all"]
-Projections = Literal["attn2-kv", "attn2-v"]
-"""What takes prompt embeddings, and can be edited: cross-attention's keys and values, or its values alone."""
+Projections = Literal["attn2-kv", "attn2-v", "embedders"]
+"""What takes prompt embeddings, and can be edited: cross-attention's keys and values, its values alone, or where text
+enters a transformer."""
 
 
 class SolvingEraser(Eraser):
     """An eraser of one step: `training_step` solves, and there is no optimiser.
 
-    What cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is.
+    Of a U-Net what cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is. Of
+    a transformer both ways are, each by a map of its own: the layer through which rows of text enter and, behind the
+    pooled embedding, the first layer (``embedders``, as in UCE's code for FLUX).
 
     Args:
         diffusion: the model to change.
         concept: what to erase; its anchor is the guide, its ``retain`` prompts are preserved.
-        train: which matrices are edited.
+        train: which matrices are edited; None is keys and values of a U-Net, the embedders of a transformer.
         tokens: which vectors of a prompt's embedding are edited: the ``last`` token of the concept's name (official
             code of 2025), that and every ``following`` one with end marker and padding (code of 2023), or ``all``.
         preserve_tokens: which vectors of a preserved prompt are kept; ``last`` is its last word.
@@ -44,14 +48,18 @@ class SolvingEraser(Eraser):
         self,
         diffusion: Diffusion,
         concept: Concept,
-        train: Projections = "attn2-kv",
+        train: Projections | None = None,
         tokens: Tokens = "last",
         preserve_tokens: Tokens = "last",
         probe_size: int = 8,
         seed: int = 0,
     ) -> None:
+        if train is None:
+            train = "attn2-kv" if diffusion.component == "unet" else "embedders"
         if train not in get_args(Projections):
-            raise ValueError(f"train ({train}) must be attn2-kv or attn2-v: these alone take prompt embeddings")
+            raise ValueError(
+                f"train ({train}) must be {', '.join(get_args(Projections))}: these take prompt embeddings"
+            )
         super().__init__(diffusion, concept, train, steps=1, probe_size=probe_size, seed=seed)
         self.tokens, self.preserve_tokens = tokens, preserve_tokens
 
@@ -107,14 +115,17 @@ class SolvingEraser(Eraser):
         return torch.cat(self._vectors(prompts, "", self.preserve_tokens))
 
     def _vectors(self, prompts: Sequence[str], phrase: str, tokens: Tokens) -> list[Tensor]:
-        ids = self.diffusion.tokenize(prompts).tolist()
+        """Rows of prompts, a list entry for each of them and for each tokenizer."""
         embeds, _ = self.diffusion.conditioning.split(self.diffusion.encode_prompts(prompts).float())
-        words, chosen = self.diffusion.words(phrase), []
-        for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
-            # Without the phrase the prompt's own last word counts; of an empty one, as officially, the BOS marker.
-            ends = find(row, words) or [len(self.diffusion.words(prompt))]
-            first, stop = {"last": (ends[-1], ends[-1] + 1), "following": (ends[-1], None), "all": (0, None)}[tokens]
-            chosen.append(embed[first:stop])
+        chosen = []
+        for reader in self.diffusion.conditioning.readers:
+            words, ids = reader.words(phrase), reader.tokenize(prompts)
+            for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
+                # Without the phrase the prompt's own last word counts; of an empty one the first marker.
+                ends = find(row, words) or [max(0, reader.begins + len(reader.words(prompt)) - 1)]
+                first = {"last": ends[-1], "following": ends[-1], "all": 0}[tokens]
+                stop = first + 1 if tokens == "last" else reader.window
+                chosen.append(embed[reader.first + first : reader.first + stop])
         return chosen
 
 
@@ -157,11 +168,21 @@ class ClosedFormEraser(SolvingEraser):
         """The map E (width, width) on embeddings, such that every edited matrix is the original times E."""
 
     def edits(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        """The same for every matrix."""
+        """The same for every matrix; another for what reads the pooled embedding."""
         edit = self.edit(batch)
         for name in self.selected:
-            yield name, edit
+            yield name, self.pooled_edit(batch) if name.endswith(POOLED) else edit
 
     def edit(self, batch: Batch) -> Tensor:
         """The map for a batch's prompts."""
         return self.solve(*self.rows_of(batch["prompts"]), self.preserved(batch["retain"]))
+
+    def pooled_edit(self, batch: Batch) -> Tensor:
+        """The map (pooled width, pooled width) of a batch's prompts on their pooled embeddings."""
+        guides = [self.concept.anchored(prompt) for prompt in batch["prompts"]]
+        return self.solve(*(self._pooled(prompts) for prompts in (batch["prompts"], guides, batch["retain"])))
+
+    def _pooled(self, prompts: Sequence[str]) -> Tensor:
+        embeds = self.diffusion.encode_prompts(list(prompts) or [""]).float()
+        _, added = self.diffusion.conditioning.split(embeds)
+        return cast("Tensor", added["pooled_projections"])[: len(prompts)]

@@ -18,7 +18,7 @@ COST_FILE = "cost.json"
 class Cost(Callback):
     """Counts network evaluations and seconds of a fit, and writes them to ``cost.json`` in its folder.
 
-    An evaluation is one sample sent forward through the U-Net. Both count on in a resumed run, and hold the probe's
+    An evaluation is one sample sent forward through the network. Both count on in a resumed run, and hold the probe's
     share, which is the same for all methods; drawing or encoding images, which is cached, is not in them.
     """
 
@@ -28,11 +28,11 @@ class Cost(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin."""
-        self._hook = cast("Any", pl_module).diffusion.network.register_forward_pre_hook(self._count)
+        self._hook = cast("Any", pl_module).diffusion.network.register_forward_pre_hook(self._count, with_kwargs=True)
         self._since = time.monotonic()
 
-    def _count(self, _module: Any, args: tuple[Tensor, ...]) -> None:
-        self.evaluations += len(args[0])
+    def _count(self, _module: Any, args: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+        self.evaluations += len(args[0] if args else options["hidden_states"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop counting, before the result is looked at."""

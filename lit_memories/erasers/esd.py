@@ -23,8 +23,12 @@ class ESD(RolloutEraser):
     erased *from* wider prompts (the official ``erase_from``): the target becomes :math:`\epsilon_0(c) -
     \eta[\epsilon_0(d) - \epsilon_0(\emptyset)]`, so that only what :math:`d` adds is taken off.
 
+    Of a flow :math:`\epsilon` stands for the velocity, noise less picture: the target keeps its form, as velocity is
+    affine in noise where latents are given.
+
     ``train``: esd-x is ``attn2``, esd-x-strict ``attn2-kv``, esd-u ``not-attn2``, selfattn ``attn1``, notime
     ``not-time``, esd-all ``full``; xlayer and selflayer as called there.
+    Of a transformer ``attn`` is what ESD's code for FLUX trains as esd-x; see `lit_memories.ops.select`.
 
     Args:
         diffusion: the model to change.
@@ -33,6 +37,9 @@ class ESD(RolloutEraser):
         faithful: reproduce the 2023 code's level mismatch: the run drops its first step, so latents are 39 to 58 levels
             cleaner than the timestep given to the networks says.
         **options: see `RolloutEraser` and `Eraser`.
+
+    Raises:
+        ValueError: if the code of 2023 is to be followed on a flow, which has none of its levels.
     """
 
     def __init__(
@@ -44,6 +51,10 @@ class ESD(RolloutEraser):
         **options: Any,
     ) -> None:
         super().__init__(diffusion, concept, **options)
+        if faithful and diffusion.schedule.prediction_type == "flow_prediction":
+            raise ValueError(
+                f"faithful is ESD's code of 2023 with DDIM's levels, and {diffusion.base} is a flow: leave it out"
+            )
         self.rollout_with, self.faithful = rollout_with, faithful
 
     def erase_loss(self, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser, warn_of_renamed
 from lit_memories.ops.attention import recorded_attention
-from lit_memories.ops.tokens import find
+from lit_memories.prompt_rows import places
 
 
 class FMN(Eraser):
@@ -18,7 +18,8 @@ class FMN(Eraser):
 
     .. math:: \Big\lVert \big(A^{(l)}_{h,p,j}\big)_{l,h,p,\,j \in J} \Big\rVert_2
 
-    over layers, heads, pixels, and the positions J of the concept's tokens. Nothing keeps other things as they are.
+    over layers, heads, pixels, and the positions J of the concept's tokens; of a transformer, over the attention of the
+    picture's places to the text's rows, wherever both attend together. Nothing keeps other things as they are.
     Parameters behind the last cross-attention's softmax get no gradient: on several devices pass ``--trainer.strategy
     ddp_find_unused_parameters_true``. The official code's optional first stage, textual inversion of the concept into
     four pseudo-words, is not offered; the concept's name stands in their place.
@@ -76,17 +77,23 @@ class FMN(Eraser):
 
     def marked(self, captions: list[str]) -> list[str]:
         """Captions as they are, or the phrase for those whose tokens, as the encoder's window cuts them, lack it."""
-        phrase, ids = self.diffusion.words(self.concept.phrase), self.diffusion.tokenize(captions).tolist()
-        return [c if find(row, phrase) else self.concept.phrase for c, row in zip(captions, ids, strict=True)]
+        return [c if self._places(c) else self.concept.phrase for c in captions]
 
     def marks(self, prompts: list[str]) -> Tensor:
         """1 at the positions of the concept's tokens, else 0 (n, tokens)."""
-        ids = self.diffusion.tokenize(prompts)
-        phrase, end = self.diffusion.words(self.concept.phrase), self.diffusion.tokenizer.eos_token_id
-        marks = torch.zeros(ids.shape, device=self.device)
-        for row, tokens in enumerate(ids.tolist()):
-            marks[row, find(tokens, phrase)] = 1
-        return torch.maximum(marks, (ids == end).float()) if self.faithful else marks
+        marks = torch.zeros(len(prompts), self.diffusion.conditioning.tokens, device=self.device)
+        for row, prompt in enumerate(prompts):
+            marks[row, self._places(prompt)] = 1
+            for reader in self.diffusion.conditioning.readers if self.faithful else ():
+                ends = [
+                    i for i, token in enumerate(reader.tokenize([prompt])[0]) if token == reader.tokenizer.eos_token_id
+                ]
+                marks[row, [reader.first + i for i in ends]] = 1
+        return marks
+
+    def _places(self, prompt: str) -> list[int]:
+        """Rows of a prompt's embedding that are the concept's tokens."""
+        return places(self.diffusion.conditioning.readers, prompt, self.concept.phrase)
 
 
 @torch.no_grad()

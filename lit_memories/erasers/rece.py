@@ -30,7 +30,7 @@ class RECE(ClosedFormEraser):
         **options: see `ClosedFormEraser`.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or the network is a transformer.
     """
 
     def __init__(
@@ -45,6 +45,11 @@ class RECE(ClosedFormEraser):
         **options: Any,
     ) -> None:
         super().__init__(diffusion, concept, **options)
+        if diffusion.component != "unet":
+            raise ValueError(
+                f"RECE attacks what cross-attention reads, and {diffusion.base} has a transformer: "
+                "UCE edits what its text enters through"
+            )
         if rounds < 0 or min(adversary_lamb, round_lamb) <= 0 or round_preserve_scale < 0:
             raise ValueError(
                 f"rounds ({rounds}) and round_preserve_scale ({round_preserve_scale}) cannot be negative, "

@@ -14,7 +14,7 @@ from lit_memories.ops.targets import negate
 
 
 class RolloutEraser(Eraser):
-    """An eraser that needs prompts only: it works where a DDIM run stopped at a random step.
+    """An eraser that needs prompts only: it works where a run, DDIM's or a flow's, stopped at a random step.
 
     Args:
         diffusion: the model to change.
@@ -23,8 +23,9 @@ class RolloutEraser(Eraser):
             ``erase_from`` is 1 here.
         direction: what is taken off: all that the ``prompt`` says (the papers' form), or only what the concept's own
             ``phrase`` adds to it (ESD's official ``erase_from``).
-        num_inference_steps: length of the DDIM run.
-        start_guidance: guidance scale of the run.
+        num_inference_steps: length of the run.
+        start_guidance: guidance scale of the run; of a guidance-distilled model (FLUX-dev) the input that it takes.
+            The network's predictions in the loss are without guidance, with an input of 1, as in ESD's code for FLUX.
         **options: see `Eraser`.
     """
 
@@ -42,6 +43,11 @@ class RolloutEraser(Eraser):
         if eta < 0:
             raise ValueError(f"eta cannot be negative, got {eta}")
         diffusion.schedule.ddim_steps(num_inference_steps)  # refuses an impossible number
+        if start_guidance != 1 and not diffusion.denoiser.guidable:
+            raise ValueError(
+                f"start_guidance must be 1 for {diffusion.base}, got {start_guidance:g}: it was distilled to few steps "
+                "without guidance"
+            )
         self.eta, self.direction = eta, direction
         self.num_inference_steps, self.start_guidance = num_inference_steps, start_guidance
 

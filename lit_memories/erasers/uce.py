@@ -13,7 +13,9 @@ class UCE(ClosedFormEraser):
         + \lambda \lVert W - W_0 \rVert^2
 
     for every key and value matrix of the cross-attention; the solution is one linear map on prompt embeddings
-    (`lit_memories.ops.ridge.edit_map`), the same for all of them.
+    (`lit_memories.ops.ridge.edit_map`), the same for all of them. On transformers (UCE-FLUX) W are the layers through
+    which text enters them. These have a bias, which is no part of W: the released code has it in the guides' values,
+    and adds it twice.
     """
 
     def solve(self, concepts: Tensor, guides: Tensor, preserved: Tensor) -> Tensor:

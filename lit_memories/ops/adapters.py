@@ -11,20 +11,30 @@ from torch.nn import functional
 
 DOWN, UP = "lora_down", "lora_up"
 """Last part of the factors' names, after the layer's own."""
+_JOINT = ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
+"""Blocks in which text and picture attend together, as diffusers calls them."""
 
 
 def attention_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Every Linear and Conv2d inside the attention blocks of a U-Net: what SPM adapts, 192 layers in SD 1.4.
+    """Every Linear and Conv2d inside the blocks that attend: what SPM adapts, 192 layers in SD 1.4.
+
+    Of a U-Net those are its attention blocks, of a transformer all blocks, 337 layers in SD 3.5 medium and 418 in
+    FLUX.1-dev; the layers of their norms, by which the timestep comes in, are left out as a U-Net's time projections
+    are.
 
     Raises:
         ValueError: if there are none.
     """
-    blocks = [name for name, module in network.named_modules() if type(module).__name__ == "Transformer2DModel"]
-    layers: dict[str, nn.Module] = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and any(name.startswith(f"{block}.") for block in blocks)
+    blocks = {
+        name for name, module in network.named_modules() if type(module).__name__ in ("Transformer2DModel", *_JOINT)
     }
+    layers: dict[str, nn.Module] = {}
+    for name, module in network.named_modules():
+        block = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        if block is None or name.removeprefix(f"{block}.").startswith("norm"):
+            continue
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            layers[name] = module
     if not layers:
         raise ValueError(f"{type(network).__name__} has no attention blocks to adapt")
     return layers
@@ -122,7 +132,10 @@ def factor_shapes(weight: Sequence[int], rank: int) -> tuple[tuple[int, ...], tu
 
 
 def initial_factors(layers: Mapping[str, nn.Module], rank: int, generator: Generator) -> dict[str, Tensor]:
-    """Factors of an adapter that does nothing yet: D uniform as in a fresh layer (He et al. 2015), U zero."""
+    """Factors of an adapter that does nothing yet: D uniform as in a fresh layer (He et al. 2015), U zero.
+
+    They are stored in float32 at least, whatever their layers are stored in, as small steps vanish in less.
+    """
     factors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         weight = layer.weight
@@ -130,7 +143,8 @@ def initial_factors(layers: Mapping[str, nn.Module], rank: int, generator: Gener
             raise TypeError(f"{name} has no weight")
         bound, (down, up) = 1 / math.sqrt(weight[0].numel()), factor_shapes(weight.shape, rank)
         drawn = (torch.rand(down, generator=generator) * 2 - 1) * bound
-        factors |= {f"{name}.{DOWN}": drawn.to(weight.device), f"{name}.{UP}": weight.new_zeros(up)}
+        zeros = torch.zeros(up, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
+        factors |= {f"{name}.{DOWN}": drawn.to(weight.device), f"{name}.{UP}": zeros}
     return factors
 
 

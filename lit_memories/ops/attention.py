@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_memories.ops.joint_attention import joint_attentions, recorded_joint_attention
+
 
 def cross_attentions(network: nn.Module) -> dict[str, Any]:
     """The cross-attention layers (``attn2``) of a U-Net by name.
@@ -25,12 +27,16 @@ def recorded_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     """Within the context, each call of the network appends its cross-attention probabilities, a layer at a time.
 
     They are computed again from the layers' own queries and keys, so that fast attention kernels, which never hold
-    them, can stay; gradients flow through both.
+    them, can stay; gradients flow through both. Of a transformer it is `recorded_joint_attention`.
 
     Yields:
         A list that receives a tensor (n, heads, pixels, tokens) for each layer in the order of their calls.
     """
-    probabilities: list[Tensor] = []
+    if joint_attentions(network):
+        with recorded_joint_attention(network) as probabilities:
+            yield probabilities
+        return
+    probabilities = []
     queries: dict[str, Tensor] = {}
     hooks = []
     for name, layer in cross_attentions(network).items():

@@ -18,8 +18,8 @@ WRAPPER = "text_model."
 def make_portable(folder: Path) -> None:
     """Change a pipeline that the libraries wrote so that transformers 4 reads it as well as 5.
 
-    Transformers 5 writes a text encoder's weights under names that 4 leaves at random, the type of weights under
-    another name, and tokenizers without the vocabulary that 4 makes them of.
+    Transformers 5 writes a CLIP text encoder's weights under names that 4 leaves at random, the type of weights under
+    another name, and CLIP's tokenizers without the vocabulary that 4 makes them of. T5's are the same in both.
 
     Args:
         folder: of the pipeline.
@@ -27,6 +27,8 @@ def make_portable(folder: Path) -> None:
     for file in sorted(folder.glob("*/*config.json")):
         _rewrite(file)
     for part in sorted(folder.glob("text_encoder*")):
+        if _read(part / "config.json").get("model_type") == "t5":
+            continue
         for file in sorted(part.glob("*.safetensors")):
             tensors = load_file(file)
             if not any(name.startswith(WRAPPER) for name in tensors):
@@ -47,6 +49,8 @@ def _rewrite(file: Path) -> None:
 def _spell_out(folder: Path) -> None:
     """Write a tokenizer's words and merges beside the one file that has both."""
     rules = _read(folder / "tokenizer.json")
+    if rules["model"].get("type") != "BPE":
+        return
     words = rules["model"]["vocab"] | {token["content"]: token["id"] for token in rules["added_tokens"]}
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in rules["model"]["merges"])
     config = _read(folder / "tokenizer_config.json")

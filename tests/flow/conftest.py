@@ -1,5 +1,6 @@
 """The tiny flow models in folders."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from flow_pipelines import flux_pipeline, sd3_pipeline
 from lit_memories.concept import Concept
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests/erasers"))  # smoke.py and small_runs.py run erasers here too
 
 
 @pytest.fixture(scope="session")
