@@ -1,7 +1,7 @@
 """Where models come from: pipelines in a folder, a single file or on the hub, and what their configuration says."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from lit_memories.storage.complete import check_files, check_tokenizer
 from lit_memories.storage.configs import read_config
 from lit_memories.storage.hub import fetch, plain
-from lit_memories.storage.loading import choose_weights, load_model
+from lit_memories.storage.loading import choose_weights, load_model, outlined
 from lit_memories.storage.schedules import noise_schedule
 from lit_memories.storage.single_file import load_single_file
 
@@ -138,6 +138,31 @@ def load_pipeline(
             raise ValueError(f"{base} is no single file and has a configuration of its own: leave out config")
         folder, commit = fetch(base, partial(_wanted, variant=variant), revision)
         models = partial(_load_models, variant, dtype)
+    return _assembled(folder, base, models), commit
+
+
+def outline_pipeline(
+    base: str, revision: str | None, dtype: torch.dtype, config: str | None = None
+) -> tuple[Pipeline, str | None]:
+    """A pipeline whose models have shapes and no numbers (torch's device meta), of its configuration files alone.
+
+    Args:
+        base: as for `load_pipeline`.
+        revision: as for `load_pipeline`.
+        dtype: that the weights would have in memory.
+        config: as for `load_pipeline`.
+
+    Raises:
+        FileNotFoundError: as `load_pipeline`.
+        ValueError: as `load_pipeline`, or if a configuration asks for more than any model has.
+        PermissionError: as `load_pipeline`.
+    """
+    folder, commit = fetch(base if config is None else config, _configs, revision)
+    return _assembled(folder, base, partial(_outline_models, dtype)), commit
+
+
+def _assembled(folder: Path, base: str, models: Callable[[dict[str, tuple[type[Any], Path]]], dict[str, Any]]) -> Any:
+    """The pipeline in a folder, its models made by a function of their classes and folders."""
     index = _read_index(folder, base)
     layout = PIPELINES[index["_class_name"]]
     expected = inspect.signature(layout.kind).parameters
@@ -159,7 +184,7 @@ def load_pipeline(
             encoder_config = _read(model.config_class, folder / encoder)
             check_tokenizer(parts[name], encoder_config, f"the {name} in {folder}")
     parts |= models({name: (layout.models[name], folder / name) for name in wanted if name in layout.models})
-    return layout.kind(**{**absent, **parts, **settings, **layout.options}), commit
+    return layout.kind(**{**absent, **parts, **settings, **layout.options})
 
 
 def randomise(network: Any) -> None:
@@ -227,6 +252,10 @@ def _check_part(folder: Path, name: str, index: dict[str, Any], layout: Layout) 
 def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": False, "exact": True}
     return {name: load_model(loader, folder, variant, **options) for name, (loader, folder) in parts.items()}
+
+
+def _outline_models(dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
+    return {name: outlined(loader, folder, dtype) for name, (loader, folder) in parts.items()}
 
 
 def _read(loader: type[Any], folder: Path) -> Any:
