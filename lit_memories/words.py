@@ -28,6 +28,7 @@ class Words:
                 "this model has two text encoders (SDXL), whose tokens cannot be chosen together: attacks on tokens "
                 "and embeddings take models with one"
             )
+        diffusion.recall()
         self.diffusion = diffusion
 
     @property

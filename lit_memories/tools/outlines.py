@@ -73,11 +73,13 @@ class Held:
         name: of the part.
         count: numbers that its files hold: parameters, and tables such as positions.
         size: bytes that it takes in memory, in the recipe's types.
+        offloaded: whether it stays in the host's memory, away from the accelerator.
     """
 
     name: str
     count: int
     size: int
+    offloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Call:
         name: what is computed.
         rows: at a time.
         size: bytes at most.
-        asked: whether the recipe does so; else it stands there to be compared with.
+        asked: whether the recipe does so, on the accelerator; else it stands there to be compared with.
     """
 
     name: str
@@ -109,7 +111,8 @@ def parts(model: Diffusion, owner: str = "") -> list[Held]:
         tensors = {id(tensor): tensor for tensor in (*part.parameters(), *part.buffers())}.values()
         stored = {id(tensor): tensor.numel() for tensor in part.state_dict(keep_vars=True).values()}
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        found.append(Held(owner + name, sum(stored.values()), size))
+        offloaded = model.speed.offload_text and name in model.conditioning.encoders
+        found.append(Held(owner + name, sum(stored.values()), size, offloaded))
     return found
 
 
@@ -141,7 +144,7 @@ def calls(audit: Audit, guidances: Sequence[float]) -> list[Call]:
     guidance = max(guidances, key=model.evaluations)
     with torch.no_grad():
         embeds = model.encode_prompts([""]).float()
-        found = [Call("prompt", 1, footprint(partial(model.encode_prompts, [""])))]
+        found = [Call("prompt", 1, footprint(partial(model.encode_prompts, [""])), not model.speed.offload_text)]
         rows = block * model.evaluations(guidance)
         found.append(Call("network", rows, footprint(partial(_predict, model, embeds, block, guidance))))
         found += _pictures(model, block)

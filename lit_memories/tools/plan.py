@@ -42,8 +42,8 @@ class Plan:
 
     @property
     def weights(self) -> int:
-        """Bytes of all weights."""
-        return sum(part.size for part in self.parts)
+        """Bytes of all weights on the accelerator."""
+        return sum(part.size for part in self.parts if not part.offloaded)
 
     @property
     def most(self) -> int:
@@ -172,8 +172,13 @@ def weights_table(found: Plan) -> Table:
     """The weights, by part."""
     table = _table("weights", "numbers", "GB")
     for part in found.parts:
-        table.add_row(part.name, f"{part.count:,}", gigabytes(part.size))
-    table.add_row("all", f"{sum(part.count for part in found.parts):,}", gigabytes(found.weights))
+        name = part.name + (" (in the host's memory)" if part.offloaded else "")
+        table.add_row(name, f"{part.count:,}", gigabytes(part.size))
+    table.add_row(
+        "all on the accelerator" if any(part.offloaded for part in found.parts) else "all",
+        f"{sum(part.count for part in found.parts if not part.offloaded):,}",
+        gigabytes(found.weights),
+    )
     return table
 
 
