@@ -1,6 +1,7 @@
 """Where models come from: pipelines in a folder, a single file or on the hub, and what their configuration says."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,6 +102,8 @@ PIPELINES: dict[str, Layout] = {
     ),
 }
 """Pipelines that can be loaded, by the `_class_name` in model_index.json."""
+T5_WIDTH = 4096
+"""Of the embeddings of T5-XXL, with which Stable Diffusion 3 was taught."""
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
 
@@ -175,6 +178,11 @@ def _assembled(folder: Path, base: str, models: Callable[[dict[str, tuple[type[A
     for name in (wanted := [name for name in layout.parts if name not in absent]):
         kind = _check_part(folder, name, index, layout)
         check_files(folder / name, name, kind, layout.stated.get(name, ()))
+    if "text_encoder_3" in absent and _taught_with_t5(folder):
+        warnings.warn(
+            f"{base} has no text_encoder_3 (T5): its two CLIP encoders read prompts alone, cut to their window",
+            stacklevel=2,
+        )
     parts = {"scheduler": _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")}
     noise_schedule(parts["scheduler"].config)
     for name, encoder in layout.tokenizers.items():
@@ -185,6 +193,11 @@ def _assembled(folder: Path, base: str, models: Callable[[dict[str, tuple[type[A
             check_tokenizer(parts[name], encoder_config, f"the {name} in {folder}")
     parts |= models({name: (layout.models[name], folder / name) for name in wanted if name in layout.models})
     return layout.kind(**{**absent, **parts, **settings, **layout.options})
+
+
+def _taught_with_t5(folder: Path) -> bool:
+    """Whether the network of a pipeline in the layout of Stable Diffusion 3 was taught with embeddings of T5-XXL."""
+    return bool(read_config(folder / "transformer" / "config.json")["joint_attention_dim"] == T5_WIDTH)
 
 
 def randomise(network: Any) -> None:
@@ -232,7 +245,14 @@ def _check_part(folder: Path, name: str, index: dict[str, Any], layout: Layout) 
     """The class of a part; one that is missing, or of a class that is not the library's own, is refused."""
     entry = index.get(name)
     if not (isinstance(entry, list) and [type(value) for value in entry] == [str, str] and (folder / name).is_dir()):
-        raise FileNotFoundError(f"the pipeline in {folder} has no {name}: copy it from the model it was made of")
+        left_out = {
+            *layout.optional,
+            *(key for key, encoder in layout.tokenizers.items() if encoder in layout.optional),
+        }
+        instead = ", or leave it out with null for it in model_index.json" if name in left_out else ""
+        raise FileNotFoundError(
+            f"the pipeline in {folder} has no {name}: copy it from the model it was made of{instead}"
+        )
     library, kind = entry
     if name == "scheduler":
         found = getattr(diffusers, kind, None)
