@@ -58,7 +58,7 @@ def main() -> None:
     _fill(ROOT / "docs" / "audit.md", "inverters", _body("inversion"))
     _fill(ROOT / "docs" / "erasing.md", "esd", _body("esd"))
     _fill(ROOT / "docs" / "erasing.md", "erasure", erasure())
-    for name in ("precision", "throughput"):
+    for name in ("memory", "precision", "throughput"):
         _fill(ROOT / "docs" / "scale.md", name, _body(name))
     _fill(ROOT / "docs" / "gpu.md", "costs", _body("costs"))
     _fill(ROOT / "docs" / "validity.md", "validity", _body("validity").replace("\n## ", "\n### ").replace("../", ""))

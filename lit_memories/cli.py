@@ -40,8 +40,9 @@ RECIPES = {
     "fit": "recipes/pictograms/erase/esd.yaml",
     "validate": "recipes/pictograms/erase/esd.yaml",
     "predict": "recipes/pictograms/audit/umbrella.yaml",
+    "plan": "recipes/pictograms/audit/umbrella.yaml",
 }
-"""Commands of Lightning's Trainer, each with a recipe for it."""
+"""Commands of Lightning's Trainer, and what they will take, each with a recipe for it."""
 
 DESCRIPTION = """\
 Did this diffusion model forget, or does it only refuse the prompt?
@@ -53,6 +54,7 @@ Recipes, run by Lightning's Trainer (recipes/ has them ready):
   validate    look at an eraser's probe without training
   predict     audit: invert images to seeds and record what the model remembers
               lit-memories predict --config recipes/pictograms/audit/umbrella.yaml
+  plan        tell memory and network evaluations of an audit before it runs, without loading weights
 
 Tools:
 {tools}
@@ -288,6 +290,11 @@ def _recipe(argv: list[str]) -> None:
     check_values(argv)
     for option in overridden(argv[1:]):
         _say(argv[0], f"{option} stands before --config and is overridden by it: put it after")
-    from lit_memories.recipes import run
+    if argv[0] == "plan":
+        from lit_memories.tools.plan import plan
 
-    run(argv)
+        plan(argv)
+    else:
+        from lit_memories.recipes import run
+
+        run(argv)

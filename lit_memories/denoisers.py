@@ -47,11 +47,11 @@ class Denoiser(ABC):
         Raises:
             ValueError: if latents of this size cannot be cut into patches.
         """
-        if size is None:
-            return self.latent_shape[1] * factor, self.latent_shape[2] * factor
-        height, width = (size, size) if isinstance(size, int) else size
+        native = self.latent_shape[1] * factor, self.latent_shape[2] * factor
+        height, width = native if size is None else (size, size) if isinstance(size, int) else size
         if min(height, width) < 1 or height % (unit := factor * self.patch) or width % unit:
-            raise ValueError(f"image_size must be multiples of {factor * self.patch} pixels, got {height} x {width}")
+            name = "image_size" if size is not None else "the model's native size (sample_size)"
+            raise ValueError(f"{name} must be multiples of {factor * self.patch} pixels, got {height} x {width}")
         return height, width
 
     @abstractmethod

@@ -9,16 +9,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lit_memories import autoencoder
-from lit_memories.conditioning import Conditioning, conditioning_of
+from lit_memories.conditioning import conditioning_of
 from lit_memories.denoisers import Denoiser, denoiser_of
 from lit_memories.erasure import Erasure
-from lit_memories.ops.adapters import Adapter, gate
+from lit_memories.ops.adapters import Adapter
 from lit_memories.ops.fingerprint import fingerprint, rounded_fingerprints
 from lit_memories.ops.rollout import PredictFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule, on_each
-from lit_memories.ops.tokens import content
 from lit_memories.ops.transforms import Transform
-from lit_memories.prompt_rows import tokenize, with_row
+from lit_memories.prompted import Prompted
 from lit_memories.speed import Speed
 from lit_memories.storage.loading import check_finite
 from lit_memories.storage.pipelines import Pipeline, load_pipeline, randomise
@@ -27,7 +26,7 @@ from lit_memories.storage.schedules import noise_schedule, scheduler_of
 Weights = Literal["pretrained", "random"]
 
 
-class Diffusion(nn.Module):
+class Diffusion(Prompted):
     """A text-to-image latent diffusion model in the layout of Stable Diffusion 1, 2, XL or 3, or of FLUX.
 
     All tensors are in diffusers' conventions: images (n, 3, h, w) in [0, 1], latents (n, c, h / f, w / f) already
@@ -67,18 +66,13 @@ class Diffusion(nn.Module):
     erasure: Erasure | None
     transform: Transform | None = None
     replaced: dict[str, Tensor]
-    adapter: Adapter | None
-    gate_prompts: list[str]
-    gate_power: Literal[1, 2]
     schedule: NoiseSchedule
     denoiser: Denoiser
     image_size: tuple[int, int]
-    conditioning: Conditioning
     fingerprint: str
     reload: Callable[[], tuple[Pipeline, str | None]] | None = None
     vae: Any  # untyped by diffusers; declared so that access is not taken for `nn.Module.__getattr__`'s
     text_encoder: Any
-    tokenizer: Any
 
     def __init__(
         self,
@@ -179,36 +173,6 @@ class Diffusion(nn.Module):
     def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
         """Put an adapter on the network that acts as strongly as a prompt is near to `gate_prompts`."""
         self.adapter, self.gate_prompts = adapter, list(gate_prompts)
-
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
-        return tokenize(self.tokenizer, prompts).to(self.device)
-
-    def words(self, prompt: str) -> list[int]:
-        """A prompt's tokens without markers and padding."""
-        (ids,) = self.tokenize([prompt]).tolist()
-        return content(ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-
-    def exceeds_window(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
-        return self.conditioning.exceeds_window(prompt)
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings (n, rows, width), all the network is told of prompts; see `lit_memories.conditioning`."""
-        embeds = self.conditioning.encode(prompts)
-        return embeds if self.adapter is None else self.gated(embeds, [set(self.words(prompt)) for prompt in prompts])
-
-    def gated(self, embeds: Tensor, tokens: Sequence[set[int]]) -> Tensor:
-        """Embeddings (n, rows, width) of prompts of some tokens, with the row of a gated adapter's strength."""
-        if self.adapter is None:
-            return embeds
-        text, concepts = (self.conditioning.split(x)[0] for x in (embeds, self.conditioning.encode(self.gate_prompts)))
-        concept_tokens = [set(self.words(prompt)) for prompt in self.gate_prompts]
-        return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
-
-    def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Embeddings (n, tokens, width) of token ids (n, tokens); refused with several text encoders."""
-        return self.conditioning.encode_tokens(ids)
 
     def encode_images(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Latents of images (n, 3, h, w) in [0, 1]: the posterior's mean, or a sample of it given a generator."""

@@ -55,9 +55,25 @@ def autoencoder_of(diffusion: Diffusion) -> dict[str, Any]:
 
 def configuration_of(diffusion: Diffusion) -> dict[str, str]:
     """A hash for each other part of what turns prompts and latents into predictions, by the part's name."""
-    conditioning = diffusion.conditioning
     parts: dict[str, Any] = {diffusion.denoiser.component: config_of(diffusion.network)}
-    parts |= {name: config_of(encoder) for name, encoder in conditioning.encoders.items()}
+    return {name: digest(part) for name, part in (parts | _telling(diffusion)).items()}
+
+
+def prompting_of(diffusion: Diffusion) -> dict[str, Any]:
+    """All that decides the embeddings that a model computes of prompts, as hashes, and where and in what it does so."""
+    encoders = diffusion.conditioning.encoders.values()
+    return {
+        "weights": fingerprint(*encoders),
+        "parts": {name: digest(part) for name, part in _telling(diffusion).items()},
+        "devices": [encoder.device.type for encoder in encoders],
+        "types": [str(encoder.dtype) for encoder in encoders],
+    }
+
+
+def _telling(diffusion: Diffusion) -> dict[str, Any]:
+    """What turns prompts into embeddings, by the part's name."""
+    conditioning = diffusion.conditioning
+    parts: dict[str, Any] = {name: config_of(encoder) for name, encoder in conditioning.encoders.items()}
     own = vars(conditioning)
     parts |= {name: tokenizer_of(own[name]) for name in TOKENIZERS if own.get(name) is not None}
     rest = {name: value for name, value in own.items() if name not in {"encoders", *TOKENIZERS}}
@@ -65,7 +81,7 @@ def configuration_of(diffusion: Diffusion) -> dict[str, str]:
         parts["gate"] = [diffusion.gate_prompts, diffusion.gate_power]
     if rest:
         parts["conditioning"] = {name: _plain(value) for name, value in rest.items()}
-    return {name: digest(part) for name, part in parts.items()}
+    return parts
 
 
 def config_of(model: Any) -> dict[str, Any]:

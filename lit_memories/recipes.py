@@ -161,20 +161,21 @@ class RecipeCLI(LightningCLI):
         return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str], cli: type[RecipeCLI] = RecipeCLI) -> RecipeCLI:
     """Run a recipe.
 
     Args:
         argv: subcommand and options, as on the command line.
+        cli: what reads them, and is given back with what it made.
 
     Raises:
         ValueError: if the trainer refuses its settings.
         ConnectionError: if another process of the run died.
     """
     quiet()
-    kind: type[RecipeCLI] = type("RecipeCLI", (RecipeCLI,), {"asked": next(iter(argv), None)})
+    kind: type[RecipeCLI] = type(cli.__name__, (cli,), {"asked": next(iter(argv), None)})
     try:
-        kind(
+        return kind(
             LightningModule,
             subclass_mode_model=True,
             seed_everything_default=0,

@@ -1,12 +1,16 @@
 """Ways to compute the same in less time or memory, all off by default."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 RECOMPILATIONS = 64
 """Shapes and modes a block may be compiled for: resolutions, times rows of a call, times with and without gradients."""
+
+ALIKE = {"vae_slicing", "text_cache"}
+"""Options with which results are the same to the bit."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class Speed:
         vae_slicing: have the autoencoder take one image at a time. Audits do so anyway.
         vae_tiling: have it take images larger than its own size in tiles, which are blended where they meet: pictures
             then differ, and with them latents.
+        offload_text: keep text encoders in the host's memory, where prompts are then embedded, so that the accelerator
+            holds none beside the network (T5 takes 9.5 GB). Embeddings differ in their last bits from those of an
+            accelerator. Attacks on a text encoder take it back.
+        text_cache: folder in which audits keep prompts' embeddings, named by all that they depend on, so that each is
+            computed once, whatever audit asks; None keeps them for the run.
 
     Raises:
         ValueError: if there is no such backend.
@@ -31,6 +40,8 @@ class Speed:
     channels_last: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
+    offload_text: bool = False
+    text_cache: Path | None = None
 
     def __post_init__(self) -> None:
         if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
@@ -56,4 +67,4 @@ class Speed:
 
     def settings(self) -> dict[str, Any]:
         """The options in use on which results depend, if only in their last bits."""
-        return {name: value for name, value in asdict(self).items() if value and name != "vae_slicing"}
+        return {name: value for name, value in asdict(self).items() if value and name not in ALIKE}

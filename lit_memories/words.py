@@ -38,6 +38,7 @@ class Words:
                 "this model's text encoders read different tokens (CLIP's and T5's), which cannot be chosen together: "
                 "attacks on tokens and embeddings take models without T5"
             )
+        diffusion.recall()
 
     @property
     def window(self) -> int:

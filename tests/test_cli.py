@@ -82,11 +82,13 @@ def test_an_unknown_command_is_named_with_all_there_are(
     code, said = ends(capsys, command)
     assert code == 2
     escaped = command.replace("\x1b", "\\x1b")
-    assert said.startswith(f"lit-memories: no command '{escaped}'{near or ':'} choose fit, validate, predict, report, ")
+    assert said.startswith(
+        f"lit-memories: no command '{escaped}'{near or ':'} choose fit, validate, predict, plan, report, "
+    )
     assert set(TOOLS) <= set(re.split(r"[, \n]+", said))
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+@pytest.mark.parametrize("command", ["fit", "validate", "predict", "plan"])
 def test_a_recipe_is_asked_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     for options in ([], ["--trainer.devices=1"], ["--data=x.yaml"]):
         code, said = ends(capsys, command, *options)

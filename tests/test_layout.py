@@ -28,6 +28,7 @@ LEVELS = (
     {"prompt_rows"},
     {"joint_conditioning"},
     {"conditioning", "denoisers", "autoencoder"},
+    {"prompted"},
     {"diffusion", "erasure"},
     {"identity", "words"},
     {"inverters", "metrics", "data", "judges"},

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_memories.numbers import STRONGEST, Asked, Number, check_range
 from lit_memories.probes.base import Answers, Column, Group, Need, Probe
+from lit_memories.probes.prices import Price, Terms
 
 if TYPE_CHECKING:
     from lit_memories.diffusion import Diffusion
@@ -147,6 +148,11 @@ class Attack(Probe):
         """That part of `plan` which the budget pays for."""
         costs = self.plan(num_inference_steps)
         return [cost for cost in costs if self.budget is None or cost <= self.budget]
+
+    def price(self, terms: Terms) -> Price:
+        """From the first picture to the last that is paid for."""
+        costs, shared = self.affordable(len(terms.steps)), self.shared(len(terms.steps))
+        return Price(max(0, costs[0] - shared), costs[-1] - shared, shared)
 
     def __call__(self, group: Group) -> Answers:
         """Attack, as many samples at a time as fit a call of the network, each block until it is done."""

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule
 from torch import Generator, Tensor
 
 from lit_memories.audit.costs import Costs
-from lit_memories.audit.embedding import Embeddings
+from lit_memories.audit.embedding import Embeddings, encoder_of
 from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.group import SampleGroup
 from lit_memories.audit.kernels import exact_kernels
@@ -108,7 +108,7 @@ class Audit(LightningModule, ABC):
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
         inverter.check(self.steps)
         self.probes = by_name(probes, judge is not None)
-        self.embed = Embeddings(diffusion.encode_prompts)
+        self.embed = Embeddings(encoder_of(diffusion))
 
     @property
     def posterior_seed(self) -> int | None:

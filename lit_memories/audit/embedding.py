@@ -1,13 +1,43 @@
 """Prompts' embeddings, kept while they may be asked for again, and no longer: an audit may have any number."""
 
+import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from lit_memories.data.cache import cached
+from lit_memories.diffusion import Diffusion
+from lit_memories.identity import prompting_of
+
 KEPT = 128
 """Prompts whose embeddings are kept: a batch's, and those that come again and again."""
+
+
+def encoder_of(diffusion: Diffusion) -> Callable[[Sequence[str]], Tensor]:
+    """What embeds prompts: the model, or the files of an earlier time if its `Speed` names a folder for them.
+
+    Args:
+        diffusion: the model.
+    """
+    folder = diffusion.speed.text_cache
+    if folder is None:
+        return diffusion.encode_prompts
+
+    @cache
+    def identity() -> str:
+        return json.dumps(prompting_of(diffusion), sort_keys=True)
+
+    def encode(prompts: Sequence[str]) -> Tensor:
+        name = hashlib.sha256(json.dumps([identity(), *prompts]).encode()).hexdigest()[:20]
+        file = folder / f"prompts-{name}.safetensors"
+        found = cached(file, ["embeds"], lambda: {"embeds": diffusion.encode_prompts(prompts)})
+        return found["embeds"].to(diffusion.device)
+
+    return encode
 
 
 class Embeddings:

@@ -1,15 +1,19 @@
 """What every inverter takes and gives."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
 from lit_memories.ops.rollout import RowPredictFn, rollout_rows
+
+Calls: TypeAlias = tuple[int, float]
+"""How often each sample is predicted, at least and at most; infinity where that is not known."""
 
 
 @runtime_checkable
@@ -90,6 +94,18 @@ class Inverter(ABC):
     def regenerate(self, predict: RowPredictFn, inversion: Inversion, steps: Sequence[DDIMStep]) -> Tensor:
         """Latents that the sampler makes of what an inversion found."""
         return self.sample(predict, inversion.seeds, steps)
+
+    def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
+        """Predictions that an inversion through `steps` takes; one a step or more if not overridden."""
+        return len(steps), math.inf
+
+    def sampling(self, steps: Sequence[DDIMStep]) -> Calls:
+        """Predictions that `sample` takes."""
+        return len(steps), len(steps)
+
+    def regenerating(self, steps: Sequence[DDIMStep]) -> Calls:
+        """Predictions that `regenerate` takes."""
+        return self.sampling(steps)
 
     def settings(self) -> dict[str, Any]:
         """Name and hyper-parameters, as far as a record depends on them."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter
+from lit_memories.inverters.base import Calls, Inversion, Inverter
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.ops.path import DDIMStep
 from lit_memories.ops.rollout import RowPredictFn
@@ -85,6 +85,18 @@ class BELM(Inverter):
             raise ValueError("the inversion has no pair of states: it is not one of BELM")
         high, low = inversion.state.unbind(1)
         return _Grid(predict, steps).down(high, low).to(inversion.seeds.dtype)
+
+    def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
+        """Two solved steps, the noise where the second begins, and a prediction a step between."""
+        return len(steps) + 1, len(steps) - 1 + 2 * self.max_evaluations
+
+    def sampling(self, steps: Sequence[DDIMStep]) -> Calls:
+        """A solved step, the noise where it begins, and a prediction a step after it."""
+        return len(steps) + 1, len(steps) + self.max_evaluations
+
+    def regenerating(self, steps: Sequence[DDIMStep]) -> Calls:
+        """A prediction a step but the first, whose state is kept."""
+        return len(steps) - 1, len(steps) - 1
 
     def _solver(self) -> FixedPoint:
         return FixedPoint(self.max_evaluations, self.tolerance)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, relative_norm
+from lit_memories.inverters.base import Calls, Inversion, Inverter, relative_norm
 from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
 from lit_memories.ops.rollout import RowPredictFn
 
@@ -44,3 +44,8 @@ class DDIMInversion(Inverter):
             converged=residual < self.tolerance,
             measured=self.measure_residual,
         )
+
+    def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
+        """One prediction a step, and one to measure it."""
+        calls = len(steps) * (1 + self.measure_residual)
+        return calls, calls

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, relative_norm
+from lit_memories.inverters.base import Calls, Inversion, Inverter, relative_norm
 from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
 from lit_memories.ops.rollout import RowPredictFn
 
@@ -51,6 +51,10 @@ class FixedPoint(Inverter):
             latents, noise, residual, used = self._solve(predict, latents, start, step)
             worst, evaluations = torch.maximum(worst, residual), evaluations + used
         return Inversion(latents, worst, evaluations, worst < self.tolerance)
+
+    def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
+        """One prediction a step where the first meets the tolerance, and no more than a step may take."""
+        return len(steps), len(steps) * self.max_evaluations
 
     def _solve(
         self, predict: RowPredictFn, latents: Tensor, start: Tensor, step: DDIMStep

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise, relative_norm
+from lit_memories.inverters.base import Calls, Inversion, Inverter, PromptedNoise, relative_norm
 from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.ops.path import DDIMStep, coefficients, ddim_inverse_coefficients, ddim_step
 from lit_memories.ops.rollout import RowPredictFn
@@ -115,6 +115,20 @@ class NullText(Inverter):
             own = noise(latents, step.timestep, rows)
             latents = self._guided(noise.under(latents, step.timestep, null, rows), own, latents, step)
         return latents
+
+    def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
+        """The pivot's predictions, then in each step the prompt's and from one to all of those of the empty one."""
+        if self.faithful:
+            calls = (len(steps) - 1) * (1 + self.measure_residual)
+            return calls, calls
+        parts = [self.pivot.inverting([step]) for step in steps]
+        least, most = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        return least + 2 * len(steps), most + (2 + self.inner_steps) * len(steps)
+
+    def regenerating(self, steps: Sequence[DDIMStep]) -> Calls:
+        """Two predictions a step, as it guides; officially the last step is left out, and nothing guided."""
+        calls = len(steps) - 1 if self.faithful else 2 * len(steps)
+        return calls, calls
 
     def _follow(
         self, noise: PromptedNoise, latents: Tensor, steps: Sequence[DDIMStep]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
-from lit_memories.inverters.base import Inversion, Inverter, relative_norm
+from lit_memories.inverters.base import Calls, Inversion, Inverter, relative_norm
 from lit_memories.ops.path import DDIMStep, ddim_inverse_coefficients
 from lit_memories.ops.rollout import RowPredictFn
 
@@ -114,7 +114,7 @@ class ReNoise(Inverter):
         for step in reversed(steps):
             a, b = ddim_inverse_coefficients(step)
             reference = None
-            if self.lambda_kl > 0 and (self._span(step) or (0, 1))[0] <= self.num_renoise_steps:
+            if self._refers(step):
                 noised = image if self.faithful else step.alpha**0.5 * image + (1 - step.alpha) ** 0.5 * noise
                 reference = predict(noised, step.timestep, rows)
             found, passes = self._solve(predict, latents, step, reference, generator)
@@ -126,6 +126,21 @@ class ReNoise(Inverter):
             latents = moved
         used = torch.full_like(rows, evaluations)
         return Inversion(latents, residual, used, residual < self.tolerance, measured=self.measure_residual)
+
+    def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
+        """As many predictions a step as its range of averages leaves, and those of the reference and the residual."""
+        calls = sum(self._passes(step) + self._refers(step) + self.measure_residual for step in steps)
+        return calls, calls
+
+    def _refers(self, step: DDIMStep) -> bool:
+        """Whether a step's noise is drawn to that of a reference."""
+        return self.lambda_kl > 0 and (self._span(step) or (0, 1))[0] <= self.num_renoise_steps
+
+    def _passes(self, step: DDIMStep) -> int:
+        """Predictions of a step's own."""
+        count = self.num_renoise_steps + 1
+        first, end = self._span(step) or (count - 1, count)
+        return min(end, count) if first < count else count
 
     def _span(self, step: DDIMStep) -> tuple[int, int] | None:
         return self.average_first if step.timestep < FIRST_TIMESTEPS else self.average
@@ -145,8 +160,7 @@ class ReNoise(Inverter):
             self.num_renoise_steps + 1,
             self._span(step),
         )
-        first, end = span or (count - 1, count)
-        passes = min(end, count) if first < count else count
+        first, passes = (span or (count - 1, count))[0], self._passes(step)
         moved, noises = latents, list[Tensor]()
         for i in range(count):
             shifts = self._draw(generator, latents) if i >= first else []

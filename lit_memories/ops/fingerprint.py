@@ -21,6 +21,9 @@ def fingerprint(*modules: nn.Module, to: Sequence[torch.dtype] = ()) -> str:
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
+            if tensor.is_meta:  # it has no numbers
+                digest.update(str(tuple(tensor.shape)).encode())
+                continue
             tensor = tensor.detach().cpu().contiguous()
             for dtype in to if tensor.is_floating_point() else ():
                 tensor = tensor.to(dtype)

@@ -1,6 +1,7 @@
 """What every probe is given and gives: tensors in, numbers and artefacts out."""
 
 import inspect
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise
 from lit_memories.numbers import Asked, Number
 from lit_memories.ops.path import DDIMStep
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.probes.prices import Price, Terms
 from lit_memories.records import SetName
 
 if TYPE_CHECKING:
@@ -212,6 +214,10 @@ class Probe(ABC):
         Raises:
             ValueError: saying why.
         """
+
+    def price(self, terms: Terms) -> Price:
+        """Network evaluations that a sample costs, counted before it is asked; unknown if not overridden."""
+        return Price(0, math.inf)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Name the probe after its class."""

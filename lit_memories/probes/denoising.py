@@ -14,6 +14,7 @@ from lit_memories.numbers import Number
 from lit_memories.ops import denoising as ops
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.probes.base import Answers, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 
 GUIDANCE = 1.0
 """Of the predictions, unless a conditioning says another: the bound is that of the model's own conditional law."""
@@ -62,6 +63,11 @@ class Denoising(Probe):
         found = [round(ops.log_snr(step.alpha), 6) for step in schedule.ladder(self.levels)]
         return {**super().settings(schedule), "log_snr": found}
 
+    def price(self, terms: Terms) -> Price:
+        """An evaluation a level and noise; as many again without the prompt."""
+        guidance = GUIDANCE if terms.asked_guidance is None else terms.asked_guidance
+        return looks(terms, self.levels, self.noises, guidance) * (1 + (self.empty and not terms.conditioned))
+
     def __call__(self, group: Group) -> Answers:
         """Surprise under the prompt, by level, and without it."""
         own = surprise(group, self.levels, self.noises)
@@ -85,3 +91,8 @@ def surprise(group: Group, levels: int, noises: int, prompts: Sequence[str] | No
     noise = group.noise(GUIDANCE if group.asked_guidance is None else group.asked_guidance, prompts)
     steps, generators = group.schedule.ladder(levels), group.generators("/denoising")
     return ops.denoise(noise, group.latents, steps, generators, noises, antithetic=noises % 2 == 0)
+
+
+def looks(terms: Terms, levels: int, noises: int, guidance: float = GUIDANCE) -> Price:
+    """What `surprise` takes of a sample."""
+    return Price.of(len(terms.schedule.ladder(levels)) * noises * terms.evaluations(guidance))

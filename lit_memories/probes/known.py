@@ -4,6 +4,7 @@ from lit_memories.inverters.base import relative_norm
 from lit_memories.metrics.functional import gaussian_nll
 from lit_memories.numbers import Number
 from lit_memories.probes.base import Answers, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 from lit_memories.probes.quality import sound_psnr
 from lit_memories.probes.seed import CONVERGENCE, inverted
 
@@ -24,6 +25,10 @@ class Known(Probe):
     needs = ("inverter",)
     says = "Whether the inverter can be trusted on this model. Nothing of the concept."
     cost = "the seed probe's and the steps that make the picture, with 20 steps about 100"
+
+    def price(self, terms: Terms) -> Price:
+        """The run that makes it, its inversion, and the way back."""
+        return terms.calls(terms.inverter.sampling, terms.inverter.inverting, terms.inverter.regenerating)
 
     def __call__(self, group: Group) -> Answers:
         """Draw, sample, invert, compare."""

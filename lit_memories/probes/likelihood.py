@@ -8,6 +8,7 @@ from torch import Tensor
 from lit_memories.numbers import Number
 from lit_memories.ops.likelihood import log_likelihood
 from lit_memories.probes.base import Answers, Group, Probe, by_block
+from lit_memories.probes.prices import Price, Terms
 
 
 class Likelihood(Probe):
@@ -39,6 +40,10 @@ class Likelihood(Probe):
                 f"probes must be at least 1, got {probes}: leave the likelihood out of model.probes instead"
             )
         self.probes = probes
+
+    def price(self, terms: Terms) -> Price:
+        """An evaluation, with its gradient, a level."""
+        return Price.of(len(terms.schedule.ladder(len(terms.steps), whole=True)))
 
     def __call__(self, group: Group) -> Answers:
         """Integrate, a block at a time: gradients keep what calls held."""

@@ -13,6 +13,7 @@ from lit_memories.metrics.functional import gaussian_nll
 from lit_memories.numbers import Number
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.probes.base import Answers, Column, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 from lit_memories.probes.quality import sound_psnr
 from lit_memories.probes.seed import CONVERGENCE, SEEN, inverted
 from lit_memories.records import MEMORY_SETS, finite
@@ -71,6 +72,10 @@ class Memories(Probe):
     def settings(self, schedule: NoiseSchedule) -> dict[str, Any]:
         """How latents are found."""
         return {"decoder": self.decoder.settings(), "reencode": self.reencode}
+
+    def price(self, terms: Terms) -> Price:
+        """An inversion, and the way back; decoder inversions ask no network."""
+        return terms.calls(terms.inverter.inverting, terms.inverter.regenerating)
 
     def __call__(self, group: MemoryGroup) -> Answers:  # type: ignore[override]
         """Invert, regenerate, compare with the query and with its own seed, which is the first."""

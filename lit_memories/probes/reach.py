@@ -7,6 +7,7 @@ import torch
 from lit_memories.numbers import Number
 from lit_memories.ops.sphere import crossing, rotate
 from lit_memories.probes.base import Answers, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 
 ANGLES = tuple(range(0, 91, 15))
 """Degrees at which the way from a seed to noise is looked at."""
@@ -35,6 +36,10 @@ class Reach(Probe):
                 f"directions must be at least 1, got {directions}: leave reach out of model.probes instead"
             )
         self.directions = directions
+
+    def price(self, terms: Terms) -> Price:
+        """A run a direction and angle."""
+        return terms.calls(terms.inverter.sampling) * (self.directions * len(ANGLES))
 
     def __call__(self, group: Group) -> Answers:
         """Walk, look, and find where half of the walks have lost the concept."""

@@ -21,7 +21,8 @@ from lit_memories.ops.lessons import Learner, check_teachable, computing_with
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.ops.targets import match
 from lit_memories.probes.base import Answers, Column, Group, Probe, check_lesson
-from lit_memories.probes.denoising import surprise
+from lit_memories.probes.denoising import looks, surprise
+from lit_memories.probes.prices import Price, Terms
 
 if TYPE_CHECKING:
     from lit_memories.diffusion import Diffusion
@@ -109,6 +110,13 @@ class Relearning(Probe):
             ValueError: saying why.
         """
         check_teachable(diffusion.network, self.rank)
+
+    def price(self, terms: Terms) -> Price:
+        """A look at the picture each time, of the concept a drawn one too; and the lesson, once a set."""
+        once = looks(terms, self.levels, self.noises)
+        if self.draw and terms.set == "concept":
+            once = once + terms.run(self.guidance_scale)
+        return once * len(self.looks) + Price(shared=self.steps * self.batch_size * terms.evaluations(1.0))
 
     def __call__(self, group: Group) -> Answers:
         """Teach, or remember what was taught, and look."""

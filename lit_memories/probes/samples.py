@@ -3,6 +3,7 @@
 from lit_memories.numbers import STRONGEST, Number, check_range
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Answers, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 from lit_memories.probes.seed import SEEN
 
 
@@ -28,6 +29,10 @@ class Samples(Probe):
     def __init__(self, guidance_scale: float = 7.5) -> None:
         check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         self.guidance_scale = guidance_scale
+
+    def price(self, terms: Terms) -> Price:
+        """A run."""
+        return terms.run(self.guidance_scale)
 
     def __call__(self, group: Group) -> Answers:
         """Draw and look."""

@@ -10,6 +10,7 @@ from lit_memories.inverters.base import Inversion, Inverter
 from lit_memories.metrics.functional import gaussian_nll
 from lit_memories.numbers import Number
 from lit_memories.probes.base import Answers, Column, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 from lit_memories.probes.quality import quality, sound_psnr
 
 CONVERGENCE = (
@@ -60,6 +61,10 @@ class Seed(Probe):
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}: leave the seed out of model.probes instead")
         self.limit = limit
+
+    def price(self, terms: Terms) -> Price:
+        """An inversion, and the way back."""
+        return terms.calls(terms.inverter.inverting, terms.inverter.regenerating)
 
     def __call__(self, group: Group) -> Answers:
         """Invert, regenerate, compare."""

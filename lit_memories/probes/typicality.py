@@ -5,6 +5,7 @@ from torch import Tensor
 from lit_memories.metrics.typicality import combined_p_value, typicality
 from lit_memories.numbers import Number
 from lit_memories.probes.base import Answers, Group, Probe
+from lit_memories.probes.prices import Price, Terms
 from lit_memories.records import finite
 
 TESTS = "norm", "channel_mean", "channel_variance", "autocorrelation", "kurtosis", "ks", "combined"
@@ -22,6 +23,10 @@ class Typicality(Probe):
     needs = ("seeds",)
     says = "Which ways a seed is unlike noise. It tells models of known truth apart no better than the NLL does."
     cost = "none beyond the seed probe's"
+
+    def price(self, terms: Terms) -> Price:
+        """Nothing: the seeds are there."""
+        return Price()
 
     def __call__(self, group: Group) -> Answers:
         """Value and p-value of each test."""

@@ -56,7 +56,7 @@ def check_files(folder: Path, name: str, kind: type, stated: Sequence[str]) -> N
         folder: of the part.
         name: of the part in its pipeline.
         kind: its class.
-        stated: entries that its configuration has to state in this pipeline besides.
+        stated: entries that its configuration has to state in this pipeline besides, and not as null.
 
     Raises:
         FileNotFoundError: naming the file or the entry that is missing.
@@ -78,7 +78,8 @@ def check_files(folder: Path, name: str, kind: type, stated: Sequence[str]) -> N
     wanted = STATED_FLOW if flow else (*STATED.get(name, ()), *stated)
     if name == "scheduler" and config.get("trained_betas") is not None:
         wanted = ()  # they are the schedule
-    if missing := [entry for entry in wanted if entry not in config]:
+    missing = [entry for entry in wanted if entry not in config or (config[entry] is None and entry in stated)]
+    if missing:
         raise FileNotFoundError(
             f"{file} does not state {', '.join(missing)}, which would be made up: copy it from the model it was made of"
         )

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lit_memories.storage.hub import plain
 from lit_memories.storage.shards import check_shards, complete_sets
-from lit_memories.storage.sizes import OversizeError, bounded
+from lit_memories.storage.sizes import OversizeError, bounded, within_reason
 from lit_memories.storage.tensors import check_header
 from lit_memories.storage.weights import check_stored
 
@@ -95,7 +96,51 @@ def load_model(
         raise ValueError(
             f"{files[0]} holds {unused[0]}, for which the model of {config} has no place: one of both is wrong"
         )
+    if (dtype := options.get("dtype")) is not None and hasattr(loader, "load_config"):
+        for parameter in model.parameters():  # diffusers leaves those of an SD3Transformer2DModel as they are stored
+            parameter.data = parameter.data.to(dtype)
     return model
+
+
+def outlined(loader: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A model as its configuration has it, with shapes and no numbers, in the types that `load_model` would give.
+
+    Args:
+        loader: the class of diffusers or transformers.
+        folder: that holds its configuration.
+        dtype: of the weights.
+
+    Raises:
+        OversizeError: if it is larger than any model.
+        ValueError: if none can be made of the configuration.
+    """
+    with torch.device("meta"), within_reason(folder / "config.json"):
+        model = empty_model(loader, folder)
+    wide = set(getattr(model, "_keep_in_fp32_modules", None) or []) if dtype == torch.float16 else set()
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if wide & set(name.split(".")) else dtype)
+    return model.eval()
+
+
+def empty_model(loader: Any, folder: Path) -> Any:
+    """A model as its configuration has it, before it has its weights.
+
+    Args:
+        loader: the class of diffusers or transformers.
+        folder: that holds its configuration.
+
+    Raises:
+        OversizeError: as the context has it in which it is made.
+        ValueError: if none can be made of the configuration.
+    """
+    try:
+        if hasattr(loader, "load_config"):
+            return loader.from_config(loader.load_config(folder))
+        return loader(loader.config_class.from_pretrained(folder))
+    except OversizeError:
+        raise
+    except Exception as error:  # configurations that anybody may have written can fail in any way
+        raise ValueError(f"no model can be made of {folder / 'config.json'}: {plain(error)}") from None
 
 
 def check_finite(module: nn.Module, where: str) -> None:
@@ -105,7 +150,7 @@ def check_finite(module: nn.Module, where: str) -> None:
         ValueError: naming the first such tensor.
     """
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             raise ValueError(
                 f"weights of the {where} are not finite: {name} holds NaN or infinity; the file is damaged"
             )

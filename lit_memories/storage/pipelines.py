@@ -1,7 +1,8 @@
 """Where models come from: pipelines in a folder, a single file or on the hub, and what their configuration says."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from lit_memories.storage.complete import check_files, check_tokenizer
 from lit_memories.storage.configs import read_config
 from lit_memories.storage.hub import fetch, plain
-from lit_memories.storage.loading import choose_weights, load_model
+from lit_memories.storage.loading import choose_weights, load_model, outlined
 from lit_memories.storage.schedules import noise_schedule
 from lit_memories.storage.single_file import load_single_file
 
@@ -101,6 +102,8 @@ PIPELINES: dict[str, Layout] = {
     ),
 }
 """Pipelines that can be loaded, by the `_class_name` in model_index.json."""
+T5_WIDTH = 4096
+"""Of the embeddings of T5-XXL, with which Stable Diffusion 3 was taught."""
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
 
@@ -138,6 +141,31 @@ def load_pipeline(
             raise ValueError(f"{base} is no single file and has a configuration of its own: leave out config")
         folder, commit = fetch(base, partial(_wanted, variant=variant), revision)
         models = partial(_load_models, variant, dtype)
+    return _assembled(folder, base, models), commit
+
+
+def outline_pipeline(
+    base: str, revision: str | None, dtype: torch.dtype, config: str | None = None
+) -> tuple[Pipeline, str | None]:
+    """A pipeline whose models have shapes and no numbers (torch's device meta), of its configuration files alone.
+
+    Args:
+        base: as for `load_pipeline`.
+        revision: as for `load_pipeline`.
+        dtype: that the weights would have in memory.
+        config: as for `load_pipeline`.
+
+    Raises:
+        FileNotFoundError: as `load_pipeline`.
+        ValueError: as `load_pipeline`, or if a configuration asks for more than any model has.
+        PermissionError: as `load_pipeline`.
+    """
+    folder, commit = fetch(base if config is None else config, _configs, revision)
+    return _assembled(folder, base, partial(_outline_models, dtype)), commit
+
+
+def _assembled(folder: Path, base: str, models: Callable[[dict[str, tuple[type[Any], Path]]], dict[str, Any]]) -> Any:
+    """The pipeline in a folder, its models made by a function of their classes and folders."""
     index = _read_index(folder, base)
     layout = PIPELINES[index["_class_name"]]
     expected = inspect.signature(layout.kind).parameters
@@ -150,6 +178,11 @@ def load_pipeline(
     for name in (wanted := [name for name in layout.parts if name not in absent]):
         kind = _check_part(folder, name, index, layout)
         check_files(folder / name, name, kind, layout.stated.get(name, ()))
+    if "text_encoder_3" in absent and _taught_with_t5(folder):
+        warnings.warn(
+            f"{base} has no text_encoder_3 (T5): its two CLIP encoders read prompts alone, cut to their window",
+            stacklevel=2,
+        )
     parts = {"scheduler": _read(getattr(diffusers, index["scheduler"][1]), folder / "scheduler")}
     noise_schedule(parts["scheduler"].config)
     for name, encoder in layout.tokenizers.items():
@@ -159,7 +192,12 @@ def load_pipeline(
             encoder_config = _read(model.config_class, folder / encoder)
             check_tokenizer(parts[name], encoder_config, f"the {name} in {folder}")
     parts |= models({name: (layout.models[name], folder / name) for name in wanted if name in layout.models})
-    return layout.kind(**{**absent, **parts, **settings, **layout.options}), commit
+    return layout.kind(**{**absent, **parts, **settings, **layout.options})
+
+
+def _taught_with_t5(folder: Path) -> bool:
+    """Whether the network of a pipeline in the layout of Stable Diffusion 3 was taught with embeddings of T5-XXL."""
+    return bool(read_config(folder / "transformer" / "config.json")["joint_attention_dim"] == T5_WIDTH)
 
 
 def randomise(network: Any) -> None:
@@ -207,7 +245,14 @@ def _check_part(folder: Path, name: str, index: dict[str, Any], layout: Layout) 
     """The class of a part; one that is missing, or of a class that is not the library's own, is refused."""
     entry = index.get(name)
     if not (isinstance(entry, list) and [type(value) for value in entry] == [str, str] and (folder / name).is_dir()):
-        raise FileNotFoundError(f"the pipeline in {folder} has no {name}: copy it from the model it was made of")
+        left_out = {
+            *layout.optional,
+            *(key for key, encoder in layout.tokenizers.items() if encoder in layout.optional),
+        }
+        instead = ", or leave it out with null for it in model_index.json" if name in left_out else ""
+        raise FileNotFoundError(
+            f"the pipeline in {folder} has no {name}: copy it from the model it was made of{instead}"
+        )
     library, kind = entry
     if name == "scheduler":
         found = getattr(diffusers, kind, None)
@@ -227,6 +272,10 @@ def _check_part(folder: Path, name: str, index: dict[str, Any], layout: Layout) 
 def _load_models(variant: str | None, dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": False, "exact": True}
     return {name: load_model(loader, folder, variant, **options) for name, (loader, folder) in parts.items()}
+
+
+def _outline_models(dtype: torch.dtype, parts: dict[str, tuple[type[Any], Path]]) -> dict[str, Any]:
+    return {name: outlined(loader, folder, dtype) for name, (loader, folder) in parts.items()}
 
 
 def _read(loader: type[Any], folder: Path) -> Any:

@@ -13,8 +13,8 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor
 
-from lit_memories.storage.hub import plain
-from lit_memories.storage.sizes import OversizeError, bounded
+from lit_memories.storage.loading import empty_model
+from lit_memories.storage.sizes import bounded
 from lit_memories.storage.weights import read_weights
 
 OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
@@ -39,7 +39,7 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
     models = {}
     for name, (loader, folder) in parts.items():
         with bounded(folder, [path]):
-            model = _empty(loader, folder)
+            model = empty_model(loader, folder)
         try:
             found = translate(name, tensors, model)
             result = model.load_state_dict(found, strict=False)
@@ -52,18 +52,6 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
             )
         models[name] = model.to(dtype).eval()
     return models
-
-
-def _empty(loader: type[Any], folder: Path) -> Any:
-    """A model as its configuration has it."""
-    try:
-        if hasattr(loader, "load_config"):
-            return loader.from_config(loader.load_config(folder))
-        return loader(loader.config_class.from_pretrained(folder))
-    except OversizeError:
-        raise
-    except Exception as error:  # configurations that anybody may have written can fail in any way
-        raise ValueError(f"no model can be made of {folder / 'config.json'}: {plain(error)}") from None
 
 
 def translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:

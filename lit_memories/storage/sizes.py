@@ -17,6 +17,9 @@ SLACK = 4
 SPARE = 1 << 16
 """Tensors, and numbers in them, that a small model may have besides, such as positions that no file holds."""
 
+LARGEST = 10**12, 1 << 16
+"""Numbers and tensors of the largest model of which an outline is made."""
+
 
 class OversizeError(ValueError):
     """A configuration describes a model that is larger than its weights."""
@@ -38,6 +41,31 @@ def bounded(config: Path, files: Sequence[Path]) -> Iterator[None]:
     """
     numbers = SPARE + sum(file.stat().st_size for file in files)
     tensors = SPARE // 64 + SLACK * sum(len(weight_names(file)) for file in files)
+    with _limited(
+        numbers,
+        tensors,
+        f"the weights in {files[0]} do not fill the model that {config} describes, which is larger than the "
+        "file: copy both from the model they were made of",
+    ):
+        yield
+
+
+@contextmanager
+def within_reason(config: Path) -> Iterator[None]:
+    """A context in which models are made without weights to compare them with, if they are no larger than any is.
+
+    Args:
+        config: the file that describes the model, for the message.
+
+    Raises:
+        OversizeError: as soon as more is made than any model has.
+    """
+    with _limited(*LARGEST, f"{config} describes a model that is larger than any: copy it from the model it is of"):
+        yield
+
+
+@contextmanager
+def _limited(numbers: int, tensors: int, otherwise: str) -> Iterator[None]:
     made = {"numbers": 0, "tensors": 0}
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
@@ -46,10 +74,7 @@ def bounded(config: Path, files: Sequence[Path]) -> Iterator[None]:
         made["numbers"] += tensor.numel()
         made["tensors"] += 1
         if made["numbers"] > numbers or made["tensors"] > tensors:
-            raise OversizeError(
-                f"the weights in {files[0]} do not fill the model that {config} describes, which is larger than the "
-                "file: copy both from the model they were made of"
-            )
+            raise OversizeError(otherwise)
 
     hooks = [
         register_module_parameter_registration_hook(count),

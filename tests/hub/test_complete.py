@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SD3Transformer2DModel, UNet2DConditionModel
 from fake_hub import FakeHub
 from transformers import CLIPTokenizer
 
@@ -16,7 +16,12 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.storage.complete import STATED, check_files, check_tokenizer
 from lit_memories.storage.schedules import noise_schedule
 
-KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "scheduler": DDIMScheduler}
+KINDS = {
+    "unet": UNet2DConditionModel,
+    "transformer": SD3Transformer2DModel,
+    "vae": AutoencoderKL,
+    "scheduler": DDIMScheduler,
+}
 
 
 @pytest.fixture
@@ -131,9 +136,12 @@ def test_a_part_without_its_configuration_is_refused(part: str, file: str, model
 @pytest.mark.parametrize(("part", "entry"), [(part, entry) for part, entries in STATED.items() for entry in entries])
 def test_entries_that_change_results_must_be_stated(part: str, entry: str, model: Path) -> None:
     file = model / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    if part == "transformer":
+        file.parent.mkdir()
+        SD3Transformer2DModel(num_layers=1, num_attention_heads=1, caption_projection_dim=64).save_config(file.parent)
     edit(file, lambda content: content.pop(entry))
     with pytest.raises(FileNotFoundError, match=f"does not state {entry}, which would be made up"):
-        check_files(model / part, part, KINDS[part], xl=False)
+        check_files(model / part, part, KINDS[part], ())
 
 
 def test_what_old_releases_leave_out_may_be_missing(model: Path) -> None:
@@ -147,7 +155,7 @@ def test_what_old_releases_leave_out_may_be_missing(model: Path) -> None:
     assert (diffusion.schedule.prediction_type, diffusion.schedule.timestep_spacing) == ("epsilon", "leading")
     assert diffusion.vae.config.scaling_factor == 0.18215
     with pytest.raises(FileNotFoundError, match="does not state scaling_factor"):
-        check_files(model / "vae", "vae", AutoencoderKL, xl=True)
+        check_files(model / "vae", "vae", AutoencoderKL, ("scaling_factor",))
 
 
 def test_a_damaged_configuration_is_refused(model: Path) -> None:

@@ -352,8 +352,8 @@ def test_a_text_encoder_is_not_cut_off_by_its_configuration(model: Path) -> None
 
 def test_a_vae_that_shifts_its_latents_is_an_error(model: Path) -> None:
     config = json.loads((file := model / "vae" / "config.json").read_text())
-    file.write_text(json.dumps(config | {"shift_factor": 0.1}))
-    refusal(model, ValueError, "shifts its latents .shift_factor., which is not supported")
+    file.write_text(json.dumps(config | {"latents_mean": [0.1] * 4}))
+    refusal(model, ValueError, "shifts its latents by channel .latents_mean., which is not supported")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -412,7 +412,7 @@ def test_a_part_that_is_missing_is_named(part: str, hub: FakeHub, model: Path) -
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"_class_name": "StableDiffusion3Pipeline"}, "StableDiffusionPipeline and StableDiffusionXLPipeline"),
+        ({"_class_name": "StableCascadePriorPipeline"}, "StableDiffusion3Pipeline and FluxPipeline"),
         ({"_class_name": ["pipeline", "Mine"]}, "not supported"),
         ({"_class_name": None}, "not supported"),
         ({"unet": ["my_unet", "UNet2DConditionModel"]}, "my_unet's UNet2DConditionModel"),

@@ -1,0 +1,83 @@
+"""A model's prompts: what its network is told of them, and where the text encoders are that say it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from lit_memories.conditioning import Conditioning
+from lit_memories.ops.adapters import Adapter, gate
+from lit_memories.ops.tokens import content
+from lit_memories.prompt_rows import tokenize, with_row
+from lit_memories.speed import Speed
+
+
+class Prompted(nn.Module):
+    """What a model does with prompts.
+
+    Its text encoders go where the network goes, unless its `Speed` has them stay in the host's memory: embeddings then
+    are computed there, and follow the network. What works on the encoders themselves has them recalled.
+    """
+
+    adapter: Adapter | None
+    gate_prompts: list[str]
+    gate_power: Literal[1, 2]
+    conditioning: Conditioning
+    tokenizer: Any
+    speed: Speed
+    recalled: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        raise NotImplementedError
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
+        return tokenize(self.tokenizer, prompts).to(self.device)
+
+    def words(self, prompt: str) -> list[int]:
+        """A prompt's tokens without markers and padding."""
+        (ids,) = self.tokenize([prompt]).tolist()
+        return content(ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+
+    def exceeds_window(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
+        return self.conditioning.exceeds_window(prompt)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings (n, rows, width), all the network is told of prompts; see `lit_memories.conditioning`."""
+        embeds = self.conditioning.encode(prompts).to(self.device)
+        return embeds if self.adapter is None else self.gated(embeds, [set(self.words(prompt)) for prompt in prompts])
+
+    def gated(self, embeds: Tensor, tokens: Sequence[set[int]]) -> Tensor:
+        """Embeddings (n, rows, width) of prompts of some tokens, with the row of a gated adapter's strength."""
+        if self.adapter is None:
+            return embeds
+        known = self.conditioning.encode(self.gate_prompts).to(embeds.device)
+        text, concepts = (self.conditioning.split(x)[0] for x in (embeds, known))
+        concept_tokens = [set(self.words(prompt)) for prompt in self.gate_prompts]
+        return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings (n, tokens, width) of token ids (n, tokens); refused with several text encoders."""
+        return self.conditioning.encode_tokens(ids).to(self.device)
+
+    def recall(self) -> None:
+        """Have text encoders be where the network is from now on, for what works on them and not by prompts."""
+        self.recalled = True
+        for encoder in self.conditioning.encoders.values():
+            encoder.to(self.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast everything but text encoders that are to stay where they are."""
+        modules = dict(self._modules)
+        if self.speed.offload_text and not self.recalled:
+            for name in self.conditioning.encoders:
+                del self._modules[name]
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._modules.clear()
+            self._modules.update(modules)
