@@ -73,7 +73,7 @@ def test_another_model_has_the_same_latents_and_levels(diffusion: Diffusion, tin
     with pytest.raises(ValueError, match="timesteps mean other noise levels"):
         attack.check(diffusion, 4)
     other.schedule = schedule
-    other.unet.register_to_config(sample_size=8)
+    other.image_size = (32, 32)
     with pytest.raises(ValueError, match=r"its latents are \(4, 8, 8\), not"):
         attack.check(diffusion, 4)
 

@@ -65,7 +65,7 @@ def test_a_run_without_noise_is_ddims_and_a_sample_draws_for_itself_alone() -> N
 
 def test_every_pair_is_a_picture() -> None:
     assert NoiseProbe().plan(50) == [100 * number for number in range(1, 25)], "24 pictures, officially"
-    with pytest.raises(ValueError, match="none below 0"):
+    with pytest.raises(ValueError, match="each between 0 and 100"):
         NoiseProbe(etas=[-1.0])
-    with pytest.raises(ValueError, match="one number or more each"):
+    with pytest.raises(ValueError, match="one number or more"):
         NoiseProbe(scales=[])

@@ -113,7 +113,7 @@ def test_a_lesson_that_is_not_finite_spoils_every_picture(diffusion: Diffusion) 
     ("options", "wanted"),
     [
         ({"lesson": 0}, "must be positive"),
-        ({"lr": 0.0}, "must be positive"),
+        ({"lr": 0.0}, "lr must lie between"),
         ({"steps": []}, "that grow"),
         ({"steps": [3, 3]}, "that grow"),
         ({"template": "a photo"}, "one {} for the vector"),

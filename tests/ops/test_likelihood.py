@@ -353,7 +353,7 @@ GOOD = {"latents": normal(2, *SHAPE), "steps": CURVED_STEPS, "generators": gener
         ({"probes": 0}, "got 2 and 0"),
         ({"steps": []}, "steps must be given noise first"),
         ({"steps": CURVED_STEPS[::-1]}, "steps must be given noise first"),
-        ({"steps": [DDIMStep(9, 0.0, 0.5)]}, "steps must be given noise first"),
+        ({"steps": [DDIMStep(9, 0.0, 0.5)]}, "noise predicted where there is nothing else"),
         ({"steps": [DDIMStep(9, 0.5, 0.4)]}, "the last step must end between its alpha 0.5 and 1, got 0.4"),
         ({"predict": lambda x, t, rows: x.detach()}, "predictions came without a gradient"),
     ],
@@ -364,7 +364,7 @@ def test_misuse_is_refused(change: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("alphas", "count", "message"), [(ALPHAS, 1, "got 1"), (ALPHAS - ALPHAS[-1], 9, "without signal")]
+    ("alphas", "count", "message"), [(ALPHAS, 1, "got 1"), (ALPHAS / ALPHAS[0], 9, "without noise")]
 )
 def test_ladders_that_lead_nowhere_are_refused(alphas: Tensor, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):

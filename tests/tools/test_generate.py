@@ -151,11 +151,11 @@ def test_what_is_there_is_not_drawn_again(
     class Killed(BaseException):
         pass
 
-    def dying(diffusion: Diffusion, sampler: object, rows: Sequence[object]) -> torch.Tensor:
+    def dying(diffusion: Diffusion, kind: str, count: int, rows: Sequence[object]) -> torch.Tensor:
         drawn.extend(row.case_number for row in rows)
         if len(drawn) == 3:
             raise Killed
-        return sample(diffusion, sampler, rows)
+        return sample(diffusion, kind, count, rows)
 
     monkeypatch.setattr(module, "_sample", dying)
     with pytest.raises(Killed):
@@ -213,7 +213,7 @@ def test_an_erased_model_draws_too(tiny: Path, tmp_path: Path) -> None:
      ("--guidance_scale=1e400", "guidance_scale must be a finite number, got inf"),
      (f"--batch_size={10**30}", "batch_size must have 64 bits at most"),
      ("--num_inference_steps=0", "num_inference_steps (0)"),
-     ("--guidance_scale=-1", "guidance_scale (-1.0)"), ("--base=nowhere", "nowhere")],
+     ("--guidance_scale=-1", "guidance_scale must lie between 0 and 100, got -1.0"), ("--base=nowhere", "nowhere")],
 )  # fmt: skip
 def test_what_cannot_be_is_said_first(option: str, named: str, tiny: Path, prompts: Path, tmp_path: Path) -> None:
     assert named in refused(prompts, tiny, tmp_path / "out", option)
@@ -227,7 +227,9 @@ def test_as_many_steps_as_the_model_was_trained_on_are_the_most(
     """DDIM begins at its offset, which is 1."""
     prompts, counts = write(tmp_path / "list.csv", [0]), []
 
-    def counted(diffusion: Diffusion, sampler: DDIMScheduler, rows: Sequence[object]) -> torch.Tensor:
+    def counted(diffusion: Diffusion, kind: str, count: int, rows: Sequence[object]) -> torch.Tensor:
+        sampler = module._sampler(kind, diffusion.scheduler_config)
+        sampler.set_timesteps(count)
         counts.append((len(sampler.timesteps), float(sampler.timesteps.max())))
         return torch.zeros(1, *diffusion.latent_shape)
 
