@@ -1,24 +1,32 @@
-"""Checkpoints of a whole Stable Diffusion in one file, in CompVis' layout."""
+"""Checkpoints of a whole Stable Diffusion or FLUX in one file, in CompVis' and their authors' layouts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import (
+    convert_flux_transformer_checkpoint_to_diffusers,
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
+    convert_sd3_transformer_checkpoint_to_diffusers,
 )
 from torch import Tensor
 
 from lit_memories.storage.loading import empty_model
 from lit_memories.storage.sizes import bounded
-from lit_memories.storage.weights import read_weights
+from lit_memories.storage.weights import read_weights, weight_names
 
 OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
 """Where text encoders stand that are OpenCLIP's: Stable Diffusion 2's, and the second of XL."""
+FLOW_BLOCKS = {"joint_blocks.": "Stable Diffusion 3", "double_blocks.": "FLUX"}
+"""Where transformers have their blocks, and whose they are; perhaps after `NETWORK`."""
+NETWORK = "model.diffusion_model."
+FLOW_TEXT = {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.clip_g.transformer."}
+FLOW_T5 = "text_encoders.t5xxl.transformer."
+"""Where their text encoders stand, where a file has them."""
 
 
 def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[type[Any], Path]]) -> dict[str, Any]:
@@ -35,6 +43,8 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
     Raises:
         ValueError: if the file cannot be read without running code, or does not fit the configuration.
     """
+    if _flow(names := weight_names(path)) is not None:
+        _check_flow(path, names, parts.items())
     tensors = read_weights(path).tensors
     models = {}
     for name, (loader, folder) in parts.items():
@@ -43,7 +53,12 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
         try:
             found = translate(name, tensors, model)
             result = model.load_state_dict(found, strict=False)
-        except (KeyError, RuntimeError, ValueError) as error:  # names that the translation takes for granted; sizes
+        except (
+            KeyError,
+            IndexError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # names taken for granted; sizes
             reason = str(error).strip().splitlines()[-1].strip()
             raise ValueError(f"{path} does not fit the {name} configured in {folder}: {reason}") from None
         if result.missing_keys:
@@ -65,7 +80,9 @@ def translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str,
     Raises:
         KeyError: if names are missing that a Stable Diffusion has.
     """
-    if name == "unet":
+    if (whose := _flow(tensors)) is not None and name != "vae":
+        converted = _flow_part(name, tensors, model, whose)
+    elif name == "unet":
         unet = {key: tensor for key, tensor in tensors.items() if key.startswith("model.diffusion_model.")}
         converted = convert_ldm_unet_checkpoint(unet, dict(model.config))
     elif name == "vae":
@@ -80,3 +97,50 @@ def translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str,
         if not hasattr(model, "text_model"):  # as transformers has it since version 5
             converted = {key.removeprefix("text_model."): tensor for key, tensor in converted.items()}
     return {key: tensor for key, tensor in converted.items() if tensor is not None}
+
+
+def _flow(names: Iterable[str]) -> str | None:
+    """Whose transformer is in a file, by its tensors' names; None if there is none."""
+    bare = (name.removeprefix(NETWORK) for name in names)
+    return next((whose for name in bare for start, whose in FLOW_BLOCKS.items() if name.startswith(start)), None)
+
+
+def _flow_part(name: str, tensors: Mapping[str, Tensor], model: Any, whose: str) -> dict[str, Tensor]:
+    """A part of Stable Diffusion 3 or FLUX under its own names; nothing if the file has only others."""
+    if name == "transformer":
+        bare = {key.removeprefix(NETWORK): x for key, x in tensors.items() if _of_network(key)}
+        if whose == "FLUX":
+            return convert_flux_transformer_checkpoint_to_diffusers(bare)
+        return convert_sd3_transformer_checkpoint_to_diffusers(bare)
+    prefix = _begins(name, type(model))
+    found = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    if "shared.weight" in found:
+        found.setdefault("encoder.embed_tokens.weight", found["shared.weight"])
+    if not hasattr(model, "text_model"):  # as transformers has it since version 5
+        found = {key.removeprefix("text_model."): tensor for key, tensor in found.items()}
+    return found
+
+
+def _check_flow(path: Path, names: Sequence[str], parts: Iterable[tuple[str, tuple[type[Any], Path]]]) -> None:
+    """Refuse, before it is read, a file of a flow's network alone, as the released ones of FLUX are.
+
+    Raises:
+        ValueError: naming what it lacks, and saying what to do.
+    """
+    for name, (loader, _) in parts:
+        if name != "transformer" and not any(key.startswith(_begins(name, loader)) for key in names):
+            raise ValueError(
+                f"{path} holds no {name}, as files of a network alone do: give the pipeline in diffusers' layout as "
+                "base, its folder or hub id"
+            )
+
+
+def _begins(name: str, kind: type[Any]) -> str:
+    """How names of a part's tensors begin in a file of a flow model."""
+    if name == "vae":
+        return "first_stage_model."
+    return FLOW_T5 if kind.__name__ == "T5EncoderModel" else FLOW_TEXT[name]
+
+
+def _of_network(name: str) -> bool:
+    return not name.startswith(("text_encoders.", "first_stage_model.", "vae."))
