@@ -97,7 +97,7 @@ def test_a_model_is_no_larger_than_its_weights(
     """It is given up while it is made, before its weights are read."""
     edit(model / FILES[part], **{name: value})
     for kind in (UNet2DConditionModel, AutoencoderKL, CLIPTextModel):
-        if kind is pipelines.MODELS[part]:
+        if kind is pipelines.PIPELINES["StableDiffusionPipeline"].models[part]:
             monkeypatch.setattr(kind, "load_state_dict", lambda *_, **__: pytest.fail("weights were read"))
     message = refusal(model)
     assert f"do not fill the model that {model / FILES[part]} describes, which is larger than the file" in message

@@ -109,7 +109,11 @@ def test_all_parts_are_checked_before_they_are_loaded(
 ) -> None:
     folder = shutil.copytree(made / "safetensors", tmp_path / "model") / part
     change_map(folder, lambda places: places.setdefault("made.up", next(iter(places.values()))))
-    monkeypatch.setattr(pipelines.MODELS[part], "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        pipelines.PIPELINES["StableDiffusionPipeline"].models[part],
+        "from_pretrained",
+        lambda *_, **__: pytest.fail("weights were loaded"),
+    )
     with pytest.raises(ValueError, match=r"lists made\.up, which none of the shards holds"):
         Diffusion.from_pretrained(folder.parent)
 
