@@ -146,7 +146,11 @@ def test_training_is_logged_as_csv(tiny: Path, tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
-@pytest.mark.parametrize("file", SD14, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=pytest.mark.slow if file.stem not in {"ac", "esd"} else ()) for file in SD14],
+    ids=lambda file: file.stem,
+)
 def test_options_in_comments_are_understood(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

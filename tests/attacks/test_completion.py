@@ -41,7 +41,7 @@ def test_each_cut_is_begun_by_the_one_and_ended_by_the_other() -> None:
             ended = rollout(lambda x, t, p=prompt: audited(x, t, p), begun, group.steps[cut:])
             torch.testing.assert_close(attempt.latents[row : row + 1], ended)
     assert costs == [6, 6 + 5, 6 + 5 + 4]
-    attack.guidance_scale = 1.0
+    attack.calls = 1
     assert attack.plan(6) == costs
     assert Completion().plan(50) == [100, 198, 294], "as its cost says"
 

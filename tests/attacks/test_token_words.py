@@ -15,9 +15,10 @@ ON_TOKENS = ["unlearn_diff_atk", "textual_inversion", "p4d", "ring_a_bell", "mma
 
 
 @pytest.mark.parametrize("name", ON_TOKENS)
-def test_two_text_encoders_are_refused_before_anything_is_asked(name: str) -> None:
-    two: Any = SimpleNamespace(conditioning=SimpleNamespace(encoders={"one": None, "two": None}))
-    with pytest.raises(ValueError, match="two text encoders"):
+def test_encoders_of_different_words_are_refused_before_anything_is_asked(name: str) -> None:
+    conditioning = SimpleNamespace(encoders={"one": None, "two": None}, token_encoders=[None])
+    two: Any = SimpleNamespace(conditioning=conditioning, evaluations=lambda _: 2)
+    with pytest.raises(ValueError, match="read different tokens"):
         ATTACKS[name]().check(two, STEPS)
 
 

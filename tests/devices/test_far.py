@@ -175,6 +175,7 @@ GRADIENTS = "likelihood"
 """What is computed by attention's backward pass, of which the device has another than the CPU."""
 EXPLAINED = {
     "outside: copy": "the model goes to the device and back, once",
+    "prompted.py: _apply: copy": "the same",
     "outside: number read": "Lightning's and torchmetrics' own, at the end",
     "inverters/fixed_point.py: _solve: size read": "which samples are done, once an evaluation",
     "inverters/decoder.py: _lbfgs: number read": "torch's line search, in which one picture is all there is",

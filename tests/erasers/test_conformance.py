@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,11 +27,19 @@ CLOSED = [recipe for recipe in RECIPES if is_closed_form(recipe)]
 GRADIENT = [recipe for recipe in RECIPES if recipe not in CLOSED]
 
 
+LONG = {"age", "ant", "eap", "erasediff", "scissorhands", "stereo"}
+"""Methods that take longest, of which the quick suite has their own tests."""
+
+
 def label(recipe: Path) -> str:
     return f"{recipe.parts[-3]}-{recipe.stem}"
 
 
-@pytest.fixture(scope="module", params=RECIPES, ids=label)
+def marked(recipes: list[Path]) -> list[Any]:
+    return [pytest.param(r, marks=pytest.mark.slow if r.stem in LONG else ()) for r in recipes]
+
+
+@pytest.fixture(scope="module", params=marked(RECIPES), ids=label)
 def recipe(request: pytest.FixtureRequest) -> Path:
     return request.param
 
@@ -88,7 +97,7 @@ KEEP = (
 )
 
 
-@pytest.mark.parametrize("recipe", GRADIENT, ids=label, scope="module", indirect=True)
+@pytest.mark.parametrize("recipe", marked(GRADIENT), ids=label, scope="module", indirect=True)
 def test_resumed_is_uninterrupted(recipe: Path, tiny: Path, run: Path, tmp_path: Path) -> None:
     keep = [option.replace("%s", str(tmp_path / "kept")) for option in KEEP]
     smoke(recipe, tiny, tmp_path / "half", *keep, "--trainer.max_steps=2", **TINY)

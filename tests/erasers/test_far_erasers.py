@@ -19,6 +19,7 @@ UMBRELLA = Concept("umbrella", "object", ["umbrella", "a red umbrella"], ["a blu
 
 EXPLAINED = {
     "outside": "the model goes there and back; Lightning keeps what is logged",
+    "prompted.py: _apply: copy": "the model",
     "data/erasure.py: _on: copy": "the model, to draw images",
     "conditioning.py: encode_tokens: copy": "a prompt's tokens",
     "diffusion.py: tokenize: copy": "the same, where a method looks at them",

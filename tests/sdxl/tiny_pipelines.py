@@ -1,6 +1,7 @@
 """Pipelines in the layouts of Stable Diffusion XL and of Stable Diffusion 2.1, small enough for seconds."""
 
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -77,7 +78,8 @@ def sdxl_pipeline(concept: Concept) -> StableDiffusionXLPipeline:
     What stands where in the real one: 1280 for 32, 768 for 16, 256 for 8, transformers of 2 and 10 layers for 1 and 2.
     """
     torch.manual_seed(0)
-    tokenizer, tokenizer_2 = build_tokenizer(concept), build_tokenizer(concept)
+    tokenizer = build_tokenizer(concept)
+    tokenizer_2 = deepcopy(tokenizer)  # of a vocabulary made again words may have other numbers
     tokenizer_2.add_special_tokens({"pad_token": "!"})
     return StableDiffusionXLPipeline(
         vae=autoencoder(0.13025),
