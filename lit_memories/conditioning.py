@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_memories.joint_conditioning import FluxConditioning, JointConditioning
 from lit_memories.ops.everywhere import Everywhere
-from lit_memories.prompt_rows import Reader, check_same_words, exceeds, repadded, tokenize, with_row
+from lit_memories.prompt_rows import Reader, check_same_words, clip_states, repadded, tokenize, with_row
 from lit_memories.storage.pipelines import Pipeline
 
 
@@ -47,10 +47,6 @@ class TextConditioning:
     def readers(self) -> tuple[Reader, ...]:
         """Who reads a prompt, and into which rows."""
         return (Reader(self.tokenizer, 0, self.tokens),)
-
-    def exceeds_window(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
-        return exceeds(self.tokenizer, prompt, self.tokens)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens, width)."""
@@ -109,10 +105,6 @@ class PooledConditioning:
         """Who reads a prompt, and into which rows."""
         return (Reader(self.tokenizer, 0, self.tokens),)
 
-    def exceeds_window(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
-        return exceeds(self.tokenizer, prompt, self.tokens)
-
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
         empty = torch.tensor([prompt == "" for prompt in prompts])
@@ -134,11 +126,8 @@ class PooledConditioning:
         return self._encoded(ids, repadded(ids, self.tokenizer, self.tokenizer_2), bare)
 
     def _encoded(self, ids: Tensor, ids_2: Tensor, empty: Tensor) -> Tensor:
-        one, two = (
-            encoder(x.to(encoder.device), output_hidden_states=True)
-            for x, encoder in zip((ids, ids_2), self.encoders.values(), strict=True)
-        )
-        embeds = with_row(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), two.text_embeds)
+        states, (_, two) = clip_states(list(self.encoders.values()), ids, ids_2)
+        embeds = with_row(states, two.text_embeds)
         return embeds.masked_fill(empty.to(embeds.device)[:, None, None], 0) if self.zeros_if_empty else embeds
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:

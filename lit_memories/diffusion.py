@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from lit_memories import autoencoder
 from lit_memories.conditioning import conditioning_of
-from lit_memories.denoisers import Denoiser, denoiser_of
+from lit_memories.denoisers import denoiser_of
 from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import Adapter
 from lit_memories.ops.fingerprint import fingerprint, rounded_fingerprints
@@ -68,7 +68,6 @@ class Diffusion(Prompted):
     transform: Transform | None = None
     replaced: dict[str, Tensor]
     schedule: NoiseSchedule
-    denoiser: Denoiser
     image_size: tuple[int, int]
     fingerprint: str
     reload: Callable[[], tuple[Pipeline, str | None]] | None = None
@@ -149,21 +148,6 @@ class Diffusion(Prompted):
         for component, module in self.named_children():
             check_finite(module, f"{component} of {name}")
         self.fingerprint = self.weights_fingerprint()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lives."""
-        return next(self.network.parameters()).device
-
-    @property
-    def component(self) -> str:
-        """Name of the network among the parts, as in a pipeline: ``unet`` or ``transformer``."""
-        return self.denoiser.component
-
-    @property
-    def network(self) -> Any:
-        """The network that predicts."""
-        return getattr(self, self.component)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

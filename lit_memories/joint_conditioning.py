@@ -8,10 +8,11 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn import functional
 
-from lit_memories.prompt_rows import Reader, check_same_words, exceeds, repadded, tokenize, with_row
+from lit_memories.prompt_rows import Reader, check_same_words, clip_states, repadded, tokenize, with_row
 
 T5_WINDOW = 256
 """Tokens that T5 sees, in Stable Diffusion 3 and in FLUX-schnell; of FLUX-dev twice as many."""
+MIXED = "this model's text encoders read different tokens (CLIP's and T5's): it takes prompts, not token ids"
 
 
 class JointConditioning:
@@ -65,12 +66,6 @@ class JointConditioning:
             return (clip,)
         return (clip, Reader(self.tokenizer_3, clip.window, self.window))
 
-    def exceeds_window(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
-        if self.tokenizer_3 is None:
-            return exceeds(self.tokenizer, prompt, self.tokenizer.model_max_length)
-        return exceeds(self.tokenizer_3, prompt, self.window)
-
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
         last = None
@@ -85,9 +80,7 @@ class JointConditioning:
             ValueError: if it is not.
         """
         if self.tokenizer_3 is not None:
-            raise ValueError(
-                "this model's text encoders read different tokens (CLIP's and T5's): it takes prompts, not token ids"
-            )
+            raise ValueError(MIXED)
         return self._encoded(ids, repadded(ids, self.tokenizer, self.tokenizer_2), None)
 
     @property
@@ -101,14 +94,10 @@ class JointConditioning:
         return [self.encoders["text_encoder"], self.encoders["text_encoder_2"]]
 
     def _encoded(self, ids: Tensor, ids_2: Tensor, last: Tensor | None) -> Tensor:
-        one, two = (
-            encoder(x.to(encoder.device), output_hidden_states=True)
-            for x, encoder in zip((ids, ids_2), list(self.encoders.values())[:2], strict=True)
-        )
-        clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1)
+        clip, found = clip_states(list(self.encoders.values())[:2], ids, ids_2)
         clip = functional.pad(clip, (0, self.width - clip.shape[-1]))
         last = clip.new_zeros(len(clip), self.window, self.width) if last is None else last.to(clip)
-        return with_row(torch.cat([clip, last], 1), torch.cat([one.text_embeds, two.text_embeds], -1))
+        return with_row(torch.cat([clip, last], 1), torch.cat([one.text_embeds for one in found], -1))
 
     def split(self, embeds: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """What the transformer takes: rows of text, and the pooled embedding."""
@@ -170,10 +159,6 @@ class FluxConditioning:
         """Who reads a prompt, and into which rows: T5, as of CLIP there is the pooled embedding alone."""
         return (Reader(self.tokenizer_2, 0, self.window),)
 
-    def exceeds_window(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
-        return exceeds(self.tokenizer_2, prompt, self.window)
-
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (n, tokens + 1, width)."""
         clip = self.encoders["text_encoder"]
@@ -186,9 +171,7 @@ class FluxConditioning:
         Raises:
             ValueError: always.
         """
-        raise ValueError(
-            "this model's text encoders read different tokens (CLIP's and T5's): it takes prompts, not token ids"
-        )
+        raise ValueError(MIXED)
 
     @property
     def token_encoders(self) -> list[Any]:

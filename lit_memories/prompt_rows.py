@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ class Reader:
         found: list[list[int]] = self.tokenizer(list(prompts), **options).input_ids
         return found
 
+    def exceeded(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than there are rows, so that its end is cut."""
+        return len(self.tokenizer(prompt).input_ids) > self.window
+
     def words(self, prompt: str) -> list[int]:
         """A prompt's tokens without markers and padding."""
         marker = -1 if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
@@ -66,6 +71,7 @@ def repadded(ids: Tensor, tokenizer: Any, other: Any) -> Tensor:
     return ids.masked_fill((ends - (ids == tokenizer.eos_token_id).long()) > 0, other.pad_token_id)
 
 
+@lru_cache(maxsize=8)  # vocabularies are long, and attacks look at words at every step
 def check_same_words(tokenizer: Any, other: Any) -> None:
     """Refuse to read one tokenizer's ids as another's whose words have other numbers.
 
@@ -77,9 +83,15 @@ def check_same_words(tokenizer: Any, other: Any) -> None:
         raise ValueError("this model's text encoders number words in different ways: it takes prompts, not token ids")
 
 
-def exceeds(tokenizer: Any, prompt: str, window: int) -> bool:
-    """Whether a prompt has more tokens than a window."""
-    return len(tokenizer(prompt).input_ids) > window
+def clip_states(encoders: Sequence[Any], *ids: Tensor) -> tuple[Tensor, list[Any]]:
+    """CLIP encoders' last hidden states but one, side by side (n, tokens, widths), and all that each of them gave.
+
+    Args:
+        encoders: of transformers.
+        ids: of the prompts (n, tokens), as each encoder's tokenizer has them.
+    """
+    found = [encoder(x.to(encoder.device), output_hidden_states=True) for encoder, x in zip(encoders, ids, strict=True)]
+    return torch.cat([one.hidden_states[-2] for one in found], -1), found
 
 
 def with_row(embeds: Tensor, values: Tensor) -> Tensor:

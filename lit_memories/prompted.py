@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_memories.conditioning import Conditioning
+from lit_memories.denoisers import Denoiser
 from lit_memories.ops.adapters import Adapter, gate
 from lit_memories.ops.tokens import content
 from lit_memories.prompt_rows import tokenize, with_row
@@ -24,14 +25,25 @@ class Prompted(nn.Module):
     gate_prompts: list[str]
     gate_power: Literal[1, 2]
     conditioning: Conditioning
+    denoiser: Denoiser
     tokenizer: Any
     speed: Speed
     recalled: bool = False
 
     @property
+    def component(self) -> str:
+        """Name of the network among the parts, as in a pipeline: ``unet`` or ``transformer``."""
+        return self.denoiser.component
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts."""
+        return getattr(self, self.component)
+
+    @property
     def device(self) -> torch.device:
         """Where the network lives."""
-        raise NotImplementedError
+        return next(self.network.parameters()).device
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
@@ -44,7 +56,7 @@ class Prompted(nn.Module):
 
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""
-        return self.conditioning.exceeds_window(prompt)
+        return self.conditioning.readers[-1].exceeded(prompt)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings (n, rows, width), all the network is told of prompts; see `lit_memories.conditioning`."""
@@ -66,6 +78,8 @@ class Prompted(nn.Module):
 
     def recall(self) -> None:
         """Have text encoders be where the network is from now on, for what works on them and not by prompts."""
+        if self.recalled:
+            return
         self.recalled = True
         for encoder in self.conditioning.encoders.values():
             encoder.to(self.device)
