@@ -9,10 +9,12 @@ Writes docs/results/attacks.{md,json} and the section on attacks of docs/validit
 Attacks as recipes/pictograms/attack has them, all in one audit of a model, on the same pictures; then what they found
 on some models is tried on others. The never-knew model is taught the concept in steps as benchmarks/validity.py does
 it. Resumable: complete audits are not run again, one that was stopped goes on with the attack that it was at, and the
-page is made anew after each.
+page is made anew after each. What the page is made of, records without pictures, is kept beside it: whoever has that
+need not attack the same models again, and can ask of it what the page does not say.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,10 @@ from worlds_models import CONCEPTS
 
 from lit_memories.attacks import ATTACKS
 from lit_memories.attacks.plain import Plain
+from lit_memories.costs import COST_FILE
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.recipes import run
-from lit_memories.records import RUN_FILE
+from lit_memories.records import ARTEFACTS, RECORDS_FILE, RUN_FILE
 from lit_memories.runs import Run, RunInfo, read_run
 from lit_memories.statistics.transfers import mark_of
 
@@ -57,6 +60,8 @@ WORDS = {
 }
 """In place of the recipe's list of prompts, which is one for umbrellas."""
 TRANSFERS = "transfers"
+KEPT = RUN_FILE, RECORDS_FILE, COST_FILE
+"""Files of an audit that are kept, beside what attacks of `MOVED` found."""
 
 
 def main(
@@ -75,10 +80,10 @@ def main(
     Args:
         concepts: umbrella, striped.
         attacks: names of `lit_memories.attacks.ATTACKS`.
-        folder: for audits and taught models.
+        folder: for audits while they run, and taught models.
         erasures: where benchmarks/erasure.py left its models.
         replicates: where benchmarks/replicates.py left its models.
-        out: where the page goes, without suffix.
+        out: where the page goes, without suffix; the folder of that name holds the records that it is made of.
         validity: the page with a section on attacks.
         images: of the concept that attacks may learn from or be tried on.
         limit: of these that an attack is tried on.
@@ -88,22 +93,25 @@ def main(
         models = models_of(concept, folder, erasures, replicates)
         asked = [SURPRISE, *probes_of(concept, attacks, limit)]
         for name, options in models.items():
+            place = Path(concept) / name
+            if _whole(out / place, attacks):
+                continue
             if name in lessons():
                 teach(concept, lessons()[name], folder / concept / "models" / name)
-            place = folder / concept / name
-            if not _whole(place, attacks):
-                print(f"== {concept}: attacking {name}", flush=True)
-                _audit(concept, place, asked, images, options)
-                _write(folder, out, validity)
+            print(f"== {concept}: attacking {name}", flush=True)
+            _audit(concept, folder / place, asked, images, options)
+            keep(folder / place, out / place)
+            _write(out, validity)
         for column, options in models.items():
             if not shared(column):
                 continue
-            for attack, source in sources(folder / concept, models, attacks):
-                place = folder / concept / TRANSFERS / f"{attack}-{mark_of(source, attack)}" / column
-                if not _whole(place, ("replay",)):
+            for attack, source in sources(out / concept, models, attacks):
+                place = Path(concept) / TRANSFERS / f"{attack}-{mark_of(source, attack)}" / column
+                if not _whole(out / place, ("replay",)):
                     print(f"== {concept}: what {attack} found on {source.info.name}, on {column}", flush=True)
-                    _audit(concept, place, [_replay(source, attack)], images, options)
-            _write(folder, out, validity)
+                    _audit(concept, folder / place, [_replay(source, attack)], images, options)
+                    keep(folder / place, out / place)
+            _write(out, validity)
 
 
 def models_of(concept: str, folder: Path, erasures: Path, replicates: Path) -> dict[str, list[str]]:
@@ -174,6 +182,23 @@ def sources(place: Path, models: Mapping[str, Any], attacks: Sequence[str]) -> I
                 yield attack, found
 
 
+def keep(place: Path, kept: Path) -> None:
+    """Copy of an audit what the page, and other models' attacks, are made of: no pictures, nothing of its training.
+
+    Args:
+        place: a complete audit.
+        kept: the folder for what is kept; an older one is replaced.
+    """
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for name in KEPT:
+        if (place / name).is_file():
+            shutil.copyfile(place / name, kept / name)
+    for attack in MOVED:
+        if (place / ARTEFACTS / attack).is_dir():
+            shutil.copytree(place / ARTEFACTS / attack, kept / ARTEFACTS / attack)
+
+
 def shared(name: str) -> bool:
     """Whether what was found on a model is tried on others, and theirs on it: not if it is taught or of a training."""
     return name not in lessons() and not name.startswith(f"{NEVER}-")
@@ -217,19 +242,18 @@ def _whole(place: Path, attacks: Sequence[str]) -> bool:
     return info.complete and set(attacks) <= info.probes.keys()
 
 
-def _write(folder: Path, out: Path, validity: Path) -> None:
+def _write(out: Path, validity: Path) -> None:
     """The page, of every concept whose models of known truth are there."""
     results: Results = {"rows": [], "proofs": [], "transfers": []}
     for concept in CONTROLS:
-        runs = {run.folder.name: run for run in _audits(folder / concept)}
+        runs = {run.folder.name: run for run in _audits(out / concept)}
         if not {VANILLA, NEVER} <= runs.keys():
             continue
         results["rows"] += rows_of(runs)
         results["proofs"] += proofs_of(runs)
         found = dict.fromkeys(f"{attack}-{mark_of(run, attack)}" for attack in MOVED for run in runs.values())
-        replays = [run for part in found for run in _audits(folder / concept / TRANSFERS / part)]
+        replays = [run for part in found for run in _audits(out / concept / TRANSFERS / part)]
         results["transfers"] += transfers_of([*runs.values(), *replays]) if replays else []
-    out.parent.mkdir(parents=True, exist_ok=True)
     parts = [f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, rows)) + "\n]" for name, rows in results.items()]
     out.with_suffix(".json").write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
     out.with_suffix(".md").write_text(page(results), encoding="utf-8")
