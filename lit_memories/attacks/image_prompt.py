@@ -76,7 +76,7 @@ class ImagePrompt(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Noise and denoise, with the same noise at every strength."""
-        predict, noise = group.noise(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
+        predict, noise = group.predictor(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
         for strength, count in zip(self.strengths, self._counts(len(group.steps)), strict=True):
             steps = group.steps[len(group.steps) - count :]
             timesteps = torch.full_like(group.rows, steps[0].timestep)

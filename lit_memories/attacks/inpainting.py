@@ -128,7 +128,7 @@ class Inpainting(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Fill each hole, from the same seed."""
-        predict, seeds = group.noise(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
+        predict, seeds = group.predictor(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
         for hole in self.holes:
             latents = fill(predict, group.latents, centre(group.latents, hole), seeds, group.steps)
             yield Attempt(latents, {"hole": latents.new_full((len(latents),), hole)})

@@ -139,7 +139,7 @@ class UnlearnDiffAtk(Attack):
             vectors = straight_through(shares, table, drawn(shares.detach(), uniform))
             noise = group.draw_seeds(generators)
             noisy = group.schedule.add_noise(latents, noise, timesteps)
-            found = group.noise_of(group.words.embeds(ids, vectors, places), 1.0)(noisy, timesteps, rows)
+            found = group.predictor_of(group.words.embeds(ids, vectors, places), 1.0)(noisy, timesteps, rows)
             return (found - noise).square().flatten(1).mean(1).sum()
 
         return loss

@@ -68,7 +68,7 @@ def test_a_picture_is_made_of_the_tokens_themselves(diffusion: Diffusion) -> Non
         full = [row + [words.diffusion.tokenizer.eos_token_id] * (words.window - len(row)) for row in marked]
         embeds = words.embeds(torch.tensor(full))
         seeds = group.draw_seeds(group.generators(FIRST))
-        expected = rollout_rows(group.noise_of(embeds, 1.0), seeds, group.steps)
+        expected = rollout_rows(group.predictor_of(embeds, 1.0), seeds, group.steps)
     torch.testing.assert_close(attempt.latents, expected)
     assert attempt.prompts == words.text(torch.tensor(full))
     assert attempt.prompts is not None
