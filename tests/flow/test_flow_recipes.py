@@ -169,7 +169,9 @@ def test_every_number_has_an_origin(name: str) -> None:
             assert re.search(r" # .*(paper|README|config|prompt|ours|\.py|\.sh|\.yaml|code|projection)", line), line
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_options_in_comments_are_understood(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
