@@ -31,7 +31,7 @@ test: .venv/tested ## the quick test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/tested ## scientific checks on the shipped model
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: .venv/tested ## ruff and mypy
 	$(BIN)/ruff check .

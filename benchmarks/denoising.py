@@ -20,7 +20,7 @@ from matplotlib import pyplot
 from torch import Generator, Tensor
 from validity_scores import CONTROLS, KNOWS, NEVER, TAUGHT, WITHHELD, folder_of
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.data.pictograms import parse_caption
 from lit_memories.data.samples import ImageRows, Sample
 from lit_memories.data.sources import PictogramSource
@@ -148,9 +148,9 @@ def _asked(model: Diffusion, rows: dict[str, ImageRows], levels: int, noises: in
         latents = in_blocks(model.encode_images, 1, torch.stack([images.pixels(sample.index) for sample in samples]))
         prompts = ["" if empty else sample.prompt for sample in samples]
         embeds = torch.cat([model.encode_prompts([prompt]) for prompt in prompts])
-        noise = BlockwiseNoise(model, embeds, model.encode_prompts([""]), 1.0, BLOCK)
+        predict = BlockwisePredictor(model, embeds, model.encode_prompts([""]), 1.0, BLOCK)
         steps = model.schedule.ladder(levels)
-        found[side] = denoise(noise, latents, steps, _generators(samples), noises, antithetic=noises > 1)
+        found[side] = denoise(predict, latents, steps, _generators(samples), noises, antithetic=noises > 1)
     return found
 
 

@@ -18,7 +18,7 @@ import torch
 from jsonargparse import auto_cli
 from torch import Generator, Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.data.pictograms import draw
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
@@ -144,7 +144,7 @@ def _measure(diffusion: Diffusion, entry: Entry, count: int, images: int, seed: 
     seeds = diffusion.draw_seeds([Generator().manual_seed(seed + i) for i in range(images)])
     embeds = diffusion.encode_prompts([draw("test", i)[0].caption for i in range(images)])
     whole, noise = (
-        BlockwiseNoise(diffusion, embeds, diffusion.encode_prompts([""]), entry.guidance, block)
+        BlockwisePredictor(diffusion, embeds, diffusion.encode_prompts([""]), entry.guidance, block)
         for block in (images, entry.block)
     )
     latents = (entry.sampler or entry.inverter).sample(whole, seeds, steps)

@@ -18,7 +18,7 @@ import torch
 from jsonargparse import auto_cli
 from torch import Generator, Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.data.pictograms import draw
 from lit_memories.data.sources import PictogramSource, read_picture
 from lit_memories.diffusion import Diffusion
@@ -113,20 +113,20 @@ def _find(rows: list[dict[str, Any]], **identity: Any) -> dict[str, Any] | None:
     return next((row for row in rows if identity.items() <= row.items()), None)
 
 
-def _noise(diffusion: Diffusion, how: Precision, prompts: list[str]) -> BlockwiseNoise:
+def _predictor(diffusion: Diffusion, how: Precision, prompts: list[str]) -> BlockwisePredictor:
     embeds, empty = (diffusion.encode_prompts(texts).float() for texts in (prompts, [""]))
-    return BlockwiseNoise(diffusion, embeds, empty, 1.0, BLOCK, how.autocast)
+    return BlockwisePredictor(diffusion, embeds, empty, 1.0, BLOCK, how.autocast)
 
 
 def _known(name: str, diffusion: Diffusion, count: int, tolerance: float, images: int, seed: int) -> dict[str, Any]:
     steps, inverter = diffusion.schedule.ddim_steps(count), FixedPoint(tolerance=tolerance)
     seeds = diffusion.draw_seeds([Generator().manual_seed(seed + i) for i in range(images)])
-    noise = _noise(diffusion, PRECISIONS[name], [draw("test", i)[0].caption for i in range(images)])
-    latents = inverter.sample(noise, seeds, steps)
+    predict = _predictor(diffusion, PRECISIONS[name], [draw("test", i)[0].caption for i in range(images)])
+    latents = inverter.sample(predict, seeds, steps)
     began = time.process_time()
-    found = inverter(noise, latents, steps)
+    found = inverter(predict, latents, steps)
     seconds = time.process_time() - began
-    again = inverter.regenerate(noise, found, steps)
+    again = inverter.regenerate(predict, found, steps)
     bias = gaussian_nll(found.seeds) - gaussian_nll(seeds)
     pictures = [in_blocks(diffusion.decode_latents, 1, x).float() for x in (again, latents)]
     return {
@@ -185,8 +185,8 @@ class Audit:
     def _invert(self, diffusion: Diffusion, name: str, tolerance: float, rows: list[dict[str, Any]]) -> Inversion:
         pictures = torch.stack([to_tensor(read_picture(row["image"], diffusion.image_size)) for row in rows])
         latents = in_blocks(diffusion.encode_images, 1, pictures).float()
-        noise = _noise(diffusion, PRECISIONS[name], [row["caption"] for row in rows])
-        return FixedPoint(tolerance=tolerance)(noise, latents, diffusion.schedule.ddim_steps(self.count))
+        predict = _predictor(diffusion, PRECISIONS[name], [row["caption"] for row in rows])
+        return FixedPoint(tolerance=tolerance)(predict, latents, diffusion.schedule.ddim_steps(self.count))
 
 
 def _interval(values: Tensor) -> list[float]:

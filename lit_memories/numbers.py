@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 Comparison = Literal["forgetting", "paired", "mean", "rate", "test", "none"]
@@ -165,6 +166,20 @@ def check_range(name: str, values: float | Sequence[float], low: float, high: fl
     if not listed or not all(low <= value <= high for value in listed):
         what = "lie between" if listed is not values else "be one number or more, each between"
         raise ValueError(f"{name} must {what} {low:g} and {high:g}, got {values}")
+
+
+def check_falling(name: str, shares: Sequence[float]) -> None:
+    """Refuse an option of shares of a whole that are none, or not in (0, 1], or do not fall.
+
+    Args:
+        name: of the option.
+        shares: its value.
+
+    Raises:
+        ValueError: saying what they must be.
+    """
+    if not shares or not all(0 < x <= 1 for x in shares) or any(later >= first for first, later in pairwise(shares)):
+        raise ValueError(f"{name} must be one or more, each above 0 and at most 1, and fall, got {list(shares)}")
 
 
 def check_answer(probe: str, answer: Mapping[str, Any]) -> None:

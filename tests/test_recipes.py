@@ -35,17 +35,27 @@ def configuration(file: Path, capsys: pytest.CaptureFixture[str], *more: str) ->
     return yaml.safe_load(capsys.readouterr().out)
 
 
+PARSED: dict[Path, dict[str, Any]] = {}
+"""What was printed of recipes as they are, each parsed once for all tests of this module."""
+
+
+@pytest.fixture
+def parsed(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
+    """A recipe's configuration, printed in a working directory that is empty."""
+    monkeypatch.chdir(tmp_path)
+    if file not in PARSED:
+        PARSED[file] = configuration(file, capsys)
+    return PARSED[file]
+
+
 def test_there_are_recipes() -> None:
     assert {file.parent.name for file in RECIPES} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_print_config(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """From any working directory; what is printed says what the recipe says, in full, and can be run again."""
-    monkeypatch.chdir(tmp_path)
-    config, recipe = configuration(file, capsys), yaml.safe_load(file.read_text())
+def test_print_config(file: Path, parsed: dict[str, Any]) -> None:
+    """From any working directory; what is printed says what the recipe says, in full."""
+    config, recipe = parsed, yaml.safe_load(file.read_text())
     assert config["model"]["class_path"] == recipe["model"]["class_path"]
     for name, value in recipe["model"]["init_args"].items():
         if isinstance(value, int | float | str) and not str(value).endswith(".yaml"):
@@ -54,11 +64,21 @@ def test_print_config(
         assert config["model"]["init_args"]["concept"]["prompts"]
     assert config["seed_everything"] == 0
     assert config["trainer"]["default_root_dir"].startswith("runs/")
-    (tmp_path / "again.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=() if file.parts[-3] == "pictograms" else pytest.mark.slow) for file in RECIPES],
+    ids=lambda file: f"{file.parent.name}-{file.stem}",
+)
+def test_what_is_printed_can_be_run_again(
+    file: Path, parsed: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(parsed))
     with pytest.raises(SystemExit) as stop:
         main([COMMANDS[file.parent.name], "--config=again.yaml", "--print_config"])
     assert stop.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out) == config
+    assert yaml.safe_load(capsys.readouterr().out) == parsed
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: f"{file.parent.name}-{file.stem}")
@@ -73,14 +93,10 @@ AUDITS = [file for file in RECIPES if file.parent.name == "audit"]
 
 
 @pytest.mark.parametrize("file", AUDITS, ids=lambda file: f"{file.parts[-3]}-{file.stem}")
-def test_rows_of_an_audit_fill_whole_blocks(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_rows_of_an_audit_fill_whole_blocks(parsed: dict[str, Any]) -> None:
     """A block that a query or a batch fills in part only is filled up, and costs as much as a whole one."""
-    monkeypatch.chdir(tmp_path)
-    config = configuration(file, capsys)
-    data, block_size = config["data"]["init_args"], config["model"]["init_args"]["block_size"]
-    image_level = config["model"]["class_path"].endswith("ImageAudit")
+    data, block_size = parsed["data"]["init_args"], parsed["model"]["init_args"]["block_size"]
+    image_level = parsed["model"]["class_path"].endswith("ImageAudit")
     rows = 2 + data["supports"] if image_level else data["batch_size"]  # a query's own latent, the repeated one
     assert rows % block_size == 0
 

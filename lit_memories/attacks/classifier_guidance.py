@@ -88,7 +88,7 @@ class ClassifierGuidance(VanillaAttack):
         classifier, generators = self._classifier(group), group.generators("/classifier_guidance")
         seeds = group.draw_seeds(group.generators(FIRST))
         for eta, scale in product(self.etas, self.scales):
-            predict = guided(group.noise(self.guidance_scale), classifier, group.schedule, scale)
+            predict = guided(group.predictor(self.guidance_scale), classifier, group.schedule, scale)
             latents = rollout_eta(predict, seeds, group.steps, generators, eta)
             made_with = latents.new_tensor([[eta, scale]]).expand(len(latents), -1)
             yield Attempt(latents, {"eta_scale": made_with})
@@ -97,9 +97,9 @@ class ClassifierGuidance(VanillaAttack):
         if self._trained is None:
             named = [group.concept.prompts[number % len(group.concept.prompts)] for number in range(self.pairs)]
             prompts = [*named, *map(group.concept.anchored, named)]
-            noise = self.vanilla_noise(group, self.guidance_scale, prompts)
+            predict = self.vanilla_predictor(group, self.guidance_scale, prompts)
             seeds = group.draw_seeds([seeded(f"{self.name}/{number}") for number in range(self.pairs)])
-            latents = rollout_rows(noise, torch.cat([seeds, seeds]), group.steps)
+            latents = rollout_rows(predict, torch.cat([seeds, seeds]), group.steps)
             shows = torch.arange(len(prompts), device=latents.device) < self.pairs
             self._trained = trained(latents, shows, group.schedule, self.training, f"{self.name}/training")
         return self._trained

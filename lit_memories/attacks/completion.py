@@ -75,7 +75,7 @@ class Completion(VanillaAttack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Go on with the other model from cut to cut, and from each to the end with the audited one."""
-        begin, end = self.vanilla_noise(group, self.guidance_scale), group.noise(self.guidance_scale)
+        begin, end = self.vanilla_predictor(group, self.guidance_scale), group.predictor(self.guidance_scale)
         latents = group.draw_seeds(group.generators(FIRST))
         for before, cut in pairwise([0, *self.cuts]):
             latents = rollout_rows(begin, latents, group.steps[before:cut])

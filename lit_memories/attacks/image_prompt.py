@@ -1,12 +1,12 @@
 """The concept's own picture, noised, as a prompt: SDEdit (Meng et al. 2022, arXiv:2108.01073)."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt
+from lit_memories.numbers import check_falling
 from lit_memories.ops.rollout import rollout_rows
 from lit_memories.probes.base import Group
 
@@ -47,9 +47,7 @@ class ImagePrompt(Attack):
         limit: int | None = None,
     ) -> None:
         super().__init__(guidance_scale, budget, limit)
-        inside = all(0 < strength <= 1 for strength in strengths)
-        if not strengths or not inside or any(later >= earlier for earlier, later in pairwise(strengths)):
-            raise ValueError(f"strengths must lie between 0 and 1 and fall, got {list(strengths)}")
+        check_falling("strengths", strengths)
         self.strengths = list(strengths)
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
@@ -76,7 +74,7 @@ class ImagePrompt(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Noise and denoise, with the same noise at every strength."""
-        predict, noise = group.noise(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
+        predict, noise = group.predictor(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
         for strength, count in zip(self.strengths, self._counts(len(group.steps)), strict=True):
             steps = group.steps[len(group.steps) - count :]
             timesteps = torch.full_like(group.rows, steps[0].timestep)

@@ -1,14 +1,13 @@
 """Diffusion inpainting of "When Are Concepts Erased From Diffusion Models?" (Lu et al. 2025, arXiv:2505.17013)."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lit_memories.attacks.base import FIRST, Attack, Attempt
-from lit_memories.numbers import check_range
+from lit_memories.numbers import check_falling
 from lit_memories.ops.path import DDIMStep, ddim_step
 from lit_memories.ops.rollout import RowPredictFn
 from lit_memories.probes.base import Group
@@ -102,9 +101,7 @@ class Inpainting(Attack):
         limit: int | None = None,
     ) -> None:
         super().__init__(guidance_scale, budget, limit)
-        check_range("holes", holes, 0, 1)
-        if holes[-1] == 0 or any(later >= earlier for earlier, later in pairwise(holes)):
-            raise ValueError(f"holes must be shares above 0 that fall, got {list(holes)}")
+        check_falling("holes", holes)
         self.holes = list(holes)
 
     def check(self, diffusion: "Diffusion", num_inference_steps: int) -> None:
@@ -128,7 +125,7 @@ class Inpainting(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Fill each hole, from the same seed."""
-        predict, seeds = group.noise(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
+        predict, seeds = group.predictor(self.guidance_scale), group.draw_seeds(group.generators(FIRST))
         for hole in self.holes:
             latents = fill(predict, group.latents, centre(group.latents, hole), seeds, group.steps)
             yield Attempt(latents, {"hole": latents.new_full((len(latents),), hole)})

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def discrepancy(one: RowPredictFn, other: RowPredictFn, seeds: Tensor, steps: Sequence[DDIMStep]) -> Tensor:
-    r"""How far apart two models' noises are along the first steps of the first model's run.
+    r"""How far apart two models' predictions are along the first steps of the first model's run.
 
     .. math:: D(z_T) = \frac{1}{d} \sum_t \lVert \epsilon_1(z_t) - \epsilon_2(z_t) \rVert^2
 
-    Differentiable through both predictions at each level. On the way from one level to the next the predicted noise is
+    Differentiable through both predictions at each level. On the way from one level to the next the prediction is
     taken as given, so that no step is differentiated through another.
 
     Args:
@@ -40,10 +40,10 @@ def discrepancy(one: RowPredictFn, other: RowPredictFn, seeds: Tensor, steps: Se
     """
     rows, latents, parts = torch.arange(len(seeds), device=seeds.device), seeds, []
     for step in steps:
-        noise = one(latents, step.timestep, rows)
-        apart = noise - other(latents, step.timestep, rows)
+        predicted = one(latents, step.timestep, rows)
+        apart = predicted - other(latents, step.timestep, rows)
         parts.append(in_blocks(lambda x: x.flatten(1).square().mean(1), 1, apart))
-        latents = ddim_step(latents, noise.detach(), step)
+        latents = ddim_step(latents, predicted.detach(), step)
     return torch.stack(parts).sum(0)
 
 
@@ -61,7 +61,7 @@ def as_typical(moved: Tensor, seeds: Tensor) -> Tensor:
 
 
 class SeedSearch(VanillaAttack):
-    """Move the seed until the audited model's first noises are those of the model from before the erasure.
+    """Move the seed until the audited model's first predictions are those of the model from before the erasure.
 
     IVO's idea; its paper's weights and numbers of steps are not known here, the loss is the plain one of `discrepancy`
     under the plain prompt, without guidance. The search begins at the seed of the plain draw and holds the seed's mean
@@ -129,8 +129,8 @@ class SeedSearch(VanillaAttack):
         """Search and draw in turn."""
         with gradients():
             drawn = group.draw_seeds(group.generators(FIRST))
-        audited, vanilla = group.noise(1.0), self.vanilla_noise(group, 1.0)
-        predict, steps = group.noise(self.guidance_scale), group.steps[: self.levels]
+        audited, vanilla = group.predictor(1.0), self.vanilla_predictor(group, 1.0)
+        predict, steps = group.predictor(self.guidance_scale), group.steps[: self.levels]
         seeds, measured = drawn, []
 
         def loss(moved: Tensor, step: int) -> Tensor:

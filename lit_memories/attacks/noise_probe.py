@@ -57,7 +57,7 @@ class NoiseProbe(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Sample with each pair of eta and scale."""
-        predict, generators = group.noise(self.guidance_scale), group.generators("/noise_probe")
+        predict, generators = group.predictor(self.guidance_scale), group.generators("/noise_probe")
         seeds = group.draw_seeds(group.generators(FIRST))
         for eta, scale in product(self.etas, self.scales):
             latents = rollout_eta(predict, seeds, group.steps, generators, eta, scale)

@@ -125,7 +125,7 @@ class P4D(VanillaAttack):
         self, group: Group, rooms: Sequence[tuple[Tensor, Tensor]], table: Tensor, generators: Sequence[Generator]
     ) -> Callable[[Tensor, int], Tensor]:
         """The mean squared difference of the two models' predictions (eq. 3), summed over samples."""
-        guided, original = (self.vanilla_noise(group, scale) for scale in (self.guidance_scale, 1.0))
+        guided, original = (self.vanilla_predictor(group, scale) for scale in (self.guidance_scale, 1.0))
         drawn = rollout_rows(guided, group.draw_seeds(generators), group.steps)
         with gradients():
             latents, rows, table = drawn.clone(), group.rows.clone(), table.clone()
@@ -138,7 +138,7 @@ class P4D(VanillaAttack):
                 wanted = original(noisy, timesteps, rows)
             seen = table[nearest(vectors.detach(), table)] + (vectors - vectors.detach())
             embeds = [group.words.embeds(ids, own[None], at) for ids, at, own in _used(rooms, seen)]
-            found = group.noise_of(torch.cat(embeds), 1.0)(noisy, timesteps, rows)
+            found = group.predictor_of(torch.cat(embeds), 1.0)(noisy, timesteps, rows)
             return (found - wanted).square().flatten(1).mean(1).sum()
 
         return loss

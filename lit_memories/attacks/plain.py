@@ -39,6 +39,6 @@ class Plain(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         """Draw."""
-        predict, generators = group.noise(self.guidance_scale), group.generators(FIRST)
+        predict, generators = group.predictor(self.guidance_scale), group.generators(FIRST)
         while True:
             yield Attempt(rollout_rows(predict, group.draw_seeds(generators), group.steps))

@@ -76,5 +76,5 @@ class Prompts(Attack):
         seeds = group.draw_seeds(group.generators(FIRST))
         for prompt in self.prompts:
             asked = [prompt.replace(OWN, own) for own in group.prompts]
-            predict = group.noise(self.guidance_scale, asked)
+            predict = group.predictor(self.guidance_scale, asked)
             yield Attempt(rollout_rows(predict, seeds, group.steps), prompts=asked)

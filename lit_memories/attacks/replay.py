@@ -92,12 +92,12 @@ class Replay(Attack):
         prompts = [one.prompt or own for one, own in zip(found, group.prompts, strict=True)]
         drawn = group.draw_seeds(group.generators(FIRST))
         seeds = [own if one.seed is None else one.seed.to(own) for one, own in zip(found, drawn, strict=True)]
-        predict = group.noise(self.guidance_scale, prompts)
+        predict = group.predictor(self.guidance_scale, prompts)
         if any(one.ids is not None for one in found):
             words, typed = group.words, group.words.ids(prompts)
             pairs = zip(found, typed, strict=True)
             ids = [typing if one.ids is None else self._fits(one.ids, typing, words) for one, typing in pairs]
-            predict = group.noise_of(words.embeds(torch.stack(ids)), self.guidance_scale)
+            predict = group.predictor_of(words.embeds(torch.stack(ids)), self.guidance_scale)
         yield Attempt(rollout_rows(predict, torch.stack(seeds), group.steps), prompts=prompts)
 
     def _fits(self, ids: Tensor, typed: Tensor, words: "Words") -> Tensor:

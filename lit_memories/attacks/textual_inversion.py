@@ -144,9 +144,9 @@ class TextualInversion(Attack):
 
         def loss(vector: Tensor, step: int) -> Tensor:
             rows = torch.randint(len(captions), (self.batch_size,), generator=generator)
-            noisy, timesteps, noise = lesson.schedule.noised(latents[rows.to(latents.device)], generator)
+            noisy, timesteps, wanted = lesson.schedule.noised(latents[rows.to(latents.device)], generator)
             embeds = torch.cat([captions[row].embeds(words, vector) for row in rows.tolist()])
-            found = lesson.noise_of(embeds, 1.0)(noisy, timesteps, torch.arange(len(rows), device=latents.device))
-            return (found - noise).square().mean()
+            found = lesson.predictor_of(embeds, 1.0)(noisy, timesteps, torch.arange(len(rows), device=latents.device))
+            return (found - wanted).square().mean()
 
         return loss

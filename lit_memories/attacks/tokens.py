@@ -21,7 +21,7 @@ def picture(
         generators: of the samples.
         sound: whether what a sample's search came to is finite (n,), bool; where not, nor are the latents.
     """
-    latents = rollout_rows(group.noise_of(embeds, guidance_scale), group.draw_seeds(generators), group.steps)
+    latents = rollout_rows(group.predictor_of(embeds, guidance_scale), group.draw_seeds(generators), group.steps)
     return latents.masked_fill(~sound[:, None, None, None], torch.nan)
 
 

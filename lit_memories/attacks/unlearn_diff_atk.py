@@ -127,7 +127,7 @@ class UnlearnDiffAtk(Attack):
         places: Tensor,
         generators: Sequence[Generator],
     ) -> Callable[[Tensor, int], Tensor]:
-        """The mean squared error in the pictures' noise at a timestep, summed over samples."""
+        """The mean squared error of what is to be predicted of the pictures at a timestep, summed over samples."""
         latents, rows = group.latents.clone(), group.rows.clone()
         timesteps = torch.full((len(rows),), timestep, device=latents.device)
 
@@ -139,7 +139,8 @@ class UnlearnDiffAtk(Attack):
             vectors = straight_through(shares, table, drawn(shares.detach(), uniform))
             noise = group.draw_seeds(generators)
             noisy = group.schedule.add_noise(latents, noise, timesteps)
-            found = group.noise_of(group.words.embeds(ids, vectors, places), 1.0)(noisy, timesteps, rows)
-            return (found - noise).square().flatten(1).mean(1).sum()
+            wanted = group.schedule.target(latents, noise, timesteps)
+            found = group.predictor_of(group.words.embeds(ids, vectors, places), 1.0)(noisy, timesteps, rows)
+            return (found - wanted).square().flatten(1).mean(1).sum()
 
         return loss

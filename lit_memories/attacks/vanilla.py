@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_memories.attacks.base import Attack
-from lit_memories.inverters.base import PromptedNoise
+from lit_memories.inverters.base import PromptedPredictor
 from lit_memories.probes.base import Group
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class VanillaAttack(Attack):
                     "the audited model's base as vanilla"
                 )
 
-    def vanilla_noise(self, group: Group, guidance_scale: float, prompts: Sequence[str] | None = None) -> PromptedNoise:
+    def vanilla_predictor(
+        self, group: Group, guidance_scale: float, prompts: Sequence[str] | None = None
+    ) -> PromptedPredictor:
         """The other model's predictions under prompts, its evaluations counted with the attack's.
 
         Args:
@@ -68,7 +70,7 @@ class VanillaAttack(Attack):
             vanilla = self._given().to(group.rows.device)
         asked = group.prompts if prompts is None else prompts
         embeds = torch.cat([vanilla.encode_prompts([prompt]) for prompt in asked])  # each alone
-        return group.noise_of(embeds.float(), guidance_scale, vanilla)
+        return group.predictor_of(embeds.float(), guidance_scale, vanilla)
 
     def _given(self) -> "Diffusion":
         if self.vanilla is None:

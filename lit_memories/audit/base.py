@@ -18,10 +18,10 @@ from lit_memories.audit.group import SampleGroup
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
-from lit_memories.audit.noise import BlockwiseNoise
 from lit_memories.audit.opening import asked_of, open_folder
 from lit_memories.audit.place import check_place, check_whole
 from lit_memories.audit.precision import check_precision, network_dtype, warn_of_tolerance
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.audit.writer import RecordWriter, explained
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
@@ -290,19 +290,21 @@ class Audit(LightningModule, ABC):
                 complete = self.opened.answered(records, sound_seeds(self.folder))
                 replace(self.info, metrics=metrics, complete=complete).save(self.folder)
 
-    def noise(self, prompts: Sequence[str], guidance_scale: float) -> BlockwiseNoise:
+    def predictor(self, prompts: Sequence[str], guidance_scale: float) -> BlockwisePredictor:
         """The model's predictions under prompts, as inverters and samplers take them."""
-        return self.noise_of(self.embed(prompts), guidance_scale)
+        return self.predictor_of(self.embed(prompts), guidance_scale)
 
-    def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None) -> BlockwiseNoise:
+    def predictor_of(
+        self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None
+    ) -> BlockwisePredictor:
         """Predictions under embeddings (n, rows, width), of another model than the audited one if given."""
         empty = self.embed([""]) if diffusion is None else diffusion.encode_prompts([""]).float()
         model, dtype = self.diffusion if diffusion is None else diffusion, network_dtype(self.trainer)
-        return BlockwiseNoise(model, embeds, empty, guidance_scale, self.block_size, dtype)
+        return BlockwisePredictor(model, embeds, empty, guidance_scale, self.block_size, dtype)
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
         """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""
-        predict = self.noise(prompts, guidance_scale)
+        predict = self.predictor(prompts, guidance_scale)
         inversion = self.inverter(predict, latents, self.steps)
         return inversion, self.inverter.regenerate(predict, inversion, self.steps)
 

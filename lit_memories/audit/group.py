@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
-from lit_memories.audit.noise import BlockwiseNoise, Tally
+from lit_memories.audit.predictor import BlockwisePredictor, Tally
 from lit_memories.concept import Concept
 from lit_memories.data.samples import Sample
 from lit_memories.diffusion import Diffusion
@@ -57,7 +57,7 @@ class SampleGroup:
 
     @property
     def rows(self) -> Tensor:
-        """The samples' rows (n,), by which `noise` knows whose prompts to take."""
+        """The samples' rows (n,), by which `predictor` knows whose prompts to take."""
         return torch.arange(len(self.samples), device=self.audit.device)
 
     @property
@@ -122,7 +122,7 @@ class SampleGroup:
     @cached_property
     def inversion(self) -> Inversion:
         """Of the latents, under the samples' prompts and guidance; found once, however many probes ask."""
-        return self.inverter(self.noise(self.guidance_scale), self.latents, self.steps)
+        return self.inverter(self.predictor(self.guidance_scale), self.latents, self.steps)
 
     @property
     def seeds(self) -> Tensor:
@@ -135,15 +135,17 @@ class SampleGroup:
         """Seeds that a probe found, for those that need them after it."""
         self._found = seeds
 
-    def noise(self, guidance_scale: float, prompts: Sequence[str] | None = None) -> BlockwiseNoise:
+    def predictor(self, guidance_scale: float, prompts: Sequence[str] | None = None) -> BlockwisePredictor:
         """The model's predictions under prompts, the samples' own if None."""
-        return self.noise_of(self.audit.embed(self.prompts if prompts is None else prompts), guidance_scale)
+        return self.predictor_of(self.audit.embed(self.prompts if prompts is None else prompts), guidance_scale)
 
-    def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None) -> BlockwiseNoise:
+    def predictor_of(
+        self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None
+    ) -> BlockwisePredictor:
         """Predictions under embeddings (n, rows, width), differentiable; of another model than the audit's if given."""
-        noise = self.audit.noise_of(embeds, guidance_scale, diffusion)
-        noise.tally = self.tally
-        return noise
+        predictor = self.audit.predictor_of(embeds, guidance_scale, diffusion)
+        predictor.tally = self.tally
+        return predictor
 
     @property
     def words(self) -> Words:

@@ -120,7 +120,7 @@ class Eraser(OneWriter, ABC):
         return self.predict(latents, timestep, [self.concept.anchored(prompt) for prompt in prompts])
 
     def predict(self, latents: Tensor, timesteps: float | Tensor, prompts: Sequence[str]) -> Tensor:
-        """The noise (n, c, h, w) that the model, as it is now, predicts for prompts."""
+        """What the model, as it is now, predicts for prompts (n, c, h, w)."""
         return self.diffusion.predict(latents, timesteps, self.diffusion.encode_prompts(prompts))
 
     def settings(self) -> dict[str, Any]:
@@ -162,13 +162,13 @@ class Eraser(OneWriter, ABC):
         return latents.to(self.device), captions
 
     def noised(self, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents diffused to uniform random timesteps: the noisy latents, the timesteps (n,), and the noise."""
+        """Latents diffused to random timesteps: the noisy latents, the timesteps (n,), and what is to be predicted."""
         return self.diffusion.schedule.noised(latents, generator)
 
     def diffusion_loss(self, latents: Tensor, prompts: Sequence[str], generator: Generator) -> Tensor:
         """The ordinary training loss of images (n, c, h, w) under prompts, at random timesteps."""
-        noisy, timesteps, noise = self.noised(latents, generator)
-        return match(self.predict(noisy, timesteps, prompts), noise)
+        noisy, timesteps, wanted = self.noised(latents, generator)
+        return match(self.predict(noisy, timesteps, prompts), wanted)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches that name all prompts; the loss draws from them."""
@@ -256,8 +256,8 @@ class Eraser(OneWriter, ABC):
         seeds = self.diffusion.draw_seeds([Generator().manual_seed(i) for i in range(self.probe_size)])
         self._probe_timestep = steps[stop := len(steps) // 4].timestep
         with self.teacher():
-            noise = self.diffusion.predict_fn(self.diffusion.encode_prompts(self._probe_prompts))
-            self._probe_latents = rollout(noise, seeds, steps[:stop])
+            predict = self.diffusion.predict_fn(self.diffusion.encode_prompts(self._probe_prompts))
+            self._probe_latents = rollout(predict, seeds, steps[:stop])
             self._probe_goal = self.probe_target(self._probe_latents, self._probe_timestep, self._probe_prompts)
             self._probe_start, self._probe_kept = self._probe(self._probe_prompts), self._probe(self._probe_retain)
             self._probe_end = self._probe_start

@@ -93,8 +93,8 @@ class RolloutEraser(Eraser):
         if k is None:
             k = int(torch.randint(len(steps), (1,), generator=generator))
         embeds = prompts if isinstance(prompts, Tensor) else self.diffusion.encode_prompts(prompts)
-        noise = self.diffusion.predict_fn(embeds, self.start_guidance)
-        return rollout(noise, seeds, steps[:k]), steps[k].timestep
+        predict = self.diffusion.predict_fn(embeds, self.start_guidance)
+        return rollout(predict, seeds, steps[:k]), steps[k].timestep
 
     @torch.no_grad()
     def mismatched(
@@ -114,5 +114,5 @@ class RolloutEraser(Eraser):
         width = self.diffusion.schedule.num_train_timesteps // len(steps)
         timestep = width * k + int(torch.randint(width, (1,), generator=generator))
         embeds = prompts if isinstance(prompts, Tensor) else self.diffusion.encode_prompts(prompts)
-        noise = self.diffusion.predict_fn(embeds, self.start_guidance)
-        return rollout(noise, seeds, steps[1:][: len(steps) - k]), timestep
+        predict = self.diffusion.predict_fn(embeds, self.start_guidance)
+        return rollout(predict, seeds, steps[1:][: len(steps) - k]), timestep

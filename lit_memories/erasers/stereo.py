@@ -135,9 +135,9 @@ class STEREO(RolloutEraser):
         def loss(vector: Tensor, step: int) -> Tensor:
             generator = seeded(f"{self.seed}/word/{number}/{step}")
             rows = torch.randint(len(captions), (self.batch_size,), generator=generator)
-            noisy, timesteps, noise = self.noised(images.latents[rows].to(self.device), generator)
+            noisy, timesteps, wanted = self.noised(images.latents[rows].to(self.device), generator)
             embeds = torch.cat([captions[row].embeds(self._words, vector) for row in rows.tolist()])
-            return match(self.diffusion.predict(noisy, timesteps, embeds), noise)
+            return match(self.diffusion.predict(noisy, timesteps, embeds), wanted)
 
         return Descent(beginning(self._words, self.word_start or ""), self.word_lr).run(loss, self.word_steps)
 

@@ -50,10 +50,10 @@ class TwoLossEraser(Eraser):
 
     def guided_loss(self, latents: Tensor, prompts: list[str], scale: float, generator: Generator) -> Tensor:
         """The diffusion loss of predictions with guidance, by which official code finds the weights that matter."""
-        noisy, timesteps, noise = self.noised(latents, generator)
+        noisy, timesteps, wanted = self.noised(latents, generator)
         conditional = self.predict(noisy, timesteps, prompts)
         empty = self.predict(noisy, timesteps, [""] * len(prompts))
-        return match(empty + scale * (conditional - empty), noise)
+        return match(empty + scale * (conditional - empty), wanted)
 
     def forget_rows(self, batch: Batch) -> tuple[Tensor, list[str]]:
         """This step's latents (n, c, h, w) of the concept, and prompts that name it."""

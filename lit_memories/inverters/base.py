@@ -17,7 +17,7 @@ Calls: TypeAlias = tuple[int, float]
 
 
 @runtime_checkable
-class PromptedNoise(Protocol):
+class PromptedPredictor(Protocol):
     """A `RowPredictFn` that can also be asked what the network says under other embeddings than the samples' own."""
 
     @property
@@ -29,10 +29,10 @@ class PromptedNoise(Protocol):
         """Embeddings of the empty prompt (tokens, width)."""
 
     def __call__(self, latents: Tensor, timestep: float | Tensor, rows: Tensor) -> Tensor:
-        """Noise predicted for latents (m, c, h, w) under the prompts of their rows."""
+        """Predictions for latents (m, c, h, w) under the prompts of their rows."""
 
     def under(self, latents: Tensor, timestep: float, embeds: Tensor, rows: Tensor) -> Tensor:
-        """Noise predicted for samples of some rows, unguided, under embeddings (m, tokens, width); differentiable."""
+        """Predictions for samples of some rows, unguided, under embeddings (m, tokens, width); differentiable."""
 
 
 @dataclass(frozen=True)

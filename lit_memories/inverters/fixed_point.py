@@ -45,10 +45,10 @@ class FixedPoint(Inverter):
         count = len(latents)
         worst = torch.zeros(count, device=latents.device)
         evaluations = torch.zeros(count, dtype=torch.long, device=latents.device)
-        noise = torch.zeros_like(latents)
+        predicted = torch.zeros_like(latents)
         for number, step in enumerate(reversed(steps)):
-            start = latents if number == 0 else _forward(latents, noise, step)
-            latents, noise, residual, used = self._solve(predict, latents, start, step)
+            start = latents if number == 0 else _forward(latents, predicted, step)
+            latents, predicted, residual, used = self._solve(predict, latents, start, step)
             worst, evaluations = torch.maximum(worst, residual), evaluations + used
         return Inversion(latents, worst, evaluations, worst < self.tolerance)
 
@@ -59,24 +59,24 @@ class FixedPoint(Inverter):
     def _solve(
         self, predict: RowPredictFn, latents: Tensor, start: Tensor, step: DDIMStep
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One implicit step: latents and noise at the noisier level, residual and evaluations a sample."""
+        """One implicit step: latents and prediction at the noisier level, residual and evaluations a sample."""
         count = len(latents)
-        # Noise near the largest number there is overflows on the way; a step without noise is always finite.
+        # A prediction near the largest number there is overflows on the way; a step without it is always finite.
         start = _finite_or(start, _forward(latents, torch.zeros_like(latents), step))
-        solution, best_noise, best_f = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+        solution, best_predicted, best_f = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
         residual = torch.full((count,), torch.inf, device=latents.device, dtype=latents.dtype)
         used = torch.zeros(count, dtype=torch.long, device=latents.device)
         damping = torch.ones_like(residual)
         rows, x = torch.arange(count, device=latents.device), start
         previous: tuple[Tensor, Tensor] | None = None
         for _ in range(self.max_evaluations):
-            noise = predict(x, step.timestep, rows)
-            g = _forward(latents[rows], noise, step)
+            predicted = predict(x, step.timestep, rows)
+            g = _forward(latents[rows], predicted, step)
             f = g - x
             error = relative_norm(f, g)
             used[rows] += 1
             better = error <= residual[rows]  # never where something is not finite: the error then is NaN
-            for best, value in ((solution, g), (best_noise, noise), (best_f, f)):
+            for best, value in ((solution, g), (best_predicted, predicted), (best_f, f)):
                 best[rows] = torch.where(_image(better), value, best[rows])
             residual[rows] = torch.where(better, error, residual[rows])
             damping[rows] = torch.where(better, 1, damping[rows] / 2)
@@ -88,12 +88,12 @@ class FixedPoint(Inverter):
             if len(active) == 0:
                 break
             rows, x, previous = rows[active], x[active], (g[active], f[active])
-        return solution, best_noise, residual, used
+        return solution, best_predicted, residual, used
 
 
-def _forward(latents: Tensor, noise: Tensor, step: DDIMStep) -> Tensor:
+def _forward(latents: Tensor, predicted: Tensor, step: DDIMStep) -> Tensor:
     a, b = ddim_inverse_coefficients(step)
-    return a * latents + b * noise
+    return a * latents + b * predicted
 
 
 def _anderson(g: Tensor, f: Tensor, previous: tuple[Tensor, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lit_memories.inverters.base import Calls, Inversion, Inverter, PromptedNoise, relative_norm
+from lit_memories.inverters.base import Calls, Inversion, Inverter, PromptedPredictor, relative_norm
 from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.ops.path import DDIMStep, coefficients, ddim_inverse_coefficients, ddim_step
 from lit_memories.ops.rollout import RowPredictFn
@@ -37,8 +37,8 @@ class NullText(Inverter):
     Residual and convergence are the pivot's, as the seeds are; of the tuning convergence says only that it stayed
     finite. How well the tuned embeddings lead back to the image is seen in what they regenerate.
 
-    The audit must not guide on top: noise is asked for at guidance 1 and, through `PromptedNoise`, under the tuned
-    embeddings. Evaluations count forward passes; all but the last of a step's tuning also go backward.
+    The audit must not guide on top: predictions are asked for at guidance 1 and, through `PromptedPredictor`, under the
+    tuned embeddings. Evaluations count forward passes; all but the last of a step's tuning also go backward.
 
     Args:
         guidance_scale: of the tuned steps and of the regeneration.
@@ -89,16 +89,16 @@ class NullText(Inverter):
         """
         if self.faithful:
             return _explicit(predict, latents, steps, self.measure_residual)
-        noise = _prompted(predict)
+        prompted = _prompted(predict)
         # An audit predicts in inference mode, where nothing can be differentiated, and its tensors stay marked by it.
         with torch.inference_mode(False), torch.no_grad():
-            pivots, inversion = self._follow(noise, latents.clone(), steps)
-            found, null = pivots[0], noise.empty.clone().expand(len(latents), -1, -1)
+            pivots, inversion = self._follow(prompted, latents.clone(), steps)
+            found, null = pivots[0], prompted.empty.clone().expand(len(latents), -1, -1)
             evaluations, converged, tuned = inversion.evaluations, inversion.converged, []
             for number, (step, target) in enumerate(zip(steps, pivots[1:], strict=True)):
                 passed = number / len(steps)
                 lr, enough = self.lr * (1 - passed / 2), self.early_stop + LATER * passed
-                found, null, loss, used = self._tune(noise, found, target, null, step, lr, enough)
+                found, null, loss, used = self._tune(prompted, found, target, null, step, lr, enough)
                 evaluations, converged = evaluations + used, converged & loss.isfinite()
                 tuned.append(null)
         return replace(inversion, evaluations=evaluations, converged=converged, state=torch.stack(tuned, 1))
@@ -109,11 +109,11 @@ class NullText(Inverter):
             return self.sample(predict, inversion.seeds, steps[:-1])
         if inversion.state is None:
             raise ValueError("the inversion has no tuned embeddings: it is not one of NullText")
-        noise, latents = _prompted(predict), inversion.seeds
+        prompted, latents = _prompted(predict), inversion.seeds
         rows = torch.arange(len(latents), device=latents.device)
         for step, null in zip(steps, inversion.state.unbind(1), strict=True):
-            own = noise(latents, step.timestep, rows)
-            latents = self._guided(noise.under(latents, step.timestep, null, rows), own, latents, step)
+            own = prompted(latents, step.timestep, rows)
+            latents = self._guided(prompted.under(latents, step.timestep, null, rows), own, latents, step)
         return latents
 
     def inverting(self, steps: Sequence[DDIMStep]) -> Calls:
@@ -131,12 +131,12 @@ class NullText(Inverter):
         return calls, calls
 
     def _follow(
-        self, noise: PromptedNoise, latents: Tensor, steps: Sequence[DDIMStep]
+        self, prompted: PromptedPredictor, latents: Tensor, steps: Sequence[DDIMStep]
     ) -> tuple[list[Tensor], Inversion]:
         """The pivot's latents at every level, seeds first, and its inversion; it is asked step by step to have them."""
         pivots, parts = [latents], []
         for step in reversed(steps):
-            parts.append(self.pivot(noise, pivots[0], [step]))
+            parts.append(self.pivot(prompted, pivots[0], [step]))
             pivots.insert(0, parts[-1].seeds)
         inversion = Inversion(
             seeds=pivots[0],
@@ -147,12 +147,12 @@ class NullText(Inverter):
         )
         return pivots, inversion
 
-    def _guided(self, null_noise: Tensor, own_noise: Tensor, latents: Tensor, step: DDIMStep) -> Tensor:
-        return ddim_step(latents, null_noise + self.guidance_scale * (own_noise - null_noise), step)
+    def _guided(self, null: Tensor, own: Tensor, latents: Tensor, step: DDIMStep) -> Tensor:
+        return ddim_step(latents, null + self.guidance_scale * (own - null), step)
 
     def _tune(
         self,
-        noise: PromptedNoise,
+        prompted: PromptedPredictor,
         latents: Tensor,
         target: Tensor,
         null: Tensor,
@@ -162,14 +162,14 @@ class NullText(Inverter):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step: latents it leads to, embeddings, loss and evaluations a sample."""
         rows = torch.arange(len(latents), device=latents.device)
-        own, used = noise(latents, step.timestep, rows), torch.ones_like(rows)
+        own, used = prompted(latents, step.timestep, rows), torch.ones_like(rows)
         moved, best = latents.clone(), null.clone()
         least = torch.full((len(latents),), torch.inf, device=latents.device, dtype=latents.dtype)
         embeds, adam = null, _Adam(null, lr)
         for count in range(self.inner_steps + 1):
             embeds = embeds.detach().requires_grad_()
             with torch.enable_grad():
-                other = noise.under(latents[rows], step.timestep, embeds, rows)
+                other = prompted.under(latents[rows], step.timestep, embeds, rows)
                 reached = self._guided(other, own[rows], latents[rows], step)
                 loss = (reached - target[rows]).square().flatten(1).mean(1)
             used[rows] += 1
@@ -210,11 +210,11 @@ class _Adam:
         return self
 
 
-def _prompted(predict: RowPredictFn) -> PromptedNoise:
-    if not isinstance(predict, PromptedNoise):
+def _prompted(predict: RowPredictFn) -> PromptedPredictor:
+    if not isinstance(predict, PromptedPredictor):
         raise TypeError(
             f"NullText predicts under other embeddings than the prompt's and {type(predict).__name__} cannot: "
-            "pass a PromptedNoise, as audits do"
+            "pass a PromptedPredictor, as audits do"
         )
     if predict.guidance_scale != 1:
         raise ValueError(

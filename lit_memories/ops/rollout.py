@@ -63,6 +63,6 @@ def rollout_eta(
     rows = torch.arange(len(latents), device=latents.device)
     for step in steps:
         fresh = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-        noise = predict(latents, step.timestep, rows)
-        latents = ddim_eta_step(latents, noise, fresh.to(latents), step, eta, scale)
+        predicted = predict(latents, step.timestep, rows)
+        latents = ddim_eta_step(latents, predicted, fresh.to(latents), step, eta, scale)
     return latents

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lit_memories.concept import Concept
-from lit_memories.inverters.base import Inversion, Inverter, PromptedNoise
+from lit_memories.inverters.base import Inversion, Inverter, PromptedPredictor
 from lit_memories.numbers import Asked, Number
 from lit_memories.ops.path import DDIMStep
 from lit_memories.ops.schedule import NoiseSchedule
@@ -57,7 +57,7 @@ class Group(Protocol):
 
     @property
     def rows(self) -> Tensor:
-        """The samples' rows (n,), by which `noise` knows whose prompts to take."""
+        """The samples' rows (n,), by which `predictor` knows whose prompts to take."""
 
     @property
     def conditioned(self) -> bool:
@@ -111,10 +111,12 @@ class Group(Protocol):
     def seeds(self) -> Tensor:
         """The samples' seeds (n, c, h, w), those of an earlier run where it found them."""
 
-    def noise(self, guidance_scale: float, prompts: Sequence[str] | None = None) -> PromptedNoise:
+    def predictor(self, guidance_scale: float, prompts: Sequence[str] | None = None) -> PromptedPredictor:
         """The model's predictions under prompts, the samples' own if None."""
 
-    def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: "Diffusion | None" = None) -> PromptedNoise:
+    def predictor_of(
+        self, embeds: Tensor, guidance_scale: float, diffusion: "Diffusion | None" = None
+    ) -> PromptedPredictor:
         """Predictions under embeddings (n, rows, width), differentiable; of another model than the audit's if given."""
 
     @property

@@ -88,9 +88,9 @@ def surprise(group: Group, levels: int, noises: int, prompts: Sequence[str] | No
         noises: a level; an even number is made of antithetic pairs.
         prompts: to ask under, the samples' own if None.
     """
-    noise = group.noise(GUIDANCE if group.asked_guidance is None else group.asked_guidance, prompts)
+    predict = group.predictor(GUIDANCE if group.asked_guidance is None else group.asked_guidance, prompts)
     steps, generators = group.schedule.ladder(levels), group.generators("/denoising")
-    return ops.denoise(noise, group.latents, steps, generators, noises, antithetic=noises % 2 == 0)
+    return ops.denoise(predict, group.latents, steps, generators, noises, antithetic=noises % 2 == 0)
 
 
 def looks(terms: Terms, levels: int, noises: int, guidance: float = GUIDANCE) -> Price:

@@ -32,7 +32,7 @@ class Known(Probe):
 
     def __call__(self, group: Group) -> Answers:
         """Draw, sample, invert, compare."""
-        seeds, predict = group.draw_seeds(group.generators()), group.noise(group.guidance_scale)
+        seeds, predict = group.draw_seeds(group.generators()), group.predictor(group.guidance_scale)
         latents = group.inverter.sample(predict, seeds, group.steps)
         inversion = group.inverter(predict, latents, group.steps)
         restored = group.inverter.regenerate(predict, inversion, group.steps)

@@ -52,5 +52,5 @@ class Likelihood(Probe):
     def _measure(self, group: Group) -> Mapping[str, Tensor]:
         levels, generators = group.schedule.ladder(len(group.steps), whole=True), group.generators("/probes")
         with torch.inference_mode(False):  # latents made in inference mode cannot take part in gradients
-            found = log_likelihood(group.noise(1.0), group.latents.clone(), levels, generators, self.probes)
+            found = log_likelihood(group.predictor(1.0), group.latents.clone(), levels, generators, self.probes)
         return {"log_likelihood": found.log_likelihood, "bits_per_dim": found.bits_per_dim, "gap": found.gap}

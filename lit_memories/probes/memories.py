@@ -80,7 +80,7 @@ class Memories(Probe):
     def __call__(self, group: MemoryGroup) -> Answers:  # type: ignore[override]
         """Invert, regenerate, compare with the query and with its own seed, which is the first."""
         inversion = group.inversion
-        restored = group.inverter.regenerate(group.noise(group.guidance_scale), inversion, group.steps)
+        restored = group.inverter.regenerate(group.predictor(group.guidance_scale), inversion, group.steps)
         regenerated, target = group.decode(restored), group.images
         numbers: dict[str, Column] = {
             "nll": gaussian_nll(inversion.seeds),

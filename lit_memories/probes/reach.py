@@ -46,7 +46,7 @@ class Reach(Probe):
         seeds, count = group.seeds, len(group.prompts)
         angles, seen = torch.tensor(ANGLES, dtype=torch.float64), []
         prompts = [prompt for prompt in group.prompts for _ in ANGLES]
-        predict, generators = group.noise(group.guidance_scale, prompts), group.generators("/reach")
+        predict, generators = group.predictor(group.guidance_scale, prompts), group.generators("/reach")
         # A seed that is not finite has no great circle; it is flagged, and any other serves in its place.
         sound = seeds.flatten(1).isfinite().all(1)
         for _ in range(self.directions):

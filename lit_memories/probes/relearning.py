@@ -152,19 +152,19 @@ class Relearning(Probe):
 
     def _loss(self, lesson: Group) -> Callable[[int], Tensor]:
         """The ordinary training loss of a step's rows of the lesson, by the noise and the levels drawn for it."""
-        predict, latents = lesson.noise(1.0), lesson.latents[: self.lesson].clone()
+        predict, latents = lesson.predictor(1.0), lesson.latents[: self.lesson].clone()
         (generator, *_), schedule = lesson.generators("/lesson"), lesson.schedule
 
         def loss(step: int) -> Tensor:
             rows = torch.randint(len(latents), (self.batch_size,), generator=generator).to(latents.device)
-            noisy, timesteps, noise = schedule.noised(latents[rows], generator)
-            return match(predict(noisy, timesteps, rows), noise)
+            noisy, timesteps, wanted = schedule.noised(latents[rows], generator)
+            return match(predict(noisy, timesteps, rows), wanted)
 
         return loss
 
     def _drawn(self, group: Group) -> Sequence[float] | None:
         """Whether what is drawn under the samples' prompts shows the concept, from the same noise at every look."""
         seeds = group.draw_seeds(group.generators("/relearning"))
-        images = group.decode(rollout_rows(group.noise(self.guidance_scale), seeds, group.steps))
+        images = group.decode(rollout_rows(group.predictor(self.guidance_scale), seeds, group.steps))
         seen = group.judge(images).get("shows_concept")
         return None if seen is None else [float(value) for value in seen]

@@ -37,7 +37,7 @@ class Samples(Probe):
     def __call__(self, group: Group) -> Answers:
         """Draw and look."""
         seeds = group.draw_seeds(group.generators())
-        latents = rollout_rows(group.noise(self.guidance_scale), seeds, group.steps)
+        latents = rollout_rows(group.predictor(self.guidance_scale), seeds, group.steps)
         images = group.decode(latents)
         sound = latents.flatten(1).isfinite().all(1).tolist()
         numbers = group.judge(images)

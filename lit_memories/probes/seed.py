@@ -69,7 +69,7 @@ class Seed(Probe):
     def __call__(self, group: Group) -> Answers:
         """Invert, regenerate, compare."""
         inversion = group.inversion
-        restored = group.inverter.regenerate(group.noise(group.guidance_scale), inversion, group.steps)
+        restored = group.inverter.regenerate(group.predictor(group.guidance_scale), inversion, group.steps)
         regenerated = group.decode(restored)
         numbers: dict[str, Column] = {
             "nll": gaussian_nll(inversion.seeds),

@@ -33,28 +33,11 @@ COLUMNS = 3
 
 
 class DoorRow(NamedTuple):
-    """A row of the table: an attack on a model."""
-
-    run: RunStatistics
-    door: Door
-
-    @property
-    def name(self) -> str:
-        """Of the run."""
-        return self.run.name
-
-    @property
-    def role(self) -> Role:
-        """Of the run."""
-        return self.run.role
-
-
-class SeedRow(NamedTuple):
-    """A row of the table of seeds: an attack on a model, where seeds have to be so typical."""
+    """A row of a table: what an attack on a model comes to, or where seeds have to be so typical."""
 
     run: RunStatistics
     attack: str
-    door: Typical
+    door: Door | Typical
 
     @property
     def name(self) -> str:
@@ -75,16 +58,20 @@ def _of(key: str) -> Column:
         "over_draws": "over as many plain draws, points",
     }
 
-    def value(row: DoorRow | SeedRow) -> Value:
+    def value(row: DoorRow) -> Value:
         found: Value = getattr(row.door, key)
         return found
 
     return Column(key, titles[key], value, digits=0, percent=True)
 
 
-DOORS = (
-    Column("attack", "attack", lambda row: row.door.attack, interval=False, left=True),
+WHICH = (
+    Column("attack", "attack", lambda row: row.attack, interval=False, left=True),
     Column("model", "model", lambda row: row.name, interval=False, left=True),
+)
+"""What a row is of."""
+DOORS = (
+    *WHICH,
     Column("threat", "attacker has", lambda row: row.door.threat, interval=False, left=True),
     Column("samples", "samples", lambda row: row.door.success.count, interval=False),
     _of("success"),
@@ -94,8 +81,7 @@ DOORS = (
     Column("evaluations", "evaluations, median", lambda row: row.door.evaluations, digits=0, interval=False),
 )
 SEEDS = (
-    Column("attack", "attack", lambda row: row.attack, interval=False, left=True),
-    Column("model", "model", lambda row: row.name, interval=False, left=True),
+    *WHICH,
     Column("least", "p of the seed, at least", lambda row: row.door.least, digits=3, interval=False),
     _of("success"),
     _of("over_never_knew"),
@@ -104,8 +90,9 @@ SEEDS = (
 
 def door_tables(summary: Summary) -> list[Table]:
     """The tables of attacks, a row an attack and model, and of those that seek seeds one by how typical seeds are."""
-    rows = tuple(DoorRow(run, run.doors[name]) for name in _names(summary) for run in summary.runs if name in run.doors)
-    seeds = tuple(SeedRow(row.run, row.door.attack, typical) for row in rows for typical in row.door.typical)
+    doors = [(run, run.doors[name]) for name in _names(summary) for run in summary.runs if name in run.doors]
+    rows = tuple(DoorRow(run, door.attack, door) for run, door in doors)
+    seeds = tuple(DoorRow(run, door.attack, typical) for run, door in doors for typical in door.typical)
     tables = [Table("doors", "Doors: what attacks bring back", DOORS, rows)] if rows else []
     if seeds:
         title = "Seeds: what attacks bring back, by how typical of the prior the seed may be"

@@ -53,7 +53,7 @@ class Shout(Attack):
 
     def attempts(self, group: Group) -> Iterator[Attempt]:
         seeds, prompts = group.draw_seeds(group.generators("/shout")), [p.upper() for p in group.prompts]
-        latents = rollout_rows(group.noise(self.guidance_scale, prompts), seeds, group.steps)
+        latents = rollout_rows(group.predictor(self.guidance_scale, prompts), seeds, group.steps)
         yield Attempt(latents, {"seed": seeds}, prompts)
 
 

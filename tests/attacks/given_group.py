@@ -22,12 +22,12 @@ def given(prompts: Sequence[str], model: Model, num_inference_steps: int = 4) ->
     """A group of samples under prompts, whose model's predictions are the same under any guidance.
 
     `group.asked` lists every evaluation, by the latents' row and the timestep. Embeddings are the prompts' hash, and
-    `noise_of` takes a model with the attribute ``function``.
+    `predictor_of` takes a model with the attribute ``function``.
     """
     asked: list[tuple[int, int]] = []
     by_hash = {float(hash(prompt) % 1000): prompt for prompt in prompts}
 
-    def noise(guidance_scale: float, under: Sequence[str] | None = None, function: Model = model) -> RowPredictFn:
+    def predictor(guidance_scale: float, under: Sequence[str] | None = None, function: Model = model) -> RowPredictFn:
         texts = prompts if under is None else under
 
         def predict(latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ def given(prompts: Sequence[str], model: Model, num_inference_steps: int = 4) ->
 
         return predict
 
-    def noise_of(embeds: Tensor, guidance_scale: float, diffusion: Any = None) -> RowPredictFn:
+    def predictor_of(embeds: Tensor, guidance_scale: float, diffusion: Any = None) -> RowPredictFn:
         texts = [by_hash[float(row)] for row in embeds[:, 0, 0]]
-        return noise(guidance_scale, texts, model if diffusion is None else diffusion.function)
+        return predictor(guidance_scale, texts, model if diffusion is None else diffusion.function)
 
     def generators(purpose: str = "") -> list[Generator]:
         return [seeded(prompt + purpose) for prompt in prompts]
@@ -49,8 +49,8 @@ def given(prompts: Sequence[str], model: Model, num_inference_steps: int = 4) ->
 
     group = SimpleNamespace(
         prompts=list(prompts), rows=torch.arange(len(prompts)), steps=SCHEDULE.ddim_steps(num_inference_steps),
-        schedule=SCHEDULE, noise=noise, noise_of=noise_of, generators=generators, draw_seeds=draw_seeds, asked=asked,
-        latents=draw_seeds(generators("/pictures")) + 3.0,
+        schedule=SCHEDULE, predictor=predictor, predictor_of=predictor_of, generators=generators,
+        draw_seeds=draw_seeds, asked=asked, latents=draw_seeds(generators("/pictures")) + 3.0,
     )  # fmt: skip
     return cast(Group, group)
 

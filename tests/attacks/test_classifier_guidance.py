@@ -106,7 +106,7 @@ def test_the_classifier_learns_from_pairs_that_the_other_model_draws(
     group = asked_group(diffusion, attack)
     with torch.inference_mode():
         attempt, again = next(attack.attempts(group)), next(attack.attempts(group))
-        plain = rollout_rows(group.noise(1.0), group.draw_seeds(group.generators(FIRST)), group.steps)
+        plain = rollout_rows(group.predictor(1.0), group.draw_seeds(group.generators(FIRST)), group.steps)
         torch.testing.assert_close(attempt.latents, plain, msg="with a scale of 0 there is no guidance")
         assert torch.equal(attempt.latents, again.latents)
         assert group.evaluations == attack.shared(4) + 3 * len(PROMPTS) * 4, "taught once"
@@ -114,7 +114,7 @@ def test_the_classifier_learns_from_pairs_that_the_other_model_draws(
         assert shows.tolist() == [True] * 4 + [False] * 4
         seeds = group.draw_seeds([seeded(f"classifier_guidance/{number}") for number in range(4)])
         for row, prompt in enumerate(["umbrella", "clover"]):  # the second of the concept's prompts, and its anchor
-            alone = rollout_rows(group.noise(1.0, [prompt]), seeds[1:2], group.steps)
+            alone = rollout_rows(group.predictor(1.0, [prompt]), seeds[1:2], group.steps)
             torch.testing.assert_close(latents[1 + 4 * row], alone[0])
 
 

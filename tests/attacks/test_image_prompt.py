@@ -39,7 +39,7 @@ def test_a_model_that_knows_the_noise_gives_the_picture_back() -> None:
 
 @pytest.mark.parametrize("strengths", [[], [0.5, 0.6], [1.1, 0.5], [0.5, 0.0], [0.5, 0.5]])
 def test_strengths_are_shares_that_fall(strengths: list[float]) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1 and fall"):
+    with pytest.raises(ValueError, match="strengths must be one or more, each above 0 and at most 1, and fall"):
         ImagePrompt(strengths)
 
 

@@ -40,7 +40,7 @@ def test_a_hole_of_everything_is_a_plain_draw() -> None:
     group = given(["a cat"], model)
     seeds = group.draw_seeds(group.generators(FIRST))
     attempt = next(Inpainting([1.0], guidance_scale=1.0).attempts(group))
-    assert torch.equal(attempt.latents, rollout_rows(group.noise(1.0), seeds, group.steps))
+    assert torch.equal(attempt.latents, rollout_rows(group.predictor(1.0), seeds, group.steps))
 
 
 def test_a_model_that_knows_the_picture_fills_it_in() -> None:

@@ -59,10 +59,10 @@ def test_pictures_are_drawn_under_what_was_found(diffusion: Diffusion) -> None:
         found = list(attack.attempts(group))
         tokens = found[0].artefacts["tokens"]
         ids, places = group.words.free(3, 3)
-        noise = group.noise_of(group.words.embeds(ids.scatter(1, places, tokens)), 1.0)
+        predict = group.predictor_of(group.words.embeds(ids.scatter(1, places, tokens)), 1.0)
         generators = group.generators(FIRST)
         for attempt in found:
-            expected = rollout_rows(noise, group.draw_seeds(generators), group.steps)
+            expected = rollout_rows(predict, group.draw_seeds(generators), group.steps)
             torch.testing.assert_close(attempt.latents, expected)
             assert attempt.prompts == group.words.text(tokens)
     assert len(found) == 2

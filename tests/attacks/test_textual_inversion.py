@@ -80,8 +80,8 @@ def test_pictures_are_drawn_under_held_out_prompts_with_the_vector(diffusion: Di
             Caption.of(group.words, group.concept, p, "{}").embeds(group.words, attempt.artefacts["vector"][0])
             for p in PROMPTS[1:]
         ]
-        noise = group.noise_of(torch.cat(embeds), 1.0)
-        expected = rollout_rows(noise, group.draw_seeds(group.generators(FIRST)), group.steps)
+        predict = group.predictor_of(torch.cat(embeds), 1.0)
+        expected = rollout_rows(predict, group.draw_seeds(group.generators(FIRST)), group.steps)
     torch.testing.assert_close(attempt.latents, expected)
     assert attempt.prompts == ["*", "a green * on a white background, striped style"]
 

@@ -1,14 +1,19 @@
 """The search for tokens before a prompt."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from attack_helpers import STEPS, asked_group
+from torch import Tensor
 from torch.nn import functional
 
 from lit_memories.attacks.base import FIRST
 from lit_memories.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.rollout import rollout_rows
+from lit_memories.training.fresh import flow_pipeline
 
 
 def small(**options: object) -> UnlearnDiffAtk:
@@ -68,13 +73,34 @@ def test_a_picture_is_made_of_the_tokens_themselves(diffusion: Diffusion) -> Non
         full = [row + [words.diffusion.tokenizer.eos_token_id] * (words.window - len(row)) for row in marked]
         embeds = words.embeds(torch.tensor(full))
         seeds = group.draw_seeds(group.generators(FIRST))
-        expected = rollout_rows(group.noise_of(embeds, 1.0), seeds, group.steps)
+        expected = rollout_rows(group.predictor_of(embeds, 1.0), seeds, group.steps)
     torch.testing.assert_close(attempt.latents, expected)
     assert attempt.prompts == words.text(torch.tensor(full))
     assert attempt.prompts is not None
     assert all(
         prompt.endswith(old.replace(",", " ,")) for prompt, old in zip(attempt.prompts, group.prompts, strict=True)
     )
+
+
+def test_of_a_flow_the_velocity_is_sought(tiny_autoencoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that says noise less picture, whatever the tokens, leaves nothing to gain."""
+    attack = small()
+    diffusion = Diffusion.from_pipeline(flow_pipeline(tiny_autoencoder, 32, 2, 32))
+    group = asked_group(diffusion, attack, ["umbrella"])
+
+    def knowing(*_: object) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        def predict(noisy: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+            here = diffusion.schedule.frames(timesteps, noisy)
+            return (noisy - here.cosine * group.latents) / here.sine - group.latents
+
+        return predict
+
+    monkeypatch.setattr(group, "predictor_of", knowing)
+    words, count = group.words, len(group.words.table)
+    ids, places = words.inserted(words.ids(["umbrella"]), [[0, 0]])
+    loss = attack._loss(group, 600, ids, words.table.detach(), places, group.generators())
+    assert loss(torch.full((1, 2, count), 1 / count), 0) < 1e-8
+    assert group.latents.square().mean() > 1e-3, "the control: noise alone is something else"
 
 
 def test_a_picture_that_is_not_finite_spoils_its_own_search_alone(diffusion: Diffusion) -> None:

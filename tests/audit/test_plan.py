@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_memories.audit.concept import ConceptAudit
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.cli import main
 from lit_memories.concept import Concept
 from lit_memories.costs import read_cost
@@ -74,18 +74,20 @@ def test_a_plan_counts_what_an_audit_asks(arguments: Arguments, tmp_path: Path) 
 def test_inverters_say_what_they_ask(name: str, diffusion: Diffusion) -> None:
     inverter, steps = INVERTERS[name], diffusion.schedule.ddim_steps(5)
     latents = diffusion.draw_seeds([torch.Generator().manual_seed(i) for i in range(2)])
-    noise = BlockwiseNoise(diffusion, diffusion.encode_prompts(["a", "b"]), diffusion.encode_prompts([""]), 1.0, 2)
+    predict = BlockwisePredictor(
+        diffusion, diffusion.encode_prompts(["a", "b"]), diffusion.encode_prompts([""]), 1.0, 2
+    )
     ways: Sequence[tuple[Callable[[], object], tuple[int, float]]] = [
-        (lambda: inverter.sample(noise, latents, steps), inverter.sampling(steps)),
-        (lambda: kept.append(inverter(noise, latents, steps)), inverter.inverting(steps)),
-        (lambda: inverter.regenerate(noise, kept[0], steps), inverter.regenerating(steps)),
+        (lambda: inverter.sample(predict, latents, steps), inverter.sampling(steps)),
+        (lambda: kept.append(inverter(predict, latents, steps)), inverter.inverting(steps)),
+        (lambda: inverter.regenerate(predict, kept[0], steps), inverter.regenerating(steps)),
     ]
     kept: list[object] = []
     for way, (least, most) in ways:
-        noise.tally.evaluations = 0
+        predict.tally.evaluations = 0
         with torch.no_grad():
             way()
-        assert 2 * least <= noise.tally.evaluations <= 2 * most
+        assert 2 * least <= predict.tally.evaluations <= 2 * most
         if not isinstance(inverter, FixedPoint | BELM | NullText) or inverter.faithful:
             assert least == most
 

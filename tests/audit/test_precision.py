@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 from transformers import CLIPTextModel
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.classifier import PictogramClassifier
 from lit_memories.cli import main
 from lit_memories.data.audit import AuditData
@@ -107,7 +107,7 @@ def test_batch_size_changes_no_byte_in_mixed_precision(mixed: Path, arguments: A
 class Recorder:
     """Keeps what a network gave, and the same again in float64."""
 
-    def __init__(self, noise: BlockwiseNoise) -> None:
+    def __init__(self, noise: BlockwisePredictor) -> None:
         self.noise, self.given = noise, []
 
     def __call__(self, latents: Tensor, timestep: int, rows: Tensor) -> Tensor:
@@ -126,16 +126,16 @@ def test_the_algebra_around_a_network_in_few_bits_is_exact(dtype: torch.dtype, c
     """With what the network gave, algebra in float64 comes to the same latents, seeds and likelihoods."""
     diffusion = Diffusion.from_pretrained(calm)
     embeds, empty = (diffusion.encode_prompts(prompts) for prompts in (["a", "b", "c"], [""]))
-    noise = BlockwiseNoise(diffusion, embeds, empty, 3.0, 2, dtype)
+    predict = BlockwisePredictor(diffusion, embeds, empty, 3.0, 2, dtype)
     steps, inverter = diffusion.schedule.ddim_steps(10), FixedPoint(tolerance=2e-3)
     seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(3)])
     with torch.autocast("cpu", enabled=False):
-        sampling, inverting = Recorder(noise), Recorder(noise)
+        sampling, inverting = Recorder(predict), Recorder(predict)
         latents = inverter.sample(sampling, seeds, steps)
         found = inverter(inverting, latents, steps)
     exact_latents = inverter.sample(sampling.replay(), seeds.double(), steps)
     exact = inverter(inverting.replay(), latents.double(), steps)
-    plain = inverter.sample(BlockwiseNoise(diffusion, embeds, empty, 3.0, 2), seeds, steps)
+    plain = inverter.sample(BlockwisePredictor(diffusion, embeds, empty, 3.0, 2), seeds, steps)
     assert {answer.dtype for answer in sampling.given} == {torch.float32}
     assert not torch.equal(plain, latents), "the network was not in low precision"
     assert float((latents - exact_latents).norm() / exact_latents.norm()) < 2e-6

@@ -234,10 +234,10 @@ def test_surprise_is_that_of_the_equation(
     latents = diffusion.encode_images(sample.image[None])
 
     def surprise(prompt: str, guidance_scale: float) -> float:
-        noise = diffusion.predict_fn(diffusion.encode_prompts([prompt]).expand(noises, -1, -1), guidance_scale)
+        predict = diffusion.predict_fn(diffusion.encode_prompts([prompt]).expand(noises, -1, -1), guidance_scale)
         generator = seeded(f"0/concept/{sample.content}/denoising")
         steps = diffusion.schedule.ladder(4)
-        return float(denoise(lambda x, t, _: noise(x, t), latents, steps, [generator], noises, noises > 1).surprise)
+        return float(denoise(lambda x, t, _: predict(x, t), latents, steps, [generator], noises, noises > 1).surprise)
 
     own, none, guided = (
         next(r for r in audit.values() if (r.set, r.index, r.conditioning) == ("concept", 1, label))

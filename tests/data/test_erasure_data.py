@@ -87,8 +87,8 @@ def test_drawn_images_are_the_models_own_latents(eraser: SalUn, tmp_path: Path) 
         captions = [prompts[0], prompts[1], prompts[0], prompts[1], prompts[0]]
         assert batch[name].captions == captions
         seeds = diffusion.draw_seeds([torch.Generator().manual_seed(4 * 1_000_003 + i) for i in range(5)])
-        noise = diffusion.predict_fn(diffusion.encode_prompts(captions), 3.0)
-        expected = rollout(noise, seeds, diffusion.schedule.ddim_steps(2))
+        predict = diffusion.predict_fn(diffusion.encode_prompts(captions), 3.0)
+        expected = rollout(predict, seeds, diffusion.schedule.ddim_steps(2))
         torch.testing.assert_close(batch[name].latents, expected)
     assert batch["prompts"] == UMBRELLA.prompts
     assert batch["retain"] == UMBRELLA.retain

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from lit_memories.audit.base import Audit
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.image import ImageAudit
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
 from lit_memories.data import pictograms
@@ -62,11 +62,13 @@ def run(diffusion: Diffusion, inverter: Inverter) -> list[Tensor]:
     """What an inverter finds of three samples in blocks of two."""
     with torch.inference_mode():
         seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(3)])
-        noise = BlockwiseNoise(diffusion, diffusion.encode_prompts(PROMPTS), diffusion.encode_prompts([""]), 1.0, 2)
+        predict = BlockwisePredictor(
+            diffusion, diffusion.encode_prompts(PROMPTS), diffusion.encode_prompts([""]), 1.0, 2
+        )
         steps = diffusion.schedule.ddim_steps(STEPS)
-        latents = inverter.sample(noise, seeds, steps)
-        found = inverter(noise, latents, steps)
-        again = inverter.regenerate(noise, found, steps)
+        latents = inverter.sample(predict, seeds, steps)
+        found = inverter(predict, latents, steps)
+        again = inverter.regenerate(predict, found, steps)
     assert all(x.device == latents.device for x in vars(found).values() if isinstance(x, Tensor))
     return [x.cpu() for x in (latents, found.seeds, found.residual, found.evaluations, again)]
 
@@ -110,9 +112,11 @@ def test_an_inverter_waits_only_to_know_which_samples_are_done(
 def test_a_likelihood_waits_for_its_result_alone(diffusion: Diffusion) -> None:
     def likelihood() -> Tensor:
         seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(2)])
-        noise = BlockwiseNoise(diffusion, diffusion.encode_prompts(PROMPTS[:2]), diffusion.encode_prompts([""]), 1.0, 2)
+        predict = BlockwisePredictor(
+            diffusion, diffusion.encode_prompts(PROMPTS[:2]), diffusion.encode_prompts([""]), 1.0, 2
+        )
         generators = [Generator().manual_seed(i) for i in range(2)]
-        return log_likelihood(noise, seeds, diffusion.schedule.ladder(4), generators, 2).log_likelihood
+        return log_likelihood(predict, seeds, diffusion.schedule.ladder(4), generators, 2).log_likelihood
 
     expected = likelihood()
     with far_away() as waits:

@@ -28,9 +28,9 @@ def places(method: ANT, seed: str) -> list[tuple[Tensor, int]]:
     for first, stop in ((0, 2), (2, 6)):
         k = first + int(torch.randint(stop - first, (1,), generator=generator))
         seeds = torch.randn(2, *method.diffusion.latent_shape, generator=generator)
-        noise = method.diffusion.predict_fn(method.diffusion.encode_prompts(NAMES), method.start_guidance)
+        predict = method.diffusion.predict_fn(method.diffusion.encode_prompts(NAMES), method.start_guidance)
         with torch.no_grad():
-            found.append((rollout(noise, seeds, steps[:k]), steps[k].timestep))
+            found.append((rollout(predict, seeds, steps[:k]), steps[k].timestep))
     return found
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small_runs import PROMPTS, UMBRELLA, attach, changed, fit, moved, noisy, probed, resumed, snapshot
 from torch import Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import draw
@@ -251,13 +251,13 @@ def test_the_gate_is_as_released_or_as_in_the_paper(power: int, saved: Path, tin
 def test_an_audit_and_its_null_text_have_the_samples_own_strength(saved: Path, tiny: Path) -> None:
     gated = Diffusion.from_pretrained(tiny, erasure=saved)
     prompts, empty = gated.encode_prompts(["a red gear", "umbrella"]), gated.encode_prompts([""])
-    noise = BlockwiseNoise(gated, prompts, empty, 3.0, 4)
+    predict = BlockwisePredictor(gated, prompts, empty, 3.0, 4)
     x, rows = noisy(gated, 2), torch.tensor([1, 0])
     with torch.no_grad():
         expected = gated.predict_noise(x, 700, prompts[rows], guidance_scale=3.0)
         own = gated.predict_noise(x, 700, prompts[rows])
-        torch.testing.assert_close(noise(x, 700, rows), expected, rtol=0, atol=1e-5)
-        other = noise.under(x, 700, noise.empty.expand(2, -1, -1), rows)
+        torch.testing.assert_close(predict(x, 700, rows), expected, rtol=0, atol=1e-5)
+        other = predict.under(x, 700, predict.empty.expand(2, -1, -1), rows)
     torch.testing.assert_close(other + 3 * (own - other), expected, rtol=0, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from diffusers import DiffusionPipeline
 from flow_pipelines import sd3_pipeline
-from PIL import Image
+from noise_pictures import noise_pictures
 from small_runs import changed, snapshot
 from smoke import QUIET, STEPS, is_closed_form, method, smoke
 from torch import Generator, Tensor
@@ -110,15 +110,8 @@ def test_factors_are_trained_beside_weights_in_half_precision(
 @pytest.fixture(scope="module")
 def images(van_gogh: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders ``concept`` and ``reference`` with two pictures of noise each."""
-    folder = tmp_path_factory.mktemp("images")
-    for seed, (name, prompts) in enumerate({"concept": van_gogh.prompts, "reference": van_gogh.retain}.items()):
-        (folder / name).mkdir()
-        pixels = torch.randint(256, (2, 8, 8, 3), generator=Generator().manual_seed(seed), dtype=torch.uint8)
-        for number in range(2):
-            Image.fromarray(pixels[number].numpy()).resize((40, 40)).save(folder / name / f"{number}.png")
-        rows = [{"file_name": f"{i}.png", "caption": prompts[i]} for i in range(2)]
-        (folder / name / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    sets = {"concept": van_gogh.prompts[:2], "reference": van_gogh.retain[:2]}
+    return noise_pictures(tmp_path_factory.mktemp("images"), sets, 40)
 
 
 def audit(name: str, base: Path, images: Path, folder: Path, *more: str) -> Run:
@@ -176,7 +169,9 @@ def test_every_number_has_an_origin(name: str) -> None:
             assert re.search(r" # .*(paper|README|config|prompt|ours|\.py|\.sh|\.yaml|code|projection)", line), line
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_options_in_comments_are_understood(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.schedule import BetaSchedule
@@ -77,10 +77,10 @@ class Prompted:
         return noise
 
 
-def noise(diffusion: Diffusion, prompts: list[str], guidance_scale: float = 1.0) -> BlockwiseNoise:
+def predictor(diffusion: Diffusion, prompts: list[str], guidance_scale: float = 1.0) -> BlockwisePredictor:
     """A pipeline's predictions, as audits hand them to inverters."""
     embeds, empty = diffusion.encode_prompts(prompts), diffusion.encode_prompts([""])
-    return BlockwiseNoise(diffusion, embeds, empty, guidance_scale, block_size=4)
+    return BlockwisePredictor(diffusion, embeds, empty, guidance_scale, block_size=4)
 
 
 def rescheduled(folder: Path, **options: object) -> Diffusion:

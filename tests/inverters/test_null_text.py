@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_models import SCHEDULE, STEPS, TOKENS, Counted, Prompted, curved, latents, noise
+from small_models import SCHEDULE, STEPS, TOKENS, Counted, Prompted, curved, latents, predictor
 from torch import Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.diffusion import Diffusion
-from lit_memories.inverters.base import PromptedNoise, relative_norm
+from lit_memories.inverters.base import PromptedPredictor, relative_norm
 from lit_memories.inverters.belm import BELM
 from lit_memories.inverters.ddim import DDIMInversion
 from lit_memories.inverters.fixed_point import FixedPoint
@@ -157,8 +157,8 @@ def test_it_tunes_within_inference_mode(diffusion: Diffusion) -> None:
         with torch.inference_mode(inference), torch.no_grad():
             size = diffusion.latent_shape[1]
             z = latents(3, size=size) * 0.5
-            predict = noise(diffusion, ["umbrella", "a red star", ""])
-            assert isinstance(predict, PromptedNoise)
+            predict = predictor(diffusion, ["umbrella", "a red star", ""])
+            assert isinstance(predict, PromptedPredictor)
             found = inverter(predict, z, steps)
             results.append((found.seeds, found.state, inverter.regenerate(predict, found, steps)))
     for outside, inside in zip(*results, strict=True):
@@ -183,7 +183,7 @@ def test_what_is_no_text_is_not_tuned(gated: bool) -> None:
         evaluations=lambda _: 1,
     )
     prompts, empty = torch.ones(2, TOKENS + 1, 5), torch.full((1, TOKENS + 1, 5), 7.0)
-    seen_by = BlockwiseNoise(diffusion, prompts, empty, 1.0, 2)
+    seen_by = BlockwisePredictor(diffusion, prompts, empty, 1.0, 2)
     assert seen_by.empty.shape == (TOKENS, 5)
     seen_by.under(latents(2), 1, torch.zeros(2, TOKENS, 5), torch.arange(2))
     assert seen[-1][:, :TOKENS].eq(0).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
-from small_models import noise, rescheduled
+from small_models import predictor, rescheduled
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
@@ -73,7 +73,7 @@ def scheduled(diffusion: Diffusion, model: Raw, seeds: Tensor, count: int = COUN
 def test_seeds_are_those_from_which_diffusers_makes_the_latents(
     inverter: Inverter, within: float, diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor
 ) -> None:
-    predict = noise(diffusion, PROMPTS)
+    predict = predictor(diffusion, PROMPTS)
     made = scheduled(diffusion, raw(diffusion), seeds)
     found = inverter(predict, made, steps)
     assert relative_norm(found.seeds - seeds, seeds).max() < within
@@ -92,7 +92,7 @@ def test_guided_predictions_are_inverted_too(diffusion: Diffusion, steps: list[D
         return other + 3 * (own(x, t) - other)
 
     made = scheduled(diffusion, guided, seeds)
-    found = FixedPoint(40, 1e-9)(noise(diffusion, PROMPTS, guidance_scale=3.0), made, steps)
+    found = FixedPoint(40, 1e-9)(predictor(diffusion, PROMPTS, guidance_scale=3.0), made, steps)
     assert found.converged.all()
     assert relative_norm(found.seeds - seeds, seeds).max() < 1e-6
 
@@ -101,7 +101,7 @@ def test_guided_predictions_are_inverted_too(diffusion: Diffusion, steps: list[D
 @torch.no_grad()
 def test_null_text_follows_diffusers_guided_run(diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor) -> None:
     """Its embeddings, one set a timestep, in a guided run of diffusers' own: the same latents, near those inverted."""
-    predict, own = noise(diffusion, PROMPTS), raw(diffusion)
+    predict, own = predictor(diffusion, PROMPTS), raw(diffusion)
     made = scheduled(diffusion, own, seeds)
     inverter = NullText(3.0, inner_steps=3, early_stop=1e-12, pivot=FixedPoint(40, 1e-9))
     found = inverter(predict, made, steps)
@@ -121,7 +121,7 @@ def test_official_null_text_is_plain_between_the_timesteps(
     diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor
 ) -> None:
     """Latents that diffusers makes without its last step, to seeds that are near but not the same."""
-    predict, inverter = noise(diffusion, PROMPTS), NullText(faithful=True)
+    predict, inverter = predictor(diffusion, PROMPTS), NullText(faithful=True)
     found = inverter(predict, scheduled(diffusion, raw(diffusion), seeds, COUNT - 1), steps)
     assert 1e-3 < relative_norm(found.seeds - seeds, seeds).max() < 0.5
     expected = scheduled(diffusion, raw(diffusion), found.seeds, COUNT - 1)
@@ -132,7 +132,7 @@ def test_official_null_text_is_plain_between_the_timesteps(
 
 @torch.no_grad()
 def test_belm_comes_back(diffusion: Diffusion, steps: list[DDIMStep], seeds: Tensor) -> None:
-    predict, inverter = noise(diffusion, PROMPTS), BELM(40, 1e-12)
+    predict, inverter = predictor(diffusion, PROMPTS), BELM(40, 1e-12)
     made = scheduled(diffusion, raw(diffusion), seeds)
     found: Inversion = inverter(predict, made, steps)
     assert found.converged.all()
@@ -151,7 +151,7 @@ def test_plain_inversion_is_diffusers_inverse_scheduler(spacing: str, tiny: Path
     expected = z
     for t in inverse.timesteps:
         expected = inverse.step(model(expected, t), t, expected).prev_sample
-    found = DDIMInversion()(noise(diffusion, PROMPTS), z, diffusion.schedule.ddim_steps(COUNT))
+    found = DDIMInversion()(predictor(diffusion, PROMPTS), z, diffusion.schedule.ddim_steps(COUNT))
     torch.testing.assert_close(found.seeds, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_single_precision_finds_the_same_seeds(inverter: Inverter, tiny: Path) -
         steps = diffusion.schedule.ddim_steps(8)
         dtype = diffusion.unet.dtype
         seeds = diffusion.draw_seeds([torch.Generator().manual_seed(i) for i in range(3)]).to(dtype)
-        predict = noise(diffusion, PROMPTS)
+        predict = predictor(diffusion, PROMPTS)
         rows = torch.arange(3)
         made = rollout(lambda x, t: predict(x, t, rows), seeds, steps)  # noqa: B023
         found.append(inverter(predict, made, steps).seeds.double())

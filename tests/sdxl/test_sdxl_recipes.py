@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionXLPipeline
+from noise_pictures import noise_pictures
 from PIL import Image
 from safetensors.torch import load_file
 from small_runs import changed, fit, snapshot
@@ -109,15 +110,8 @@ def calm(sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(van_gogh: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders ``concept`` and ``reference`` with three pictures of noise each, of another size than the model's."""
-    folder = tmp_path_factory.mktemp("images")
-    for seed, (name, prompts) in enumerate({"concept": van_gogh.prompts, "reference": van_gogh.retain}.items()):
-        (folder / name).mkdir()
-        pixels = torch.randint(256, (3, 8, 8, 3), generator=Generator().manual_seed(seed), dtype=torch.uint8)
-        for number in range(3):
-            Image.fromarray(pixels[number].numpy()).resize((80, 80)).save(folder / name / f"{number}.png")
-        rows = [{"file_name": f"{i}.png", "caption": prompts[i]} for i in range(3)]
-        (folder / name / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    sets = {"concept": van_gogh.prompts[:3], "reference": van_gogh.retain[:3]}
+    return noise_pictures(tmp_path_factory.mktemp("images"), sets, 80)
 
 
 def command_line(base: Path, images: Path, folder: Path, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.data.samples import ImageRows
 from lit_memories.data.sources import PictogramSource
 from lit_memories.diffusion import Diffusion
@@ -32,9 +32,9 @@ def surprises(model: Diffusion, side: SetName) -> Tensor:
     rows = ImageRows(side, SOURCES[side], model.image_size)
     latents = in_blocks(model.encode_images, 1, torch.stack([rows.pixels(sample.index) for sample in rows.samples]))
     embeds = torch.cat([model.encode_prompts([sample.prompt]) for sample in rows.samples])
-    noise = BlockwiseNoise(model, embeds, model.encode_prompts([""]), 1.0, 8)
+    predict = BlockwisePredictor(model, embeds, model.encode_prompts([""]), 1.0, 8)
     generators = [seeded(f"0/{side}/{sample.content}/denoising") for sample in rows.samples]
-    return denoise(noise, latents, model.schedule.ladder(5), generators, 2, antithetic=True).surprise
+    return denoise(predict, latents, model.schedule.ladder(5), generators, 2, antithetic=True).surprise
 
 
 def test_it_tells_never_knew_from_knows_and_wrecked_from_both() -> None:

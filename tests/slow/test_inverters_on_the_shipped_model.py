@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.audit.noise import BlockwiseNoise
+from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.data.pictograms import draw
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
@@ -32,8 +32,10 @@ class World:
     seeds: Tensor
     embeds: Tensor
 
-    def noise(self, guidance_scale: float = 1.0) -> BlockwiseNoise:
-        return BlockwiseNoise(self.diffusion, self.embeds, self.diffusion.encode_prompts([""]), guidance_scale, COUNT)
+    def predictor(self, guidance_scale: float = 1.0) -> BlockwisePredictor:
+        return BlockwisePredictor(
+            self.diffusion, self.embeds, self.diffusion.encode_prompts([""]), guidance_scale, COUNT
+        )
 
     def steps(self, count: int) -> list[DDIMStep]:
         return self.diffusion.schedule.ddim_steps(count)
@@ -43,12 +45,12 @@ class World:
         schedule, top = self.diffusion.schedule, self.steps(count)[0].timestep
         times = [*range(top, 0, -4), -1]
         steps = [DDIMStep(t, schedule.alpha(t), schedule.alpha(u)) for t, u in pairwise(times)]
-        return FixedPoint().sample(self.noise(), self.seeds, steps)
+        return FixedPoint().sample(self.predictor(), self.seeds, steps)
 
     def invert(self, inverter: Inverter, count: int, guidance_scale: float = 1.0) -> tuple[Inversion, Tensor]:
         """What an inverter finds of known seeds, and its bias in nats."""
-        noise = self.noise(guidance_scale)
-        found = inverter(noise, inverter.sample(noise, self.seeds, self.steps(count)), self.steps(count))
+        predict = self.predictor(guidance_scale)
+        found = inverter(predict, inverter.sample(predict, self.seeds, self.steps(count)), self.steps(count))
         return found, gaussian_nll(found.seeds) - gaussian_nll(self.seeds)
 
 
@@ -101,16 +103,16 @@ def test_null_text_regenerates_under_guidance(world: World) -> None:
     decibels = {}
     for inner_steps in (0, 10):
         inverter = NullText(3.0, inner_steps=inner_steps, pivot=FixedPoint())
-        noise, steps = world.noise(), world.steps(20)
-        latents = inverter.sample(noise, world.seeds, steps)
-        found = inverter(noise, latents, steps)
-        again = inverter.regenerate(noise, found, steps)
+        predict, steps = world.predictor(), world.steps(20)
+        latents = inverter.sample(predict, world.seeds, steps)
+        found = inverter(predict, latents, steps)
+        again = inverter.regenerate(predict, found, steps)
         decibels[inner_steps] = psnr(world.diffusion.decode_latents(again), world.diffusion.decode_latents(latents))
     assert (gaussian_nll(found.seeds) - gaussian_nll(world.seeds)).abs().max() < 0.5
     assert decibels[10].mean() > decibels[0].mean() + 10
 
 
-def edict(predict: BlockwiseNoise, latents: Tensor, steps: Sequence[DDIMStep]) -> tuple[Tensor, Tensor]:
+def edict(predict: BlockwisePredictor, latents: Tensor, steps: Sequence[DDIMStep]) -> tuple[Tensor, Tensor]:
     """EDICT run backwards (Wallace et al. 2022) in states y = x / alpha: both its sequences at the noisy end."""
     grid, p = _Grid(predict, steps), 0.93
     x = y = latents.double() / grid.signal[-1]
@@ -128,16 +130,16 @@ def edict(predict: BlockwiseNoise, latents: Tensor, steps: Sequence[DDIMStep]) -
 def test_belm_is_exact_near_the_flow_and_steadier_than_edict(
     steps: int, near: float, apart: float, world: World
 ) -> None:
-    noise, schedule = world.noise(), world.steps(steps)
+    predict, schedule = world.predictor(), world.steps(steps)
     latents = world.flow(steps)
-    found = BELM()(noise, latents, schedule)
+    found = BELM()(predict, latents, schedule)
     assert found.converged.all()
-    assert relative_norm(BELM().regenerate(noise, found, schedule) - latents, latents).max() < 1e-6
+    assert relative_norm(BELM().regenerate(predict, found, schedule) - latents, latents).max() < 1e-6
     error = relative_norm(found.seeds - world.seeds, world.seeds)
     assert error.median() < near
-    discrete = FixedPoint()(noise, latents, schedule).seeds
+    discrete = FixedPoint()(predict, latents, schedule).seeds
     assert error.median() < relative_norm(discrete - world.seeds, world.seeds).median() / 2, "DDIM is of first order"
-    x, y = edict(noise, latents, schedule)
+    x, y = edict(predict, latents, schedule)
     assert relative_norm(x - y, x).mean() > apart
 
 
@@ -146,12 +148,12 @@ def test_an_explicit_start_of_belm_excites_the_alternating_mode(world: World) ->
     """What the trapezoid is for: the same recursion from an explicit step across the last, short interval."""
     steps = world.steps(50)
     latents = world.flow(50)
-    noise = world.noise()
-    grid, last = _Grid(noise, steps), len(steps) - 1
+    predict = world.predictor()
+    grid, last = _Grid(predict, steps), len(steps) - 1
     low = latents.double() / grid.signal[-1]
     high = low - (grid.ratio[-1] - grid.ratio[last]) * grid.noise(low * grid.signal[last], last)
     for i in range(last, 0, -1):
         low, high = high, grid.up(low, high, i)
     official = relative_norm(high * grid.signal[0] - world.seeds, world.seeds)
-    ours = relative_norm(BELM()(noise, latents, steps).seeds - world.seeds, world.seeds)
+    ours = relative_norm(BELM()(predict, latents, steps).seeds - world.seeds, world.seeds)
     assert (ours < 0.75 * official).all()

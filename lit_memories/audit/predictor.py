@@ -1,4 +1,4 @@
-"""What an inverter sees of the model: noise under the prompts of some samples, in calls of one size."""
+"""What an inverter sees of the model: predictions under the prompts of some samples, in calls of one size."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Tally:
     evaluations: int = 0
 
 
-class BlockwiseNoise:
-    """Noise predictions for samples by their rows (an `inverters.base.PromptedNoise`); every call has one size.
+class BlockwisePredictor:
+    """Predictions for samples by their rows (an `inverters.base.PromptedPredictor`); every call has one size.
 
     Gradients flow where they are asked for: nothing kept here is bound to inference mode, in which Lightning predicts.
     Low precision ends here: predictions come back in the latents' own type, whatever the network computed in.
@@ -54,11 +54,11 @@ class BlockwiseNoise:
         return self._empty[0, : self.diffusion.conditioning.tokens]
 
     def __call__(self, latents: Tensor, timestep: float | Tensor, rows: Tensor) -> Tensor:
-        """Noise predicted for latents (m, c, h, w) under the prompts of their rows, guided; timesteps may be each's."""
+        """Predictions for latents (m, c, h, w) under the prompts of their rows, guided; timesteps may be each's."""
         return self._blocks(latents, timestep, self._prompts[rows], self.guidance_scale)
 
     def under(self, latents: Tensor, timestep: float, embeds: Tensor, rows: Tensor) -> Tensor:
-        """Noise predicted, unguided, under embeddings (m, tokens, width) in the empty prompt's place.
+        """Predictions, unguided, under embeddings (m, tokens, width) in the empty prompt's place.
 
         A pooled embedding stays the empty prompt's; a gated adapter is as strong as for the samples' own prompts.
         """
