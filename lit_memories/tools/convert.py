@@ -1,5 +1,6 @@
 """Erased weights in the formats that methods' own code leaves behind, made into an `Erasure`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
 from lit_memories.storage.shards import INDEX, check_shards, complete_sets
 from lit_memories.storage.single_file import OPEN_CLIP, translate
 from lit_memories.storage.weights import WeightFile, read_weights
+from lit_memories.tools.authors import diffusers_named
 from lit_memories.tools.checks import check_sound, check_whole, is_network, misfit, some
 from lit_memories.tools.lora import is_lora, read_lora
 from lit_memories.tools.names import compvis_names, unwrapped
 from lit_memories.tools.strengths import CONFIG_FILE
-from lit_memories.tools.transformer_names import diffusers_named
 
 KNOWN = (
     "state dicts of a U-Net or a transformer with diffusers' names, whole or in part; ESD's dict of modules; AC's "
@@ -216,7 +217,7 @@ class _Names:
         if (found := self.network.get(name) or self.compvis.get(name)) is not None:
             return found
         parts = ["embeddings" if word == "embedding" else word for word in name.split(".")]  # a name of AdvUnlearn's
-        part = next((own for own in sorted(self.text, reverse=True) if parts[0].startswith(own)), part)
+        part = said[0] if (said := re.match(r"text_encoder(?:_[23])?", parts[0])) else part
         text = self.text.get(part, {})
         return next((text[end] for start in range(len(parts)) if (end := ".".join(parts[start:])) in text), None)
 

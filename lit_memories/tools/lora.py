@@ -15,11 +15,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lit_memories.ops.adapters import DOWN, UP, factor_shapes, merged
+from lit_memories.storage.transformer_names import Place, places
 from lit_memories.storage.weights import OUTER, WeightFile
+from lit_memories.tools.authors import of_encoder, t5_of
 from lit_memories.tools.checks import check_sound, misfit
 from lit_memories.tools.names import WRAPPERS, compvis_names
 from lit_memories.tools.strengths import Layer, Strengths
-from lit_memories.tools.transformer_names import Place, of_encoder, places, t5_of
 from lit_memories.tools.whole_adapters import MAGNITUDE, PRODUCTS, hadamard, rescaled
 
 KEY = re.compile(

@@ -23,8 +23,8 @@ from torch import Generator, Tensor, nn
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure
 from lit_memories.storage.weights import WeightFile
+from lit_memories.tools.authors import diffusers_named
 from lit_memories.tools.convert import convert
-from lit_memories.tools.transformer_names import diffusers_named
 
 State = dict[str, Tensor]
 RANK, ALPHA = 3, 1.5

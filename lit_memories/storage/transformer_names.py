@@ -10,10 +10,6 @@ from dataclasses import dataclass
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
-from transformers import T5EncoderModel
-
-from lit_memories.storage.weights import WeightFile
-from lit_memories.tools.names import unwrapped
 
 _QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 _TEXT_QKV = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
@@ -126,6 +122,47 @@ class Place:
         return dict(zip(self.layers, tensor.split(sizes), strict=True))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A transformer in its authors' layout.
+
+    Args:
+        places: of their layers.
+        state: the transformer's own tensors.
+    """
+
+    places: Mapping[str, Place]
+    state: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Layout":
+        """That of `SD3Transformer2DModel` or `FluxTransformer2DModel`."""
+        return cls(places(network), network.state_dict())
+
+    def own(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """A tensor of the authors' by the transformer's own names; nothing if there is none such.
+
+        Args:
+            name: of theirs, with nothing before it.
+            tensor: of theirs.
+
+        Raises:
+            ValueError: if it does not have the rows of the layers that it holds.
+        """
+        layer, _, kind = name.rpartition(".")
+        kind = "weight" if kind == "scale" else kind  # of FLUX's norms
+        place = self.places.get(layer)
+        if name == "pos_embed" and (own := "pos_embed.pos_embed") in self.state:
+            return {own: tensor}
+        if place is None or f"{place.layers[0]}.{kind}" not in self.state:
+            return {}
+        rows = {ours: len(self.state[f"{ours}.{kind}"]) for ours in place.layers}
+        try:
+            return {f"{ours}.{kind}": share for ours, share in place.divide(tensor, rows).items()}
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+
+
 def places(network: nn.Module) -> dict[str, Place]:
     """A transformer's layers by their authors' names of them.
 
@@ -151,59 +188,3 @@ def _blocks(network: nn.Module, flux: bool) -> Iterator[tuple[str, tuple[str, ..
         for number, _ in enumerate(network.get_submodule(ours).children()):
             for name, layers in table.items():
                 yield f"{theirs}.{number}.{name}", tuple(f"{ours}.{number}.{layer}" for layer in layers)
-
-
-def diffusers_named(file: WeightFile, network: nn.Module, encoders: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """A file's tensors, with those of a transformer and of text encoders that its authors have named in diffusers' way.
-
-    The autoencoder of a checkpoint is left out; all else stays as it is.
-
-    Args:
-        file: of whole weights.
-        network: of the base.
-        encoders: of the base, by their names.
-
-    Raises:
-        ValueError: if a tensor does not hold what the base has apart.
-    """
-    known = places(network)
-    state = network.state_dict()
-    found = {}
-    for key, tensor in file.tensors.items():
-        if key.startswith(("first_stage_model.", "vae.")):
-            continue
-        name = unwrapped(key)
-        layer, _, kind = name.rpartition(".")
-        kind = "weight" if kind == "scale" else kind  # of FLUX's norms
-        if (text := of_encoder(key, encoders)) is not None:
-            found[".".join(text)] = tensor
-        elif name == "pos_embed":
-            found["transformer.pos_embed.pos_embed"] = tensor
-        elif layer in known and f"{known[layer].layers[0]}.{kind}" in state:
-            rows = {layer: len(state[f"{layer}.{kind}"]) for layer in known[layer].layers}
-            try:
-                shares = known[layer].divide(tensor, rows)
-            except ValueError as error:
-                raise ValueError(f"{file.path} does not fit: {key} {error}") from None
-            found |= {f"transformer.{ours}.{kind}": share for ours, share in shares.items()}
-        else:
-            found[key] = tensor
-    return found
-
-
-def of_encoder(key: str, parts: Mapping[str, nn.Module]) -> tuple[str, str] | None:
-    """The text encoder that a tensor or layer is of in a file for ComfyUI, and its name there; None if it is of none.
-
-    Example:
-        >>> of_encoder("text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1", {})
-        ('text_encoder', 'text_model.encoder.layers.0.mlp.fc1')
-    """
-    words = key.split(".", 3)
-    if words[0] != "text_encoders" or len(words) < 4 or words[1] not in ("clip_l", "clip_g", "t5xxl"):
-        return None
-    return {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}.get(words[1]) or t5_of(parts), words[3]
-
-
-def t5_of(parts: Mapping[str, nn.Module]) -> str:
-    """What T5 is called in a base: it is FLUX's second text encoder, and Stable Diffusion 3's third."""
-    return next((name for name, module in parts.items() if isinstance(module, T5EncoderModel)), "text_encoder_3")
