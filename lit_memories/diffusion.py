@@ -35,8 +35,8 @@ class Diffusion(Prompted):
 
     Args:
         base: hub id or folder of a pipeline of diffusers, `StableDiffusionPipeline`, `StableDiffusionXLPipeline`,
-            `StableDiffusion3Pipeline` or `FluxPipeline`, or a checkpoint of Stable Diffusion 1, 2, XL
-            or 3 in one file.
+            `StableDiffusion3Pipeline` or `FluxPipeline`, or a checkpoint of one of these in one
+            file.
         erasure: folder or hub id (``user/name`` or ``user/name@revision``) of an `Erasure` to apply, or None for the
             base as it is.
         revision: git revision of a hub id.

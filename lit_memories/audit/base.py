@@ -17,7 +17,7 @@ from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.group import SampleGroup
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
-from lit_memories.audit.needs import NEEDED, by_name, needed_by
+from lit_memories.audit.needs import NEEDED, by_name, check_guidance, guidances_of, needed_by
 from lit_memories.audit.opening import asked_of, open_folder
 from lit_memories.audit.place import check_place, check_whole
 from lit_memories.audit.precision import check_precision, network_dtype, warn_of_tolerance
@@ -215,10 +215,12 @@ class Audit(LightningModule, ABC):
             For each name the probes that are left to ask.
 
         Raises:
-            ValueError: if the folder holds records of another audit, or a probe's with other settings; names what
-                differs.
+            ValueError: if the folder holds records of another audit, or a probe's with other settings (names what
+                differs), or the model cannot be guided as it is asked.
             OSError: if it cannot be written.
         """
+        asked = guidances_of(self.guidance_scale, self.probes.values(), getattr(self.trainer, "datamodule", None))
+        check_guidance(self.diffusion, asked, self.inverter)
         self.opened = open_folder(self.folder, self._describe(data), self.probes, places, self.keep_images)
         self.info, self.recorded, self.finished = self.opened.info, self.opened.recorded, self.opened.finished
         self.expected = sum(map(len, self.opened.asked.values()))

@@ -1,8 +1,11 @@
 """What probes need of an audit: which of its arguments are settings of whose numbers, and what must not be missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lit_memories.attacks import ASKABLE
+from lit_memories.diffusion import Diffusion
+from lit_memories.inverters.base import Inverter
 from lit_memories.probes.base import Probe
 
 INVERTER = "inverter", "num_inference_steps", "guidance_scale"
@@ -49,3 +52,33 @@ def by_name(probes: Sequence[Probe], judged: bool) -> dict[str, Probe]:
             if need in probe.needs and not there:
                 raise ValueError(f"the probe {name} needs {what}")
     return named
+
+
+def guidances_of(guidance_scale: float, probes: Iterable[Probe], data: Any) -> set[float]:
+    """The guidances of all predictions of an audit, as far as its options say.
+
+    Args:
+        guidance_scale: of its inversions.
+        probes: that it asks.
+        data: its data module, whose conditionings may say one.
+    """
+    found = {guidance_scale, 1.0}
+    found |= {probe.guidance_scale for probe in probes if hasattr(probe, "guidance_scale")}
+    asked = (how.guidance_scale for how in getattr(data, "conditionings", ()))
+    return found | {guidance for guidance in asked if guidance is not None}
+
+
+def check_guidance(diffusion: Diffusion, guidances: Iterable[float], inverter: Inverter) -> None:
+    """Refuse, before anything is asked, guidance that a model was not taught, or not in the inverter's way.
+
+    Raises:
+        ValueError: saying what to do instead.
+    """
+    for guidance in sorted(guidances):
+        diffusion.evaluations(guidance)
+    asked = diffusion.denoiser
+    if hasattr(inverter, "guidance_scale") and (asked.takes_guidance or not asked.guidable):
+        raise ValueError(
+            f"{type(inverter).__name__} optimises the empty prompt that guidance goes away from, and {diffusion.base} "
+            "is distilled and not guided so: invert with FixedPoint, DDIMInversion or plain ReNoise"
+        )

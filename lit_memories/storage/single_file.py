@@ -6,23 +6,24 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import (
-    convert_flux_transformer_checkpoint_to_diffusers,
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
-    convert_sd3_transformer_checkpoint_to_diffusers,
 )
 from torch import Tensor
 
 from lit_memories.storage.loading import empty_model
 from lit_memories.storage.sizes import bounded
+from lit_memories.storage.transformer_names import Layout
 from lit_memories.storage.weights import read_weights, weight_names
 
 OPEN_CLIP = {"text_encoder": "cond_stage_model.model.", "text_encoder_2": "conditioner.embedders.1.model."}
 """Where text encoders stand that are OpenCLIP's: Stable Diffusion 2's, and the second of XL."""
-FLOW_BLOCKS = {"joint_blocks.": "Stable Diffusion 3", "double_blocks.": "FLUX"}
-"""Where transformers have their blocks, and whose they are; perhaps after `NETWORK`."""
+AUTOENCODER = "first_stage_model.", "vae."
+"""Where autoencoders stand; the latter in ComfyUI's files of FLUX."""
+FLOW_BLOCKS = "joint_blocks.", "double_blocks."
+"""Where Stable Diffusion 3's and FLUX's transformers have their blocks, perhaps after `NETWORK`."""
 NETWORK = "model.diffusion_model."
 FLOW_TEXT = {"text_encoder": "text_encoders.clip_l.transformer.", "text_encoder_2": "text_encoders.clip_g.transformer."}
 FLOW_T5 = "text_encoders.t5xxl.transformer."
@@ -32,8 +33,8 @@ FLOW_T5 = "text_encoders.t5xxl.transformer."
 def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[type[Any], Path]]) -> dict[str, Any]:
     """Models with the weights of a checkpoint.
 
-    Names are translated by diffusers, and the models filled here, where a weight that is missing is an error:
-    `from_single_file` would leave it at random.
+    Names are translated by diffusers, those of transformers by `transformer_names`, and the models filled here, where a
+    weight that is missing is an error: `from_single_file` would leave it at random.
 
     Args:
         path: safetensors, or a pickle of which only tensors are made.
@@ -43,7 +44,7 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
     Raises:
         ValueError: if the file cannot be read without running code, or does not fit the configuration.
     """
-    if _flow(names := weight_names(path)) is not None:
+    if _is_flow(names := weight_names(path)):
         _check_flow(path, names, parts.items())
     tensors = read_weights(path).tensors
     models = {}
@@ -65,6 +66,11 @@ def load_single_file(path: Path, dtype: torch.dtype, parts: Mapping[str, tuple[t
             raise ValueError(
                 f"{path} does not fill the {name} configured in {folder}: {result.missing_keys[0]} is missing"
             )
+        if name == "transformer" and result.unexpected_keys:
+            raise ValueError(
+                f"{path} holds {result.unexpected_keys[0]}, which the {name} configured in {folder} has not: it is of "
+                "another model, whose configuration to give with config"
+            )
         models[name] = model.to(dtype).eval()
     return models
 
@@ -80,13 +86,13 @@ def translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str,
     Raises:
         KeyError: if names are missing that a Stable Diffusion has.
     """
-    if (whose := _flow(tensors)) is not None and name != "vae":
-        converted = _flow_part(name, tensors, model, whose)
+    if name != "vae" and _is_flow(tensors):
+        converted = _flow_part(name, tensors, model)
     elif name == "unet":
         unet = {key: tensor for key, tensor in tensors.items() if key.startswith("model.diffusion_model.")}
         converted = convert_ldm_unet_checkpoint(unet, dict(model.config))
     elif name == "vae":
-        vae = {key: tensor for key, tensor in tensors.items() if key.startswith("first_stage_model.")}
+        vae = {key: tensor for key, tensor in tensors.items() if key.startswith(AUTOENCODER)}
         converted = convert_ldm_vae_checkpoint(vae, dict(model.config))
     else:
         prefix = OPEN_CLIP[name]
@@ -99,20 +105,22 @@ def translate(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str,
     return {key: tensor for key, tensor in converted.items() if tensor is not None}
 
 
-def _flow(names: Iterable[str]) -> str | None:
-    """Whose transformer is in a file, by its tensors' names; None if there is none."""
-    bare = (name.removeprefix(NETWORK) for name in names)
-    return next((whose for name in bare for start, whose in FLOW_BLOCKS.items() if name.startswith(start)), None)
+def _is_flow(names: Iterable[str]) -> bool:
+    """Whether there is a transformer in a file, by its tensors' names."""
+    return any(name.removeprefix(NETWORK).startswith(FLOW_BLOCKS) for name in names)
 
 
-def _flow_part(name: str, tensors: Mapping[str, Tensor], model: Any, whose: str) -> dict[str, Tensor]:
+def _flow_part(name: str, tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     """A part of Stable Diffusion 3 or FLUX under its own names; nothing if the file has only others."""
     if name == "transformer":
-        bare = {key.removeprefix(NETWORK): x for key, x in tensors.items() if _of_network(key)}
-        if whose == "FLUX":
-            return convert_flux_transformer_checkpoint_to_diffusers(bare)
-        return convert_sd3_transformer_checkpoint_to_diffusers(bare)
-    prefix = _begins(name, type(model))
+        layout, own = Layout.of(model), {key: x for key, x in tensors.items() if _of_network(key)}
+        own = {key: x for key, x in own.items() if key.startswith(NETWORK)} or own
+        found: dict[str, Tensor] = {}
+        for key, tensor in own.items():
+            bare = key.removeprefix(NETWORK)
+            found |= layout.own(bare, tensor) or {bare: tensor}
+        return found
+    prefix = _begins(name, type(model))[0]
     found = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     if "shared.weight" in found:
         found.setdefault("encoder.embed_tokens.weight", found["shared.weight"])
@@ -135,11 +143,11 @@ def _check_flow(path: Path, names: Sequence[str], parts: Iterable[tuple[str, tup
             )
 
 
-def _begins(name: str, kind: type[Any]) -> str:
+def _begins(name: str, kind: type[Any]) -> tuple[str, ...]:
     """How names of a part's tensors begin in a file of a flow model."""
     if name == "vae":
-        return "first_stage_model."
-    return FLOW_T5 if kind.__name__ == "T5EncoderModel" else FLOW_TEXT[name]
+        return AUTOENCODER
+    return (FLOW_T5 if kind.__name__ == "T5EncoderModel" else FLOW_TEXT[name],)
 
 
 def _of_network(name: str) -> bool:

@@ -28,11 +28,12 @@ CHECKPOINT = frozenset({"state_dict", "pytorch-lightning_version", "global_step"
 """What every checkpoint of Lightning's has."""
 OUTER = frozenset(
     {
-        "model", "unet", "net", "network", "diffusion_model", "base_model", "state_dict", "model_state_dict",
-        "unet_state_dict", "params", "weights", "checkpoint", "ema", "ema_model", "unet_ema", "ema_state_dict",
+        "model", "unet", "transformer", "net", "network", "diffusion_model", "base_model", "state_dict",
+        "model_state_dict", "unet_state_dict", "params", "weights", "checkpoint", "ema", "ema_model", "unet_ema",
+        "ema_state_dict",
     }
 )  # fmt: skip
-"""What weights of a U-Net are kept under, one in another: as a dict, or in their names."""
+"""What weights of a network are kept under, one in another: as a dict, or in their names."""
 DEPTH = 8
 """Dicts around each other that are looked into for weights."""
 
@@ -85,7 +86,7 @@ def _nested(content: Mapping[Any, Any], path: Path) -> Any:
             raise ValueError(f"{path} holds tensors in {beside[0]!r} beside its state_dict: which are the weights?")
         return "state_dict"
     only = next(iter(content)) if len(content) == 1 else None
-    return only if only in OUTER - {"unet"} and isinstance(content[only], Mapping) else None
+    return only if only in OUTER - {"unet", "transformer"} and isinstance(content[only], Mapping) else None
 
 
 def weight_names(path: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Erased weights in the formats that methods' own code leaves behind, made into an `Erasure`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from lit_memories.storage.hub import WEIGHT_SUFFIXES, fetch
 from lit_memories.storage.shards import INDEX, check_shards, complete_sets
 from lit_memories.storage.single_file import OPEN_CLIP, translate
 from lit_memories.storage.weights import WeightFile, read_weights
+from lit_memories.tools.authors import diffusers_named
 from lit_memories.tools.checks import check_sound, check_whole, is_network, misfit, some
 from lit_memories.tools.lora import is_lora, read_lora
 from lit_memories.tools.names import compvis_names, unwrapped
 from lit_memories.tools.strengths import CONFIG_FILE
 
 KNOWN = (
-    "state dicts of a U-Net with diffusers' names, whole or in part; ESD's dict of modules; AC's delta {'unet': …}; "
-    "LoRA of kohya, diffusers or peft, SPM's among them; a CLIPTextModel's folder or state dict; "
-    "CompVis checkpoints (model.diffusion_model.…), and AC's deltas of their attention"
+    "state dicts of a U-Net or a transformer with diffusers' names, whole or in part; ESD's dict of modules; AC's "
+    "delta {'unet': …}; LoRA of kohya, diffusers or peft, SPM's among them; a CLIPTextModel's folder or state dict; "
+    "CompVis checkpoints (model.diffusion_model.…), and AC's deltas of their attention; checkpoints of Stable "
+    "Diffusion 3 and FLUX in their authors' names"
 )
 ENCODER_FILES = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_FILES = (
@@ -81,12 +84,12 @@ def convert(
         "source_revision": commit,
     }
     if adapts:
-        lora = read_lora(weights, {"unet": diffusion.network, **diffusion.conditioning.encoders}, alpha)
+        lora = read_lora(weights, {diffusion.component: diffusion.network, **diffusion.conditioning.encoders}, alpha)
         form, tensors = (lora.whole or "adapter").lower(), lora.tensors
         gate, settings["alpha"] = _gate(weights) if gate is None else gate, lora.alpha
         if gate and lora.whole:
             raise ValueError(f"{weights.path} is {lora.whole}, which changes weights that no gate reaches: --gate '[]'")
-        if gate and (beside := [name for name in tensors if not name.startswith("unet.")]):
+        if gate and (beside := [name for name in tensors if not name.startswith(f"{diffusion.component}.")]):
             raise ValueError(
                 f"{weights.path} adapts the text encoder ({beside[0]}), which no gate reaches: --gate '[]'"
             )
@@ -171,34 +174,39 @@ class _Names:
 
     Args:
         state: the base's tensors.
-        unet: its names by diffusers'.
-        compvis: its names by CompVis'.
+        model: the network.
+        component: what the network is called in the base.
+        network: the network's names in the base by diffusers'.
+        compvis: a U-Net's names in the base by CompVis'.
         text: of each text encoder its names, by those without what wraps them in versions of transformers.
     """
 
     state: Mapping[str, Tensor]
-    unet: Mapping[str, str]
+    model: Any
+    component: str
+    network: Mapping[str, str]
     compvis: Mapping[str, str]
     text: Mapping[str, Mapping[str, str]]
 
     @classmethod
     def of(cls, diffusion: Diffusion) -> "_Names":
         """Those of a base."""
+        component, network = diffusion.component, diffusion.network
         encoders = tuple(diffusion.conditioning.encoders)
-        state = {k: v for k, v in diffusion.state_dict().items() if k.partition(".")[0] in {"unet", *encoders}}
-        unet = [name.removeprefix("unet.") for name in state if name.startswith("unet.")]
-        theirs = compvis_names(unet, diffusion.network.config["layers_per_block"])
+        state = {k: v for k, v in diffusion.state_dict().items() if k.partition(".")[0] in {component, *encoders}}
+        names = [name.removeprefix(f"{component}.") for name in state if name.startswith(f"{component}.")]
+        theirs = compvis_names(names, network.config["layers_per_block"]) if component == "unet" else {}
         text = {
             part: {n.removeprefix(f"{part}.").removeprefix("text_model."): n for n in state if n.startswith(f"{part}.")}
             for part in encoders
         }
         compvis = {alias: f"unet.{name}" for name, alias in theirs.items()}
-        return cls(state, {name: f"unet.{name}" for name in unet}, compvis, text)
+        return cls(state, network, component, {name: f"{component}.{name}" for name in names}, compvis, text)
 
     def find(self, key: str, part: str = "text_encoder") -> str | None:
         """The model's name of a tensor, or None if it has none such.
 
-        Names of the U-Net are cut off what is known to wrap them, for a VAE has its short names (``conv_in``) too; a
+        Names of the network are cut off what is known to wrap them, for a VAE has its short names (``conv_in``) too; a
         text encoder's end as they should, for versions of transformers and methods' code wrap them in many ways.
 
         Args:
@@ -206,26 +214,36 @@ class _Names:
             part: the text encoder that it is of unless its name says so.
         """
         name = unwrapped(key)
-        if (found := self.unet.get(name) or self.compvis.get(name)) is not None:
+        if (found := self.network.get(name) or self.compvis.get(name)) is not None:
             return found
         parts = ["embeddings" if word == "embedding" else word for word in name.split(".")]  # a name of AdvUnlearn's
-        part = "text_encoder_2" if parts[0].startswith("text_encoder_2") else part
+        part = said[0] if (said := re.match(r"text_encoder(?:_[23])?", parts[0])) else part
         text = self.text.get(part, {})
         return next((text[end] for start in range(len(parts)) if (end := ".".join(parts[start:])) in text), None)
+
+    def encoder(self, tensors: Mapping[str, Tensor]) -> str:
+        """The text encoder that tensors are of unless their names say so: what only some have tells which."""
+        for end in ("text_projection.weight", "shared.weight"):
+            given = next((tensor for key, tensor in tensors.items() if key.endswith(end)), None)
+            if given is not None and (having := [part for part, own in self.text.items() if end in own]):
+                fits = [part for part in having if self.state[self.text[part][end]].shape == given.shape]
+                return (fits or having)[0]
+        return "text_encoder"
 
 
 def _replaced(file: WeightFile, names: _Names, encoders: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     """The format of a file of whole tensors, and those that differ from the base's."""
-    if any("diffusion_model" in key.split(".") or unwrapped(key) in names.compvis for key in file.tensors):
+    if names.component == "transformer":
+        file = replace(file, tensors=diffusers_named(file, names.model, encoders))
+    elif any("diffusion_model" in key.split(".") or unwrapped(key) in names.compvis for key in file.tensors):
         return "compvis", _changed(file, _compvis(file, names, encoders), names.state)
     named = _named(file, file.tensors, names)
-    return _form(file, set(named), set(names.state)), _changed(file, named, names.state)
+    return _form(file, set(named), names), _changed(file, named, names.state)
 
 
 def _named(file: WeightFile, tensors: Mapping[str, Tensor], names: _Names) -> dict[str, Tensor]:
     """Tensors under the model's names."""
-    second = "text_encoder_2" in names.text and any(key.endswith("text_projection.weight") for key in tensors)
-    part = "text_encoder_2" if second else "text_encoder"
+    part = names.encoder(tensors)
     keys: dict[str, str] = {}
     strange = []
     for key, tensor in tensors.items():
@@ -240,20 +258,21 @@ def _named(file: WeightFile, tensors: Mapping[str, Tensor], names: _Names) -> di
     if not keys and not is_network(strange):
         raise ValueError(f"{file.path} has an unknown format: it holds {some(strange)}; known are {KNOWN}")
     if strange:
-        raise ValueError(f"{file.path} does not fit: {misfit(strange, names.text)}")
+        raise ValueError(f"{file.path} does not fit: {misfit(strange, names.model, names.text)}")
     if file.whole:
-        check_whole(file, keys, names.text[part].values())
+        held = {names.state[name].data_ptr() for name in keys}  # T5's words are in its state twice, and once in files
+        check_whole(file, keys, [n for n in names.text[part].values() if names.state[n].data_ptr() not in held])
     return {name: tensors[key] for name, key in keys.items()}
 
 
-def _form(file: WeightFile, named: set[str], state: set[str]) -> str:
+def _form(file: WeightFile, named: set[str], names: _Names) -> str:
     """The name of a format without a mark of its own: how it is nested, and how much of the model is there."""
     if file.groups:
-        return "delta" if {"unet", "text_encoder"} & set(file.groups) else "modules"
-    unet = {name for name in state if name.startswith("unet.")}
-    if not named & unet:
+        return "delta" if {names.component, "text_encoder"} & set(file.groups) else "modules"
+    network = set(names.network.values())
+    if not named & network:
         return "text-encoder"
-    return "unet" if named >= unet else "partial"
+    return names.component if named >= network else "partial"
 
 
 def _compvis(file: WeightFile, names: _Names, encoders: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -272,7 +291,7 @@ def _compvis(file: WeightFile, names: _Names, encoders: Mapping[str, Any]) -> di
         return _named(file, file.tensors, names)
     text = {key: tensor for key, tensor in file.tensors.items() if any(prefix in key for prefix in COMPVIS_TEXT)}
     found = _named(file, unet | text, names)
-    check_whole(file, found, names.unet.values())
+    check_whole(file, found, names.network.values())
     for part, prefix in OPEN_CLIP.items():
         if part in encoders and any(key.startswith(prefix) for key in file.tensors):
             found |= _open_clip(file, part, encoders[part], names)

@@ -11,10 +11,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lit_memories.ops.adapters import DOWN, UP, factor_shapes, merged
+from lit_memories.storage.transformer_names import Place, places
 from lit_memories.storage.weights import OUTER, WeightFile
+from lit_memories.tools.authors import of_encoder, t5_of
 from lit_memories.tools.checks import check_sound, misfit
 from lit_memories.tools.names import WRAPPERS, compvis_names
 from lit_memories.tools.strengths import Layer, Strengths
@@ -23,7 +26,7 @@ from lit_memories.tools.whole_adapters import MAGNITUDE, PRODUCTS, hadamard, res
 KEY = re.compile(
     r"(?P<layer>.+?)"
     r"(?:\.lora_(?P<flat>down|up|mid|A|B)(?:\.[\w-]+)?\.weight"
-    r"|[._]lora(?:_linear_layer)?\.(?P<nested>down|up)\.weight"
+    r"|[._]lora(?P<stream>[12])?(?:_linear_layer)?\.(?P<nested>down|up)\.weight"
     r"|\.(?P<hada>hada_w[12]_[ab])|\.(?P<dora>dora_scale|lora_magnitude_vector)(?:\.[\w-]+){0,2}"
     r"|(?:[._]lora(?:_linear_layer)?)?\.(?P<alpha>alpha))"
 )
@@ -42,9 +45,20 @@ OTHERS = {
 }
 """Adapters that are not read, by what stands in their names."""
 ENCODERS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
-FAMILIES = {768: " (as Stable Diffusion 1)", 1024: " (as Stable Diffusion 2)", 2048: " (as Stable Diffusion XL)"}
+"""What kohya's files call text encoders: T5 is the third, though FLUX has two."""
+TEXT_WIDTHS = {768: " (as Stable Diffusion 1)", 1024: " (as Stable Diffusion 2)", 2048: " (as Stable Diffusion XL)"}
 """Whose cross-attention reads embeddings of which width."""
+WIDTHS = {
+    1536: " (as Stable Diffusion 3 and 3.5 medium)",
+    2432: " (as Stable Diffusion 3.5 large)",
+    3072: " (as FLUX.1)",
+}
+"""Whose transformers are how wide."""
 READS_TEXT = re.compile(r"attn2[._](?:processor[._])?to_[kv]$")
+ATTENDS = re.compile(r"_blocks[._]\d+[._].*(?:to_[qkv]|add_[qkv]_proj|qkv|linear1)$")
+"""Layers whose inputs tell a network's width, of a U-Net's and a transformer's names."""
+BY_ROWS = {UP, "hada_w1_a", "hada_w2_a", MAGNITUDE}
+"""Factors with a row for each of a layer's outputs."""
 
 
 Factors: TypeAlias = Mapping[str, Tensor]
@@ -81,7 +95,7 @@ def read_lora(file: WeightFile, parts: Mapping[str, nn.Module], alpha: float | N
 
     Args:
         file: of kohya's, diffusers' or peft's; peft's has `strengths.CONFIG_FILE` beside it.
-        parts: the U-Net and the text encoders of the base, by their names.
+        parts: the network, which is the first, and the text encoders of the base, by their names.
         alpha: of layers for which the file says none.
 
     Raises:
@@ -95,9 +109,10 @@ def read_lora(file: WeightFile, parts: Mapping[str, nn.Module], alpha: float | N
                 "model, and convert that"
             )
     layers, strange = _collect(file, parts)
-    _check_family(file, parts)
+    network, *encoders = parts
+    _check_family(file, parts[network])
     if strange:
-        raise ValueError(f"{file.path} does not fit: {misfit(strange, [name for name in parts if name != 'unet'])}")
+        raise ValueError(f"{file.path} does not fit: {misfit(strange, parts[network], encoders)}")
     strengths = Strengths.of(file, alpha)
     whole = _kind(layers)
     tensors: dict[str, Tensor] = {}
@@ -146,71 +161,103 @@ def _whole(file: WeightFile, name: str, found: Factors, weight: Tensor, scale: S
 
 def _collect(file: WeightFile, parts: Mapping[str, nn.Module]) -> tuple[dict[str, Layer], list[str]]:
     """What the file holds for each layer, by the model's names, and the keys for which the model has none."""
-    known = {part: _aliases(part, module) for part, module in parts.items()}
+    network = next(iter(parts))
+    known = {part: _aliases(module, is_network=part == network) for part, module in parts.items()}
     layers: dict[str, Layer] = {}
     strange = []
     for key, tensor in file.tensors.items():
         match = KEY.fullmatch(key)
-        part, label = _split(match["layer"] if match else key, known)
+        layer = match["layer"] + (f".{match['stream']}" if match["stream"] else "") if match else key
+        part, label = _split(layer, known, parts)
         if not match or label not in known.get(part, {}):
             strange.append(key)
             continue
-        layer = layers.setdefault(f"{part}.{known[part][label]}", Layer(match["layer"]))
         if match["dora"] == "lora_magnitude_vector":
             tensor = tensor.flatten()  # an output each, which peft lays along the second axis for convolutions
         factor = match["hada"] or FACTORS[match["alpha"] or match["dora"] or match["flat"] or match["nested"]]
-        if factor in layer.factors and not torch.equal(layer.factors[factor], tensor):
-            raise ValueError(f"{file.path} holds two different tensors for one factor, one of them as {key}")
-        layer.factors[factor] = tensor
+        for name, share in _shares(file, key, factor, tensor, known[part][label], parts[part]).items():
+            layer_of = layers.setdefault(f"{part}.{name}", Layer(match["layer"]))
+            if factor in layer_of.factors and not torch.equal(layer_of.factors[factor], share):
+                raise ValueError(f"{file.path} holds two different tensors for one factor, one of them as {key}")
+            layer_of.factors[factor] = share
     return layers, strange
 
 
-def _split(layer: str, known: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
+def _shares(
+    file: WeightFile, key: str, factor: str, tensor: Tensor, place: Place, module: nn.Module
+) -> dict[str, Tensor]:
+    """What of a factor each layer has that is one with others in the file, or what the only one has."""
+    if factor not in BY_ROWS:
+        return dict.fromkeys(place.layers, tensor)
+    if factor == MAGNITUDE and len(place.layers) > 1 and tensor.ndim > 1 and len(tensor) == 1:
+        raise ValueError(
+            f"{file.path} does not fit: {key} has lengths of the inputs of layers that the base has apart: have the "
+            "program that made it merge it into a model, and convert that"
+        )
+    try:
+        return place.divide(tensor, {name: len(module.get_parameter(f"{name}.weight")) for name in place.layers})
+    except ValueError as error:
+        raise ValueError(f"{file.path} does not fit: {key} {error}") from None
+
+
+def _split(layer: str, known: Mapping[str, Mapping[str, Place]], parts: Mapping[str, nn.Module]) -> tuple[str, str]:
     """The part of a model that a layer is in, and the layer's name in it, with underscores for dots."""
+    network = next(iter(parts))
     words = [word for word in layer.split(".") if word not in WRAPPERS and word != "processor"]
     while len(words) > 1 and words[0] in OUTER:
         words = words[1:]
-    part = "unet"
-    if words[0].startswith("text_encoder"):
+    part = network
+    if (found := of_encoder(".".join(words), parts)) is not None:
+        part, words = found[0], found[1].split(".")
+    elif words[0].startswith("text_encoder"):
         part, words = words[0].removesuffix("_state_dict"), words[1:]
     label = "_".join(words)
-    if match := re.match(r"lora_(unet|te\d?)_", label):
-        part, label = ENCODERS.get(match[1], match[1]), label[match.end() :]
-    if part == "unet" and label not in known["unet"]:  # peft's names are within a part, and do not say which
+    if match := re.match(r"lora_(unet|transformer|te\d?)_", label):
+        part, label = ENCODERS.get(match[1], network), label[match.end() :]
+        part = t5_of(parts) if match[1] == "te3" else part
+    if part == network and label not in known[part]:  # peft's names are within a part, and do not say which
         part = "text_encoder" if label.startswith("text_model_") else part
-    return part, label.removeprefix("text_model_") if part != "unet" else label
+    return part, label.removeprefix("text_model_") if part != network else label
 
 
-def _aliases(part: str, module: nn.Module) -> dict[str, str]:
+def _aliases(module: nn.Module, is_network: bool) -> dict[str, Place]:
     """A part's layers by all names that they go by, with underscores for dots."""
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     found = {}
     for name in names:
         found[name.removeprefix("text_model.")] = name
-        if part == "unet":
+        if is_network:
             found[name.replace("to_out.0", "to_out")] = name  # diffusers' attention processors
         else:
             old = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1", name.removeprefix("text_model."))
             found[old] = name
-    if part == "unet":
+    if isinstance(module, UNet2DConditionModel):
         config: Any = module.config
         found |= {theirs: name for name, theirs in compvis_names(names, config["layers_per_block"]).items()}
-    return {alias.replace(".", "_"): name for alias, name in found.items()}
+    known = {alias: Place((name,)) for alias, name in found.items()}
+    if is_network and not isinstance(module, UNet2DConditionModel):
+        known |= places(module)
+    return {alias.replace(".", "_"): place for alias, place in known.items()}
 
 
-def _check_family(file: WeightFile, parts: Mapping[str, nn.Module]) -> None:
-    """Refuse an adapter of a U-Net that reads embeddings of another width."""
-    config: Any = parts["unet"].config
-    width = config["cross_attention_dim"]
+def _check_family(file: WeightFile, network: nn.Module) -> None:
+    """Refuse an adapter of a U-Net that reads embeddings of another width, or of a transformer of another width."""
+    config: Any = network.config
+    if isinstance(network, UNet2DConditionModel):
+        layers, width, families = READS_TEXT, config["cross_attention_dim"], TEXT_WIDTHS
+        what = "cross-attention reads embeddings"
+    else:
+        layers, width, families = ATTENDS, network.get_parameter("proj_out.weight").shape[1], WIDTHS
+        what = "transformer is"
     for key, tensor in file.tensors.items():
         match = KEY.fullmatch(key)
         factor = match and (match["flat"] or match["nested"])
-        if match and factor in {"down", "A"} and READS_TEXT.search(match["layer"]) and tensor.ndim >= 2:
+        if match and factor in {"down", "A"} and layers.search(match["layer"]) and tensor.ndim >= 2:
             theirs = int(tensor.shape[1])
-            if isinstance(width, int) and theirs != width and theirs in FAMILIES:
+            if isinstance(width, int) and theirs != width and theirs in families:
                 raise ValueError(
-                    f"{file.path} does not fit: its cross-attention reads embeddings {theirs} wide"
-                    f"{FAMILIES[theirs]}, the base's {width}{FAMILIES.get(width, '')}: pass the base it was made for"
+                    f"{file.path} does not fit: its {what} {theirs} wide{families[theirs]}, the base's {width}"
+                    f"{families.get(width, '')}: pass the base it was made for"
                 )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_memories.audit.base import Audit
+from lit_memories.audit.needs import guidances_of
 from lit_memories.probes.prices import Price, Terms
 from lit_memories.recipes import RecipeCLI, quiet_libraries, run
 from lit_memories.records import Place
@@ -113,7 +114,7 @@ def planned(argv: Sequence[str]) -> Plan:
     audit, data = cli.model, cli.datamodule
     held = outlines.parts(audit.diffusion)
     held += [part for owner, model in outlines.others(audit) for part in outlines.parts(model, owner)]
-    calls = outlines.calls(audit, sorted(guidances_of(audit, data)))
+    calls = outlines.calls(audit, sorted(guidances_of(audit.guidance_scale, audit.probes.values(), data)))
     return Plan(held, calls, outlines.kept(audit), *counted(audit, data))
 
 
@@ -125,14 +126,6 @@ def verdict(found: Plan) -> str:
         f"this {fits} an accelerator of {ACCELERATOR / 1e9:.0f} GB; a judge, the workspace of libraries and what a "
         "lesson teaches come on top"
     )
-
-
-def guidances_of(audit: Audit, data: Any) -> set[float]:
-    """The guidances of all predictions of an audit, as far as its options say."""
-    found = {audit.guidance_scale, 1.0}
-    found |= {probe.guidance_scale for probe in audit.probes.values() if hasattr(probe, "guidance_scale")}
-    asked = (how.guidance_scale for how in getattr(data, "conditionings", ()))
-    return found | {guidance for guidance in asked if guidance is not None}
 
 
 def counted(audit: Audit, data: Any) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], Price]]:

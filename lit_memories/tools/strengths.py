@@ -70,7 +70,7 @@ class Strengths:
             raise ValueError(f"{where} is damaged: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"{where} is damaged: it is no object with named fields")
-        names = ("unet", "text_encoder", "text_encoder_2")
+        names = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
         own = {p: {k.removeprefix(f"{p}."): v for k, v in values.items() if k.startswith(f"{p}.")} for p in names}
         configs = {part: own[part] or values for part in names}
         kind = "LOHA" if any("hada_" in key for key in file.tensors) else "LORA"

@@ -109,6 +109,32 @@ def test_translated_parts_are_the_models_own(models: dict[str, Path], parts: dic
         assert all(torch.equal(found[key], state[key]) for key in state), name
 
 
+def test_a_file_of_flux_is_the_whole_model(models: dict[str, Path], tmp_path: Path) -> None:
+    """As ComfyUI saves one, the autoencoder as ``vae.``."""
+    model = Diffusion.from_pretrained(models["flux"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tests/flow"))
+        from test_flow_lora import flux_layout
+    held = {f"model.diffusion_model.{k}": x for k, x in flux_layout(model.network.state_dict()).items()}
+    for prefix, encoder in zip((CLIP_L, T5), model.conditioning.encoders.values(), strict=True):
+        held |= {f"{prefix}{k}": x for k, x in encoder.state_dict().items() if not k.endswith("embed_tokens.weight")}
+    names = dict(vae_name(name, tensor) for name, tensor in model.vae.state_dict().items())
+    held |= {k.replace("first_stage_model.", "vae."): x for k, x in names.items()}
+    save_file({k: x.clone().contiguous() for k, x in held.items()}, tmp_path / "model.safetensors")
+    one = Diffusion(str(tmp_path / "model.safetensors"), config=str(models["flux"]))
+    state = one.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    more = held | {"model.diffusion_model.double_blocks.9.img_mod.lin.bias": torch.zeros(3)}
+    less = {name: tensor for name, tensor in held.items() if "guidance_in.in_layer.bias" not in name}
+    for bad, said in (
+        (more, "double_blocks.9.img_mod.lin.bias, which the .* has not"),
+        (less, "linear_1.bias is missing"),
+    ):
+        save_file({k: x.clone().contiguous() for k, x in bad.items()}, tmp_path / "bad.safetensors")
+        with pytest.raises(ValueError, match=said):
+            Diffusion(str(tmp_path / "bad.safetensors"), config=str(models["flux"]))
+
+
 def test_one_file_is_the_whole_model(models: dict[str, Path], parts: dict[str, Tensor], tmp_path: Path) -> None:
     model = Diffusion.from_pretrained(models["sd3"])
     vae = dict(vae_name(name, tensor) for name, tensor in model.vae.state_dict().items())
