@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 
 from lit_memories.storage.cards import CARD_FILE, kept
 from lit_memories.storage.files import check_regular, write
+from lit_memories.storage.shipped import model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Fetched(NamedTuple):
 def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     """A folder on this machine with files of a repository, or the folder itself if `name` is one.
 
+    ``checkpoints/NAME`` is a model that ships with this package, wherever that has it, and never one of the hub.
     What the cache holds is not asked for again. If the hub is down, the cache answers for it.
 
     Args:
@@ -71,7 +73,7 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     """
     if not name.strip():
         raise ValueError("the name of a file, a folder or a model on the hub is empty: give one")
-    if (folder := Path(name)).exists():
+    if (folder := model_folder(name)).exists():
         check_regular(folder)
         if revision is not None:
             raise ValueError(f"{name} is on this machine, where nothing has a revision: leave out {revision!r}")
