@@ -21,6 +21,7 @@ from lit_memories.terminal import SAFE, printable, said
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
     "status": ("lit_memories.tools.status", "how far are these audits? for running and stopped ones"),
+    "audit": ("lit_memories.tools.audit", "audit a model for a concept in one command, by a recipe that it writes"),
     "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
     "recipes": ("lit_memories.tools.recipes", "list the recipes that ship with this package, show or copy them"),
     "probes": ("lit_memories.tools.probes", "what an audit can ask, what it costs, and what the answer says"),
@@ -42,6 +43,7 @@ RECIPES = {
     "validate": "pictograms/erase/esd",
     "predict": "pictograms/audit/umbrella",
     "plan": "pictograms/audit/umbrella",
+    "doctor": "pictograms/audit/umbrella",
 }
 """Commands of Lightning's Trainer, and what they will take, each with a recipe for it."""
 
@@ -56,6 +58,7 @@ Recipes, run by Lightning's Trainer (lit-memories recipes lists those that are r
   predict     audit: invert images to seeds and record what the model remembers
               lit-memories predict --config pictograms/audit/umbrella
   plan        tell memory and network evaluations of an audit before it runs, without loading weights
+  doctor      tell what this machine has and, of a recipe, whether it fits: 0 yes, 1 no, 2 it is wrong
 
 Tools:
 {tools}
@@ -129,7 +132,11 @@ def _run(command: str, argv: list[str]) -> None:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        raise SystemExit(f"lit-memories {command}: {_full(error) or condense(str(error))}") from error
+        line = _full(error) or condense(str(error))
+        if command == "doctor":  # whose 1 says that a recipe does not fit
+            _say(command, line)
+            raise SystemExit(2) from error
+        raise SystemExit(f"lit-memories {command}: {line}") from error
     finally:
         gc.enable()
 
@@ -190,7 +197,8 @@ def wrong_option(command: str, argv: Sequence[str]) -> str | None:
     Returns:
         One line, or None if nothing is.
     """
-    known = OPTIONS if command in RECIPES else {*_arguments(*_home(command)), "config", "help", "print_config"}
+    known = OPTIONS | {"json"} if command == "doctor" else OPTIONS
+    known = known if command in RECIPES else {*_arguments(*_home(command)), "config", "help", "print_config"}
     for argument in argv:
         name = re.split(r"[=.+]", argument.removeprefix("--"), maxsplit=1)[0]
         if argument.startswith("--") and name.replace("-", "_") not in known:
@@ -200,7 +208,8 @@ def wrong_option(command: str, argv: Sequence[str]) -> str | None:
     if (empty := empty_option(argv)) is not None:
         return f"{printable(empty)} is empty: give it a value, or leave it out"
     needed = re.compile(r"(--config|-c|--model|--help|-h)\b")
-    if command in RECIPES and not any(map(needed.match, argv)):
+    alone = command == "doctor" and set(argv) <= {"--json"}
+    if command in RECIPES and not alone and not any(map(needed.match, argv)):
         many = "it needs a recipe, and lit-memories recipes lists many"
         return f"{many}: lit-memories {command} --config {RECIPES[command]}"
     return None
@@ -263,15 +272,16 @@ def _tool(name: str, argv: list[str]) -> None:
         auto_cli(_checked(function), args=argv, as_positional=True, prog=prog, exit_on_error=False)
 
 
-MANY: dict[str, tuple[str, str, type, str]] = {
+MANY: dict[str, tuple[str, str | None, type, str]] = {
     **dict.fromkeys(("report", "status", "findings", "transfers"), ("runs", "+", Path, "run folders")),
     "recipes": ("words", "*", str, "list [FOLDER], show NAME or copy NAME|FOLDER DEST; list if there are none"),
+    "audit": ("model", None, str, "erasure or whole model: folder or hub id"),
 }
-"""Tools for any number of arguments, with what they are called, how many there may be, and what they are."""
+"""Tools whose arguments are called, are so many, and are what is said here; all else that they take is an option."""
 
 
 def _of_many(name: str, function: Callable[..., Any], argv: list[str]) -> None:
-    """A tool for any number of arguments, which `auto_cli` cannot express."""
+    """A tool whose arguments `auto_cli` cannot express: any number, or one beside options that must be there."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog=f"lit-memories {name}", description=TOOLS[name][1], exit_on_error=False)
@@ -306,6 +316,11 @@ def _recipe(argv: list[str]) -> None:
         from lit_memories.tools.plan import plan
 
         plan(argv)
+    elif argv[0] == "doctor":
+        from lit_memories.tools.doctor import doctor
+
+        if code := doctor(argv):
+            raise SystemExit(code)
     else:
         from lit_memories.recipes import run
 

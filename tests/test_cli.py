@@ -84,7 +84,7 @@ def test_an_unknown_command_is_named_with_all_there_are(
     assert code == 2
     escaped = command.replace("\x1b", "\\x1b")
     assert said.startswith(
-        f"lit-memories: no command '{escaped}'{near or ':'} choose fit, validate, predict, plan, report, "
+        f"lit-memories: no command '{escaped}'{near or ':'} choose fit, validate, predict, plan, doctor, report, "
     )
     assert set(TOOLS) <= set(re.split(r"[, \n]+", said))
 

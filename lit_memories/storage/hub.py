@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session
 
 from lit_memories.storage.cards import CARD_FILE, kept
 from lit_memories.storage.files import check_regular, write
@@ -89,6 +90,17 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     if pin and revision is not None:
         raise ValueError(f"{name} names a revision already: leave out {revision!r}")
     return _fetch(repo_id, choose, pin or revision)
+
+
+def reach() -> str:
+    """Whether the hub can be had, in a word or a line: ``reachable``, ``offline`` by the user's wish, or why not."""
+    if constants.is_offline_mode():
+        return "offline, as HF_HUB_OFFLINE says: models come from folders and the cache"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception as error:  # the HTTP client's own errors are of another package in every version
+        return f"cannot be reached: {plain(error)}"
+    return "reachable"
 
 
 def is_id(name: str) -> bool:
