@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pydoc import locate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jsonargparse import Namespace
@@ -68,15 +68,24 @@ def examined(options: Sequence[str]) -> dict[str, Any]:
     kind = locate(str(model_of(options)))
     trains = isinstance(kind, type) and issubclass(kind, Eraser)
     try:
-        cli = run(["fit" if trains else "predict", *options], PlanCLI)
+        cli = cast("PlanCLI", run(["fit" if trains else "predict", *options], PlanCLI))
         most = trained(cli.model) if trains else plan_of(cli).most
-    except (FileNotFoundError, PermissionError, ConnectionError) as missing:
+    except (ValueError, OSError) as error:
+        if (missing := _missing(error)) is None:
+            raise
         return {"device": None, "needs": None, "lacking": [str(missing)], "fits": False}
     asked, there = cli.trainer_settings, devices()
     wanted = {"auto": there[0].kind, "gpu": "cuda or mps"}.get(asked.accelerator, asked.accelerator)
     device = next((one for one in there if one.kind in wanted.split(" or ")), None)
     lacking = [*_lacking(asked, device, wanted, most), *_packages(cli)]
     return {"device": device and device.name, "needs": most, "lacking": lacking, "fits": not lacking}
+
+
+def _missing(error: BaseException | None) -> OSError | None:
+    """Why a model or pictures cannot be had, if that is what an error comes from: the parser has it as a cause."""
+    while error is not None and not isinstance(error, FileNotFoundError | PermissionError | ConnectionError):
+        error = error.__cause__
+    return error
 
 
 def trained(eraser: Eraser) -> int:

@@ -125,7 +125,7 @@ def test_it_ends_in_a_report(
 
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(module.FAMILIES, "StableDiffusionPipeline", "pictograms/audit/umbrella")  # a recipe of few steps
+    monkeypatch.setitem(module.FAMILIES, "StableDiffusionPipeline", "pictograms/audit/umbrella")  # few steps
     umbrella = {"object": "umbrella"}
     save_images(pictograms.build("audits", 200, keep=umbrella, limit=4), tmp_path / "mine")
     save_images(pictograms.build("audits", 20, withhold=[umbrella], limit=4), tmp_path / "theirs")
