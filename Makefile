@@ -7,7 +7,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint benchmark-attacks benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,10 @@ lint: .venv/tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheels: .venv/tested ## build the wheels of the code and of the shipped models into dist/, and check them
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist . ./checkpoints
+	$(BIN)/twine check --strict dist/*.whl
 
 benchmark-erasure: .venv/installed ## train and audit all methods, then again from other trainings, resumable, hours (docs/results/erasure.md)
 	$(BIN)/python benchmarks/erasure.py

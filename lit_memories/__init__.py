@@ -6,6 +6,7 @@ named by their dotted path in recipes.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the report, for one, needs no diffusers."""
+    """Import on first use: the report, for one, needs no diffusers. The version is that of the installed package."""
+    if name == "__version__":
+        return version("lit-memories")
     if name in _HOME:
         return getattr(import_module(f"lit_memories.{_HOME[name]}"), name)
     raise AttributeError(f"module 'lit_memories' has no attribute {name!r}")

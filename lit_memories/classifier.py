@@ -15,6 +15,7 @@ from lit_memories.judges.base import Judge, Verdict
 from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.storage.configs import check_config, read_config
 from lit_memories.storage.loading import check_finite, load_model
+from lit_memories.storage.shipped import model_folder
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -65,7 +66,7 @@ def load_classifier(folder: Path) -> PictogramClassifier:
         FileNotFoundError: if the folder holds none.
         ValueError: if its weights are damaged, do not fit, leave parts at random, or are not finite.
     """
-    if not (file := Path(folder) / "config.json").is_file():
+    if not (file := model_folder(folder) / "config.json").is_file():
         raise FileNotFoundError(f"no classifier in {folder}: expected config.json and safetensors weights")
     check_config(read_config(file), file, PictogramClassifier)
     model = load_model(PictogramClassifier, file.parent, kinds=("safetensors",), low_cpu_mem_usage=False)

@@ -21,7 +21,9 @@ from lit_memories.terminal import SAFE, printable, said
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
     "status": ("lit_memories.tools.status", "how far are these audits? for running and stopped ones"),
+    "audit": ("lit_memories.tools.audit", "audit a model for a concept in one command, by a recipe that it writes"),
     "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
+    "recipes": ("lit_memories.tools.recipes", "list the recipes that ship with this package, show or copy them"),
     "probes": ("lit_memories.tools.probes", "what an audit can ask, what it costs, and what the answer says"),
     "findings": ("lit_memories.tools.findings", "write what attacks found as a data set with a card"),
     "transfers": ("lit_memories.tools.transfers", "does what opened one model open another? a table of replays"),
@@ -37,10 +39,11 @@ TOOLS: dict[str, tuple[str, str]] = {
 }
 """Commands that need no Trainer: the module each is in (the function bears the command's name), and what it does."""
 RECIPES = {
-    "fit": "recipes/pictograms/erase/esd.yaml",
-    "validate": "recipes/pictograms/erase/esd.yaml",
-    "predict": "recipes/pictograms/audit/umbrella.yaml",
-    "plan": "recipes/pictograms/audit/umbrella.yaml",
+    "fit": "pictograms/erase/esd",
+    "validate": "pictograms/erase/esd",
+    "predict": "pictograms/audit/umbrella",
+    "plan": "pictograms/audit/umbrella",
+    "doctor": "pictograms/audit/umbrella",
 }
 """Commands of Lightning's Trainer, and what they will take, each with a recipe for it."""
 
@@ -49,12 +52,13 @@ Did this diffusion model forget, or does it only refuse the prompt?
 
 usage: lit-memories COMMAND [OPTIONS]
 
-Recipes, run by Lightning's Trainer (recipes/ has them ready):
+Recipes, run by Lightning's Trainer (lit-memories recipes lists those that are ready):
   fit         train: erase a concept from a model, or pretrain the pictogram models
   validate    look at an eraser's probe without training
   predict     audit: invert images to seeds and record what the model remembers
-              lit-memories predict --config recipes/pictograms/audit/umbrella.yaml
+              lit-memories predict --config pictograms/audit/umbrella
   plan        tell memory and network evaluations of an audit before it runs, without loading weights
+  doctor      tell what this machine has and, of a recipe, whether it fits: 0 yes, 1 no, 2 it is wrong
 
 Tools:
 {tools}
@@ -109,9 +113,9 @@ def _run(command: str, argv: list[str]) -> None:
         print(DESCRIPTION.format(tools=tools))  # noqa: T201 - this is the program's output
         return
     if command == "--version":
-        from importlib.metadata import version
+        from lit_memories import __version__
 
-        print(version("lit-memories"))  # noqa: T201
+        print(__version__)  # noqa: T201
         return
     if (wrong := wrong_command(command) or wrong_option(command, argv[1:])) is not None:
         _say(command if command in (*TOOLS, *RECIPES) else "", wrong)
@@ -128,7 +132,11 @@ def _run(command: str, argv: list[str]) -> None:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        raise SystemExit(f"lit-memories {command}: {_full(error) or condense(str(error))}") from error
+        line = _full(error) or condense(str(error))
+        if command == "doctor":  # whose 1 says that a recipe does not fit
+            _say(command, line)
+            raise SystemExit(2) from error
+        raise SystemExit(f"lit-memories {command}: {line}") from error
     finally:
         gc.enable()
 
@@ -189,7 +197,8 @@ def wrong_option(command: str, argv: Sequence[str]) -> str | None:
     Returns:
         One line, or None if nothing is.
     """
-    known = OPTIONS if command in RECIPES else {*_arguments(*_home(command)), "config", "help", "print_config"}
+    known = OPTIONS | {"json"} if command == "doctor" else OPTIONS
+    known = known if command in RECIPES else {*_arguments(*_home(command)), "config", "help", "print_config"}
     for argument in argv:
         name = re.split(r"[=.+]", argument.removeprefix("--"), maxsplit=1)[0]
         if argument.startswith("--") and name.replace("-", "_") not in known:
@@ -199,8 +208,10 @@ def wrong_option(command: str, argv: Sequence[str]) -> str | None:
     if (empty := empty_option(argv)) is not None:
         return f"{printable(empty)} is empty: give it a value, or leave it out"
     needed = re.compile(r"(--config|-c|--model|--help|-h)\b")
-    if command in RECIPES and not any(map(needed.match, argv)):
-        return f"it needs a recipe, and recipes/ has many: lit-memories {command} --config {RECIPES[command]}"
+    alone = command == "doctor" and set(argv) <= {"--json"}
+    if command in RECIPES and not alone and not any(map(needed.match, argv)):
+        many = "it needs a recipe, and lit-memories recipes lists many"
+        return f"{many}: lit-memories {command} --config {RECIPES[command]}"
     return None
 
 
@@ -249,8 +260,8 @@ def _tool(name: str, argv: list[str]) -> None:
 
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
     gc.enable()
-    if name in {"report", "status", "findings", "transfers"}:
-        _of_folders(name, function, argv)
+    if name in MANY:
+        _of_many(name, function, argv)
     else:
         if name not in {"probes", "draw"}:
             from lit_memories.recipes import quiet, quiet_libraries
@@ -261,13 +272,22 @@ def _tool(name: str, argv: list[str]) -> None:
         auto_cli(_checked(function), args=argv, as_positional=True, prog=prog, exit_on_error=False)
 
 
-def _of_folders(name: str, function: Callable[..., Any], argv: list[str]) -> None:
-    """A tool for any number of folders, which `auto_cli` cannot express."""
+MANY: dict[str, tuple[str, str | None, type, str]] = {
+    **dict.fromkeys(("report", "status", "findings", "transfers"), ("runs", "+", Path, "run folders")),
+    "recipes": ("words", "*", str, "list [FOLDER], show NAME or copy NAME|FOLDER DEST; list if there are none"),
+    "audit": ("model", None, str, "erasure or whole model: folder or hub id"),
+}
+"""Tools whose arguments are called, are so many, and are what is said here; all else that they take is an option."""
+
+
+def _of_many(name: str, function: Callable[..., Any], argv: list[str]) -> None:
+    """A tool whose arguments `auto_cli` cannot express: any number, or one beside options that must be there."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog=f"lit-memories {name}", description=TOOLS[name][1], exit_on_error=False)
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_function_arguments(function, skip={"runs"})
+    many, count, kind, meaning = MANY[name]
+    parser.add_argument(many, nargs=count, type=kind, help=meaning)
+    parser.add_function_arguments(function, skip={many})
     _checked(function)(**parser.parse_args(argv).as_dict())
 
 
@@ -286,7 +306,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _recipe(argv: list[str]) -> None:
     from lit_memories.recipe_files import check_values, overridden
+    from lit_memories.recipe_names import named
 
+    argv = named(argv)
     check_values(argv)
     for option in overridden(argv[1:]):
         _say(argv[0], f"{option} stands before --config and is overridden by it: put it after")
@@ -294,6 +316,11 @@ def _recipe(argv: list[str]) -> None:
         from lit_memories.tools.plan import plan
 
         plan(argv)
+    elif argv[0] == "doctor":
+        from lit_memories.tools.doctor import doctor
+
+        if code := doctor(argv):
+            raise SystemExit(code)
     else:
         from lit_memories.recipes import run
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lit_memories.concept import check_described
+from lit_memories.recipe_names import library, nearest
 
 SUFFIXES = {".yaml", ".yml"}
 """How values end that name another file, such as a concept's or a trainer's."""
@@ -60,7 +61,7 @@ def read_recipe(file: Path) -> dict[str, Any]:
 
 
 def audit_command(concept: str, base: object, *options: str) -> str:
-    """The command that audits a model of a base for a concept, by the recipe in ``recipes/`` that is for both.
+    """The command that audits a model of a base for a concept, by the recipe of the library that is for both.
 
     Args:
         concept: its name.
@@ -70,7 +71,9 @@ def audit_command(concept: str, base: object, *options: str) -> str:
     Returns:
         The command; in it stands ``RECIPE`` where none here is for them.
     """
-    for file in sorted(Path("recipes").glob("*/audit/*.yaml")):
+    for name, file in library().items():
+        if not re.fullmatch("[^/]+/audit/[^/]+", name):
+            continue
         try:
             model = read_recipe(file)["model"]
             settings = model["init_args"]
@@ -78,7 +81,7 @@ def audit_command(concept: str, base: object, *options: str) -> str:
         except (ValueError, OSError, KeyError, TypeError):  # a trainer's, or somebody's draft
             continue
         if found == (concept, base) and str(model.get("class_path")).endswith(".ConceptAudit"):
-            return " ".join(["lit-memories predict --config", quote(str(file)), *options])
+            return " ".join(["lit-memories predict --config", quote(f"recipes/{name}.yaml"), *options])
     return " ".join(["lit-memories predict --config RECIPE", *options])
 
 
@@ -94,15 +97,11 @@ def check_values(argv: Sequence[str]) -> None:
     """
     for name, value in _options(argv):
         file = Path(value)
-        if file.suffix not in SUFFIXES:
-            continue
-        if name == "--model.concept":
+        if name == "--model.concept" and value != "null" and re.fullmatch(r"[\w./~-]+", value):
             if not file.is_file():
-                raise FileNotFoundError(
-                    f"{file} is no file: --model.concept names a concept's, recipes/*/concepts has some"
-                )
+                raise FileNotFoundError(f"{file} is no file{_meant(value)}: --model.concept names a concept's")
             check_described(read_recipe(file), value)
-        elif file.is_file():
+        elif file.suffix in SUFFIXES and file.is_file():
             read_recipe(file)
 
 
@@ -230,12 +229,42 @@ def _included(value: Any, folder: Path) -> Any:
     return value
 
 
+def _meant(name: str) -> str:
+    """What of the library may be meant by a name that is none."""
+    near = nearest(name)
+    return f"; the nearest recipes are {', '.join(near)}" if near else ", and lit-memories recipes lists some"
+
+
+def named_files(file: Path) -> list[Path]:
+    """A recipe, and the files that it names, and those that they name, each once.
+
+    Args:
+        file: of the recipe.
+    """
+    found: list[Path] = []
+    left = [file.resolve()]
+    while left:
+        if (one := left.pop()) not in found:
+            found.append(one)
+            left += [other.resolve() for other in _names(_read(one), one.parent)]
+    return found
+
+
+def _names(value: Any, folder: Path) -> Iterator[Path]:
+    """The files that values of a recipe name."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _names(part, folder)
+    elif isinstance(value, str) and Path(value).suffix in SUFFIXES and (folder / value).is_file():
+        yield folder / value
+
+
 def _read(file: Path) -> Any:
     if not file.exists():
         gone = "is a link to nowhere" if file.is_symlink() else "does not exist"
-        raise FileNotFoundError(f"{file} {gone}: name a recipe with --config, recipes/ has some")
+        raise FileNotFoundError(f"{file} {gone}{_meant(str(file))}: name a recipe with --config")
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is no file: name a recipe with --config, recipes/ has some")
+        raise FileNotFoundError(f"{file} is no file{_meant(str(file))}: name a recipe with --config")
     try:
         with file.open("rb") as stream:
             content = stream.read(LARGEST + 1)

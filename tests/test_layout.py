@@ -21,6 +21,7 @@ STANDARD = set(sys.stdlib_module_names)
 LEVELS = (
     {"ops", "speed"},
     {"storage", "concept", "images"},
+    {"recipe_names"},
     {"numbers", "schemas", "costs", "settings", "terminal", "recipe_files"},
     {"records", "processes", "lightning_files"},
     {"seeds", "lock"},

@@ -58,7 +58,7 @@ def test_what_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             with pytest.raises(SystemExit) as stop:
                 main(["predict", *option])
             assert stop.value.code == (
-                f"lit-memories predict: {name} {said}: name a recipe with --config, recipes/ has some"
+                f"lit-memories predict: {name} {said}, and lit-memories recipes lists some: name a recipe with --config"
             )
 
 

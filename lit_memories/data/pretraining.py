@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_memories.data import pictograms
 from lit_memories.data.cache import cached
 from lit_memories.data.pictograms import FACTORS
+from lit_memories.storage.shipped import model_folder
 
 
 def collate_pictograms(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class LatentPictogramData(PictogramData):
 
     def __init__(self, autoencoder: Path, cache: Path = Path("runs/cache/latents"), **rows: Any) -> None:
         super().__init__(**rows)
-        self.autoencoder, self.cache = Path(autoencoder), Path(cache)
+        self.autoencoder, self.cache = model_folder(autoencoder), Path(cache)
 
     def prepare_data(self) -> None:
         """Encode the splits if no cache of them exists."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download
+from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 
 from lit_memories.storage.cards import CARD_FILE, kept
 from lit_memories.storage.files import check_regular, write
+from lit_memories.storage.shipped import model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Fetched(NamedTuple):
 def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     """A folder on this machine with files of a repository, or the folder itself if `name` is one.
 
+    ``checkpoints/NAME`` is a model that ships with this package, wherever that has it, and never one of the hub.
     What the cache holds is not asked for again. If the hub is down, the cache answers for it.
 
     Args:
@@ -71,7 +73,7 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     """
     if not name.strip():
         raise ValueError("the name of a file, a folder or a model on the hub is empty: give one")
-    if (folder := Path(name)).exists():
+    if (folder := model_folder(name)).exists():
         check_regular(folder)
         if revision is not None:
             raise ValueError(f"{name} is on this machine, where nothing has a revision: leave out {revision!r}")
@@ -87,6 +89,17 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     if pin and revision is not None:
         raise ValueError(f"{name} names a revision already: leave out {revision!r}")
     return _fetch(repo_id, choose, pin or revision)
+
+
+def reach() -> str:
+    """Whether the hub can be had, in a word or a line: ``reachable``, ``offline`` by the user's wish, or why not."""
+    if constants.is_offline_mode():
+        return "offline, as HF_HUB_OFFLINE says: models come from folders and the cache"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception as error:  # the HTTP client's own errors are of another package in every version
+        return f"cannot be reached: {plain(error)}"
+    return "reachable"
 
 
 def is_id(name: str) -> bool:

@@ -53,17 +53,28 @@ class Plan:
 
 
 class PlanCLI(RecipeCLI):
-    """Makes a recipe's audit around an outline of its model, and runs nothing."""
+    """Makes a recipe's audit or eraser around an outline of its model, and runs nothing.
+
+    Attributes:
+        trainer_settings: what the recipe says of its trainer, which is not made.
+        classes: dotted paths of the classes that the recipe names.
+    """
+
+    trainer_settings: Namespace
+    classes: list[str]
 
     def before_instantiate_classes(self) -> None:
         """Take outlines for models, and nothing for a judge, none of which is loaded."""
         quiet_libraries()
-        for settings in _within(self.config[self.subcommand].model):
+        asked = self.config[self.subcommand]
+        self.trainer_settings = asked.trainer
+        self.classes = [str(part["class_path"]) for part in within(asked) if part.get("class_path")]
+        for settings in within(asked.model):
             if settings.get("class_path") in MODELS:
                 settings.class_path = f"{outlines.__name__}.{outlines.Outline.__name__}"
             if isinstance(judge := settings.get("judge"), Namespace):
                 judge.class_path, judge.init_args = f"{outlines.__name__}.{outlines.Unseen.__name__}", Namespace()
-        self.config[self.subcommand].trainer = Namespace()
+        asked.trainer = Namespace()
 
     def instantiate_trainer(self, **_: Any) -> Any:
         """None is needed."""
@@ -110,7 +121,11 @@ def plan(argv: Sequence[str]) -> None:
 
 def planned(argv: Sequence[str]) -> Plan:
     """What `plan` prints; arguments and errors as there."""
-    cli = run(["predict", *argv[1:]], PlanCLI)
+    return plan_of(run(["predict", *argv[1:]], PlanCLI))
+
+
+def plan_of(cli: RecipeCLI) -> Plan:
+    """The plan of an audit that a `PlanCLI` made."""
     audit, data = cli.model, cli.datamodule
     held = outlines.parts(audit.diffusion)
     held += [part for owner, model in outlines.others(audit) for part in outlines.parts(model, owner)]
@@ -216,12 +231,12 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _within(value: Any) -> Iterator[Namespace]:
+def within(value: Any) -> Iterator[Namespace]:
     """All settings of classes in a value."""
     if isinstance(value, Namespace):
         yield value
         for part in list(vars(value).values()):
-            yield from _within(part)
+            yield from within(part)
     elif isinstance(value, list):
         for part in value:
-            yield from _within(part)
+            yield from within(part)

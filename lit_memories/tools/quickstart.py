@@ -11,9 +11,9 @@ from lit_memories.records import RUN_FILE
 from lit_memories.runs import RunInfo
 from lit_memories.settings import differences
 from lit_memories.storage.files import check_inside
+from lit_memories.storage.shipped import model_folder, shipped
 from lit_memories.terminal import printable
 
-RECIPES = Path("recipes/pictograms")
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
 PROBES = [
     {"class_path": "lit_memories.probes.denoising.Denoising"},
@@ -37,13 +37,12 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
 
     Raises:
         ValueError: if there is no control for the concept, or the folder holds something else.
-        FileNotFoundError: if this is not the root of the repository.
+        FileNotFoundError: if the shipped models are neither here nor installed.
     """
     if concept not in CONTROLS:
         raise ValueError(f"no control for {concept!r}: choose {' or '.join(CONTROLS)}")
-    if not RECIPES.is_dir():
-        raise FileNotFoundError(f"no {RECIPES} here: run this from the root of the repository")
-    erasure, console = out / "erasure", Console()
+    model_folder(CONTROLS[concept])
+    recipes, erasure, console = shipped("recipes") / "pictograms", out / "erasure", Console()
     models: dict[str, list[str]] = {
         "vanilla": [],
         "esd": [f"--model.diffusion.erasure={erasure}"],
@@ -56,13 +55,13 @@ def quickstart(out: Path = Path("runs/quickstart"), concept: str = "umbrella") -
     if _erased(erasure, concept):
         console.print(printable(f"{erasure} is there already"), markup=False)
     else:
-        chosen = f"--model.concept={RECIPES / 'concepts' / f'{concept}.yaml'}"
+        chosen = f"--model.concept={recipes / 'concepts' / f'{concept}.yaml'}"
         small = [f"--model.{name}={value}" for name, value in SMALL.items()]
-        _run("fit", RECIPES / "erase" / "esd.yaml", chosen, *small, f"--trainer.default_root_dir={erasure}")
+        _run("fit", recipes / "erase" / "esd.yaml", chosen, *small, f"--trainer.default_root_dir={erasure}")
     for number, (name, options) in enumerate(models.items(), 2):
         console.rule(f"{number}/{steps}  auditing {name}")
         asked = (f"--model.probes={json.dumps(PROBES)}", *FEW, f"--trainer.default_root_dir={out / name}")
-        _run("predict", RECIPES / "audit" / f"{concept}.yaml", *options, *asked)
+        _run("predict", recipes / "audit" / f"{concept}.yaml", *options, *asked)
     console.rule(f"{steps}/{steps}  report")
     from lit_memories.report import report
 

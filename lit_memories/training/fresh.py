@@ -16,6 +16,7 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lit_memories.storage.shipped import model_folder
 from lit_memories.training.tokenizer import build_tokenizer
 
 HEAD = 32
@@ -25,7 +26,7 @@ HEAD = 32
 def unet_pipeline(autoencoder: Path, block_out_channels: tuple[int, ...], text_width: int) -> StableDiffusionPipeline:
     """A pipeline with fresh U-Net and text encoder around a trained autoencoder."""
     tokenizer = build_tokenizer()
-    vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True, low_cpu_mem_usage=False)
+    vae = AutoencoderKL.from_pretrained(model_folder(autoencoder), use_safetensors=True, low_cpu_mem_usage=False)
     text_encoder = CLIPTextModel(_text_config(tokenizer, text_width, layers=2))
     deep = len(block_out_channels) - 1
     unet = UNet2DConditionModel(
@@ -69,7 +70,7 @@ def flow_pipeline(autoencoder: Path, width: int, blocks: int, text_width: int) -
         blocks: of the transformer.
         text_width: of each of the two text encoders.
     """
-    vae = AutoencoderKL.from_pretrained(autoencoder, use_safetensors=True, low_cpu_mem_usage=False)
+    vae = AutoencoderKL.from_pretrained(model_folder(autoencoder), use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(shift_factor=0.0)  # its latents lie about 0; Stable Diffusion 3's pipeline adds a number
     one = build_tokenizer()
     two = deepcopy(one)  # a vocabulary made again may number its words in another way
