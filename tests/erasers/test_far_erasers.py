@@ -42,6 +42,8 @@ EXPLAINED = {
     "erasers/scissorhands.py": "images to trim by",
     "erasers/spm.py": "noise, and what is logged",
     "erasers/advunlearn.py": "noise, words to begin the attack with, and what is logged",
+    "erasers/receler.py": "where words stand and go, read on the host, and what is logged",
+    "ops/masks.py: attention_mask: number read": "whether every prompt has a token to look for",
     "erasers/fmn.py": "where the concept's words stand, and what is logged",
     "on_train_end": "whether the loss is a number",
     "check_losses": "the same; besides at the end at each of `LOOK_EVERY` steps",
