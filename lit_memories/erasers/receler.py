@@ -18,7 +18,7 @@ from lit_memories.ops.bottlenecks import Bottlenecks
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.masks import attention_mask, outside
 from lit_memories.ops.targets import match
-from lit_memories.prompt_rows import places
+from lit_memories.prompt_rows import marks_of, places
 
 
 class Receler(RolloutEraser):
@@ -151,10 +151,8 @@ class Receler(RolloutEraser):
 
     def marks(self, prompts: Sequence[str]) -> Tensor:
         """1 at the tokens of the concept's phrase, else 0 (n, tokens)."""
-        marks = torch.zeros(len(prompts), self.diffusion.conditioning.tokens)
-        for row, prompt in enumerate(prompts):
-            marks[row, self._rows_of(prompt)] = 1
-        return marks.to(self.device)
+        conditioning = self.diffusion.conditioning
+        return marks_of(conditioning.readers, conditioning.tokens, prompts, self.concept.phrase).to(self.device)
 
     def _rows_of(self, prompt: str) -> list[int]:
         return places(self.diffusion.conditioning.readers, prompt, self.concept.phrase)

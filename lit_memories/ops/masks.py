@@ -71,6 +71,26 @@ def resized(mask: Tensor, places: int, shape: Sequence[int]) -> Tensor:
     return functional.interpolate(mask, grid(places, shape)).flatten(1)
 
 
+def attention_norms(layers: Sequence[Tensor], marks: Tensor, mask: Tensor | None, shape: Sequence[int]) -> Tensor:
+    r"""MACE's loss: attention to marked tokens within a mask, :math:`\sum_l \lVert A^l \odot m \rVert_2`.
+
+    Norms are over samples, heads, places and tokens, one a layer.
+
+    Args:
+        layers: attention (n, heads, places, tokens) of each layer.
+        marks: 1 at the tokens that name the concept, else 0 (n, tokens).
+        mask: 1 where the concept is (n, 1, h, w); the whole picture if None.
+        shape: height and width of the latents.
+    """
+    norms = []
+    for layer in layers:
+        chosen = layer * marks[:, None, None]
+        if mask is not None:
+            chosen = chosen * resized(mask, layer.shape[2], shape)[:, None, :, None]
+        norms.append(chosen.square().sum().clamp(min=1e-20).sqrt())  # a layer that looks nowhere has a gradient of 0
+    return torch.stack(norms).sum()
+
+
 def outside(added: Sequence[Tensor], mask: Tensor, shape: Sequence[int]) -> Tensor:
     r"""Receler's concept-localised regularisation: the mean square of what layers are added outside the mask.
 

@@ -27,7 +27,7 @@ CLOSED = [recipe for recipe in RECIPES if is_closed_form(recipe)]
 GRADIENT = [recipe for recipe in RECIPES if recipe not in CLOSED]
 
 
-LONG = {"age", "ant", "eap", "erasediff", "receler", "scissorhands", "stereo"}
+LONG = {"age", "ant", "eap", "erasediff", "mace", "receler", "scissorhands", "stereo"}
 """Methods that take longest, of which the quick suite has their own tests."""
 
 

@@ -42,6 +42,7 @@ EXPLAINED = {
     "erasers/scissorhands.py": "images to trim by",
     "erasers/spm.py": "noise, and what is logged",
     "erasers/advunlearn.py": "noise, words to begin the attack with, and what is logged",
+    "erasers/mace.py": "timesteps, noise and where words stand, drawn and read on the host",
     "erasers/receler.py": "where words stand and go, read on the host, and what is logged",
     "ops/masks.py: attention_mask: number read": "whether every prompt has a token to look for",
     "erasers/fmn.py": "where the concept's words stand, and what is logged",

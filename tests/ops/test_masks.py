@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from lit_memories.ops.masks import attention_mask, grid, outside, resized
+from lit_memories.ops.masks import attention_mask, attention_norms, grid, outside, resized
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -61,3 +61,27 @@ def test_what_is_added_outside_is_a_mean_over_places_and_layers() -> None:
         wanted += sum(float(one[place].double().square().mean()) for place in free) / len(free) / 2
     assert float(outside(added, mask, (4, 4))) == pytest.approx(wanted, rel=1e-5)
     assert float(outside(added, torch.ones_like(mask), (4, 4))) == 0
+
+
+def test_attention_norms_are_one_a_layer_within_the_mask() -> None:
+    layers = [normal(2, 3, places, 5, seed=places).softmax(-1) for places in (4, 16)]
+    marks = torch.tensor([[0.0, 1, 1, 0, 0], [0, 0, 0, 1, 0]])
+    mask = torch.tensor([[[[1.0, 0], [0, 0]]], [[[1, 1], [0, 0]]]])
+    wanted = 0.0
+    for layer, side in zip(layers, (2, 4), strict=True):
+        total = 0.0
+        for row, columns in enumerate(([1, 2], [3])):
+            for place in range(side * side):
+                if mask[row, 0, place // side * 2 // side, place % side * 2 // side]:
+                    total += float(layer[row, :, place, columns].double().square().sum())
+        wanted += total**0.5
+    assert float(attention_norms(layers, marks, mask, (4, 4))) == pytest.approx(wanted, rel=1e-5)
+    whole = sum(float((layer * marks[:, None, None]).double().norm()) for layer in layers)
+    assert float(attention_norms(layers, marks, None, (4, 4))) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_layer_that_looks_nowhere_has_no_slope() -> None:
+    layer = torch.zeros(1, 1, 4, 2, requires_grad=True)
+    attention_norms([layer], torch.ones(1, 2), None, (2, 2)).backward()
+    assert layer.grad is not None
+    assert not layer.grad.any()
