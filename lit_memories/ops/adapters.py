@@ -41,6 +41,21 @@ def attention_layers(network: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
+def projections(network: nn.Module) -> dict[str, nn.Module]:
+    """Queries, keys, values and ways out of all attention of a U-Net: what adapters of peft mostly stand beside.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    ends = tuple(
+        f".{attention}.{part}" for attention in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")
+    )
+    layers = {name: module for name, module in network.named_modules() if name.endswith(ends)}
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no attention layers (attn1, attn2) to adapt")
+    return layers
+
+
 class Adapter(Attachment):
     r"""Rank-r factors beside some layers of a network: :math:`y = Wx + \gamma\, U D x`.
 
