@@ -25,8 +25,9 @@ class EraseFlow(Eraser):
         - \log q(z_t \mid z_{t'})\big]\Big)^2
 
     with q diffusion (`lit_memories.ops.path.log_densities`, nats an element), :math:`\beta` the same reward for all
-    paths, and Z a number that is learnt. The steps S are the last of a run and some of the others. Nothing keeps other
-    prompts as they are. A step of training holds as many network calls as S has steps.
+    paths, and Z a number that is learnt. The steps S are the last of a run and some of the others. The square falls from
+    both sides: only while :math:`\log \beta` is above what the rest comes to are paths made more likely. Nothing
+    keeps other prompts as they are. A step of training holds as many network calls as S has steps.
 
     Args:
         diffusion: the model; its weights are not changed.
@@ -125,7 +126,7 @@ class EraseFlow(Eraser):
             prediction = self.diffusion.predict(here, step.timestep, embeds, self.guidance_scale)
             forward, backward = log_densities(here, prediction, states[index + 1], step, self.eta)
             balance = balance + forward - backward
-        self.log("train/flow", self.flow.detach(), batch_size=1)
+        self.log_dict({"train/flow": self.flow.detach(), "train/balance": balance.detach().mean()}, batch_size=1)
         return balance.square().mean()
 
     @torch.no_grad()
