@@ -25,8 +25,8 @@ class EraseFlow(Eraser):
         - \log q(z_t \mid z_{t'})\big]\Big)^2
 
     with q diffusion (`lit_memories.ops.path.log_densities`, nats an element), :math:`\beta` the same reward for all
-    paths, and Z a number that is learnt. The steps S are the last of a run and some of the others. The square falls from
-    both sides: only while :math:`\log \beta` is above what the rest comes to are paths made more likely. Nothing
+    paths, and Z a number that is learnt. The steps S are the last of a run and some of the others. The square falls
+    from both sides: only while :math:`\log \beta` is above what the rest comes to are paths made more likely. Nothing
     keeps other prompts as they are. A step of training holds as many network calls as S has steps.
 
     Args:
