@@ -12,7 +12,7 @@ from lit_memories import autoencoder
 from lit_memories.conditioning import conditioning_of
 from lit_memories.denoisers import denoiser_of
 from lit_memories.erasure import Erasure
-from lit_memories.ops.adapters import Adapter
+from lit_memories.ops.attachment import Attachment
 from lit_memories.ops.fingerprint import fingerprint, rounded_fingerprints
 from lit_memories.ops.rollout import PredictFn, rollout
 from lit_memories.ops.schedule import NoiseSchedule, on_each
@@ -44,7 +44,8 @@ class Diffusion(Prompted):
             nothing.
         torch_dtype: storage type of the weights.
         gated: whether an erasure that is an adapter acts as strongly as each prompt is near to the concept, where it
-            says how (SPM); if not, and for every other adapter, it is worked into the weights at full strength.
+            says how (SPM); if not, and for every other adapter, it is worked into the weights at full strength. What
+            weights cannot hold (Receler) is refused then.
         gate_power: which power of that nearness is the adapter's strength: 2 as in SPM's released inference, which
             scales both factors by it, 1 as in the paper (eq. 10).
         variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
@@ -103,7 +104,7 @@ class Diffusion(Prompted):
             self.replaced = self.erasure.apply(self, gated)
         if transform is not None:
             if self.adapter is not None:
-                raise ValueError("a gated adapter cannot be transformed: merge it by --model.diffusion.gated false")
+                raise ValueError(f"what stands beside the network cannot be transformed: {self.adapter.remedy}")
             self.transform = transform
             transform.apply({k: x for k, x in self.named_parameters() if not k.startswith("vae.")}, self.replaced)
         if speed is not None:
@@ -155,8 +156,8 @@ class Diffusion(Prompted):
         factor = autoencoder.factor(self.vae)
         return self.denoiser.latent_shape[0], self.image_size[0] // factor, self.image_size[1] // factor
 
-    def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
-        """Put an adapter on the network that acts as strongly as a prompt is near to `gate_prompts`."""
+    def add_adapter(self, adapter: Attachment, gate_prompts: Sequence[str]) -> None:
+        """Put an adapter on the network that acts as strongly as a prompt is near to `gate_prompts`, or always."""
         self.adapter, self.gate_prompts = adapter, list(gate_prompts)
 
     def encode_images(self, images: Tensor, generator: Generator | None = None) -> Tensor:
@@ -291,9 +292,9 @@ class Diffusion(Prompted):
         """The model as an ordinary diffusers pipeline with a DDIM scheduler, or with a flow's own.
 
         Raises:
-            ValueError: under a gated adapter, which such a pipeline cannot express.
+            ValueError: under a gated adapter or bottlenecks, which such a pipeline cannot express.
         """
         if self.adapter is not None:
-            raise ValueError("a pipeline cannot hold a prompt-gated adapter: load the model with gated=False")
+            raise ValueError(f"a pipeline cannot hold what stands beside the network: {self.adapter.remedy}")
         network = {self.component: self.network}
         return self.conditioning.pipeline(vae=self.vae, scheduler=scheduler_of(self.scheduler_config), **network)

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lit_memories.ops.adapters import DOWN, UP, Adapter, merged
+from lit_memories.ops.adapters import Adapter, merged_weights
+from lit_memories.ops.attachment import Attachment
+from lit_memories.ops.attachments import kind_of
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.cards import CARD_FILE, kept, marked
 from lit_memories.storage.files import whole_folder, write
@@ -109,8 +111,8 @@ class Erasable(Protocol):
     def known_as(self) -> Iterable[str]:
         """The fingerprints that its base goes by."""
 
-    def add_adapter(self, adapter: Adapter, gate_prompts: Sequence[str]) -> None:
-        """Put an adapter on the network."""
+    def add_adapter(self, adapter: Attachment, gate_prompts: Sequence[str]) -> None:
+        """Put an adapter, or what else stands beside it, on the network."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Erasure:
     """What an eraser changed, with provenance.
 
     Tensors are named as in the model, ``unet.…`` or ``text_encoder.…``, and replace those there; or they are low-rank
-    factors, ``unet.LAYER.lora_down`` and ``unet.LAYER.lora_up``, that are added to layers of the U-Net.
+    factors, ``unet.LAYER.lora_down`` and ``unet.LAYER.lora_up``, that are added to layers of the U-Net; or bottlenecks
+    behind its cross-attention, ``unet.LAYER.eraser.…``, which act beside it and cannot be worked into weights.
     """
 
     tensors: Mapping[str, Tensor]
@@ -131,8 +134,13 @@ class Erasure:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether the tensors are low-rank factors."""
-        return any(name.endswith((f".{DOWN}", f".{UP}")) for name in self.tensors)
+        """Whether the tensors stand beside the network's weights instead of replacing them."""
+        return kind_of(self.tensors) is not None
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether weights can hold it all."""
+        return kind_of(self.tensors) in (None, Adapter)
 
     def save(self, folder: Path) -> None:
         """Write ``erasure.safetensors``, ``erasure.json`` and a model card to `folder`; no token is in any of them.
@@ -224,10 +232,11 @@ class Erasure:
 
         Args:
             diffusion: the model it was made for.
-            gated: keep an adapter's gate, if it has one; without, it is worked into the weights at full strength.
+            gated: keep an adapter's gate, if it has one; without, it is worked into the weights at full strength, and
+                what weights cannot hold is refused.
 
         Returns:
-            The tensors it replaced, by name; none for a gated adapter.
+            The tensors it replaced, by name; none for what acts beside the network.
 
         Raises:
             ValueError: if the base differs, a tensor does not fit or is not finite, or nothing changes; the model is
@@ -239,16 +248,10 @@ class Erasure:
                 raise ValueError(f"erasure holds no weight in {name} but {str(tensor.dtype).removeprefix('torch.')}")
             if not tensor.isfinite().all():
                 raise ValueError(f"erasure holds NaN or infinity in {name}: training diverged, or the file is damaged")
-        if self.is_adapter and gated and self.provenance.gate is not None:
-            if not any(tensor.any() for name, tensor in self.tensors.items() if name.endswith(UP)):
-                raise ValueError("the erasure changes nothing: its adapter is zero")
-            prefix = f"{diffusion.component}."
-            factors = {name.removeprefix(prefix): tensor.clone() for name, tensor in self.tensors.items()}
-            adapter = Adapter(diffusion.network, factors).requires_grad_(False)
-            diffusion.add_adapter(adapter, self.provenance.gate)
+        if self._attached(diffusion, gated):
             return {}
         state = diffusion.state_dict()
-        tensors = _merge(self.tensors, state) if self.is_adapter else self.tensors
+        tensors = merged_weights(self.tensors, state) if self.is_adapter else self.tensors
         for name, tensor in tensors.items():
             if name not in state or state[name].shape != tensor.shape:
                 there = tuple(state[name].shape) if name in state else "nothing"
@@ -259,6 +262,20 @@ class Erasure:
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
         return replaced
+
+    def _attached(self, diffusion: Erasable, gated: bool) -> bool:
+        """Put what acts beside the network there, and say whether there was anything to put."""
+        kind, gate = kind_of(self.tensors), self.provenance.gate
+        if kind is None or (self.mergeable and (gate is None or not gated)):
+            return False
+        if not gated:
+            raise ValueError(f"{self.provenance.method}'s erasure stays beside the network: {kind.remedy}")
+        if not any(tensor.any() for name, tensor in self.tensors.items() if name.endswith(kind.last)):
+            raise ValueError("the erasure changes nothing: what it adds is zero")
+        prefix = f"{diffusion.component}."
+        factors = {name.removeprefix(prefix): tensor.clone() for name, tensor in self.tensors.items()}
+        diffusion.add_adapter(kind(diffusion.network, factors).requires_grad_(False), gate or [])
+        return True
 
     def _check_base(self, diffusion: Erasable) -> None:
         """Refuse another base than the one it was made for."""
@@ -328,20 +345,3 @@ def _wanted(files: Sequence[str]) -> list[str]:
         if name not in files:
             raise FileNotFoundError(f"it is not an erasure: it has no {name}; make one with lit-memories fit")
     return [WEIGHTS_FILE, PROVENANCE_FILE]
-
-
-def _merge(factors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the layers that an adapter acts on, with it worked in."""
-    tensors = {}
-    for layer in sorted({name.rsplit(".", 1)[0] for name in factors}):
-        weight, down, up = (
-            source.get(name)
-            for source, name in ((state, f"{layer}.weight"), (factors, f"{layer}.{DOWN}"), (factors, f"{layer}.{UP}"))
-        )
-        if weight is None or down is None or up is None:
-            raise ValueError(f"erasure does not fit: adapter factors or weights of {layer} are missing")
-        if (up.shape[0], *down.shape[1:]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
-            raise ValueError(f"erasure does not fit: adapter of {layer} is for another size than {tuple(weight.shape)}")
-        exact = merged(weight.float(), down.to(weight.device).float(), up.to(weight.device).float())
-        tensors[f"{layer}.weight"] = exact.to(weight.dtype)
-    return tensors

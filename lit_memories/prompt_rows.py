@@ -53,6 +53,25 @@ def places(readers: Sequence[Reader], prompt: str, phrase: str) -> list[int]:
     return [reader.first + row for reader, rows in found for row in rows]
 
 
+def marks_of(readers: Sequence[Reader], tokens: int, prompts: Sequence[str], phrase: str, ends: bool = False) -> Tensor:
+    """1 at the rows of each prompt's embedding in which a phrase is, else 0 (n, tokens).
+
+    Args:
+        readers: who reads prompts.
+        tokens: rows of text.
+        prompts: n of them.
+        phrase: which words.
+        ends: mark end markers too; where padding is the same token, all of it.
+    """
+    marks = torch.zeros(len(prompts), tokens)
+    for row, prompt in enumerate(prompts):
+        marks[row, places(readers, prompt, phrase)] = 1
+        for reader in readers if ends else ():
+            ids = reader.tokenize([prompt])[0]
+            marks[row, [reader.first + i for i, token in enumerate(ids) if token == reader.tokenizer.eos_token_id]] = 1
+    return marks
+
+
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     """Token ids (n, tokens), padded; prompts beyond the encoder's window are cut as in Stable Diffusion."""
     tokens = tokenizer(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lit_memories.conditioning import Conditioning
 from lit_memories.denoisers import Denoiser
-from lit_memories.ops.adapters import Adapter, gate
+from lit_memories.ops.adapters import gate
+from lit_memories.ops.attachment import Attachment
 from lit_memories.ops.tokens import content
 from lit_memories.prompt_rows import tokenize, with_row
 from lit_memories.speed import Speed
@@ -21,7 +22,7 @@ class Prompted(nn.Module):
     are computed there, and follow the network. What works on the encoders themselves has them recalled.
     """
 
-    adapter: Adapter | None
+    adapter: Attachment | None
     gate_prompts: list[str]
     gate_power: Literal[1, 2]
     conditioning: Conditioning
@@ -64,9 +65,11 @@ class Prompted(nn.Module):
         return embeds if self.adapter is None else self.gated(embeds, [set(self.words(prompt)) for prompt in prompts])
 
     def gated(self, embeds: Tensor, tokens: Sequence[set[int]]) -> Tensor:
-        """Embeddings (n, rows, width) of prompts of some tokens, with the row of a gated adapter's strength."""
+        """Embeddings (n, rows, width) of prompts of some tokens, with a row of an adapter's strength, 1 if ungated."""
         if self.adapter is None:
             return embeds
+        if not self.gate_prompts:
+            return with_row(embeds, torch.ones(len(embeds), 1).to(embeds))
         known = self.conditioning.encode(self.gate_prompts).to(embeds.device)
         text, concepts = (self.conditioning.split(x)[0] for x in (embeds, known))
         concept_tokens = [set(self.words(prompt)) for prompt in self.gate_prompts]

@@ -100,7 +100,7 @@ class Eraser(OneWriter, ABC):
         for parameter in self.selected.values():
             parameter.requires_grad_(True)
         if self.diffusion.adapter is not None:
-            raise ValueError("the model carries a gated adapter, which no method trains on: load the base itself")
+            raise ValueError("the model carries an adapter, which no method trains on: load the base itself")
         replaced = self.diffusion.replaced
         if others := sorted(set(replaced) - set(self.selected)):
             raise ValueError(f"its erasure changed {others[0]}, which train={self.train_rule!r} does not select")

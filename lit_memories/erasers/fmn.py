@@ -10,7 +10,7 @@ from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser, warn_of_renamed
 from lit_memories.ops.attention import recorded_attention
-from lit_memories.prompt_rows import places
+from lit_memories.prompt_rows import marks_of, places
 
 
 class FMN(Eraser):
@@ -81,15 +81,9 @@ class FMN(Eraser):
 
     def marks(self, prompts: list[str]) -> Tensor:
         """1 at the positions of the concept's tokens, else 0 (n, tokens)."""
-        marks = torch.zeros(len(prompts), self.diffusion.conditioning.tokens, device=self.device)
-        for row, prompt in enumerate(prompts):
-            marks[row, self._places(prompt)] = 1
-            for reader in self.diffusion.conditioning.readers if self.faithful else ():
-                ends = [
-                    i for i, token in enumerate(reader.tokenize([prompt])[0]) if token == reader.tokenizer.eos_token_id
-                ]
-                marks[row, [reader.first + i for i in ends]] = 1
-        return marks
+        conditioning = self.diffusion.conditioning
+        marks = marks_of(conditioning.readers, conditioning.tokens, prompts, self.concept.phrase, self.faithful)
+        return marks.to(self.device)
 
     def _places(self, prompt: str) -> list[int]:
         """Rows of a prompt's embedding that are the concept's tokens."""

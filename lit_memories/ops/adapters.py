@@ -1,13 +1,14 @@
 """Low-rank adapters beside a network's layers, which a strength a sample switches on and off."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+
+from lit_memories.ops.attachment import Attachment
 
 DOWN, UP = "lora_down", "lora_up"
 """Last part of the factors' names, after the layer's own."""
@@ -40,7 +41,22 @@ def attention_layers(network: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-class Adapter(nn.Module):
+def projections(network: nn.Module) -> dict[str, nn.Module]:
+    """Queries, keys, values and ways out of all attention of a U-Net: what adapters of peft mostly stand beside.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    ends = tuple(
+        f".{attention}.{part}" for attention in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")
+    )
+    layers = {name: module for name, module in network.named_modules() if name.endswith(ends)}
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no attention layers (attn1, attn2) to adapt")
+    return layers
+
+
+class Adapter(Attachment):
     r"""Rank-r factors beside some layers of a network: :math:`y = Wx + \gamma\, U D x`.
 
     The network is hooked, not changed: its weights and their names stay, and with strength 0 its output is the original
@@ -55,9 +71,11 @@ class Adapter(nn.Module):
         ValueError: if a factor fits no layer of the network.
     """
 
+    parts, last = (DOWN, UP), (UP,)
+    remedy = "merge it by --model.diffusion.gated false"
+
     def __init__(self, network: nn.Module, factors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.strength: Tensor | float = 1.0
         self.names = sorted({name.rsplit(".", 1)[0] for name in factors})
         layers = dict(network.named_modules())
         for name in self.names:
@@ -72,27 +90,11 @@ class Adapter(nn.Module):
         """One beside every layer of a network's attention that does nothing yet."""
         return cls(network, initial_factors(attention_layers(network), rank, generator))
 
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        """Within the context the network is the original one, to the bit."""
-        before, self.strength = self.strength, 0.0
-        try:
-            yield
-        finally:
-            self.strength = before
-
     def _hook(self, index: int) -> Any:
         def add(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if isinstance(self.strength, float) and self.strength == 0:
-                return output
-            return output + self._scale(output) * self._apply_factors(layer, args[0], index)
+            return output if self.silent else output + self.scale(output) * self._apply_factors(layer, args[0], index)
 
         return add
-
-    def _scale(self, output: Tensor) -> Tensor | float:
-        if isinstance(self.strength, float):
-            return self.strength
-        return self.strength.to(output).view(-1, *[1] * (output.ndim - 1))
 
     def _apply_factors(self, layer: nn.Module, inputs: Tensor, index: int) -> Tensor:
         down, up = self.down[index], self.up[index]
@@ -102,7 +104,7 @@ class Adapter(nn.Module):
         return functional.linear(functional.linear(inputs, down.to(inputs.dtype)), up.to(inputs.dtype))
 
     def factors(self) -> dict[str, nn.Parameter]:
-        """The factors under their names."""
+        """The factors under their names, layer by layer."""
         named: dict[str, nn.Parameter] = {}
         for index, name in enumerate(self.names):
             named |= {f"{name}.{DOWN}": self.down[index], f"{name}.{UP}": self.up[index]}
@@ -151,6 +153,31 @@ def initial_factors(layers: Mapping[str, nn.Module], rank: int, generator: Gener
 def merged(weight: Tensor, down: Tensor, up: Tensor, strength: float = 1.0) -> Tensor:
     """A layer's weight with its adapter worked in: for one strength, the same function."""
     return weight + strength * torch.einsum("or,r...->o...", up.flatten(1), down).to(weight.dtype)
+
+
+def merged_weights(factors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the layers that an adapter acts on, with it worked in.
+
+    Args:
+        factors: of the adapter, by the names of their layers in the model.
+        state: the model's tensors by name.
+
+    Raises:
+        ValueError: if one is missing, or does not fit.
+    """
+    tensors = {}
+    for layer in sorted({name.rsplit(".", 1)[0] for name in factors}):
+        weight, down, up = (
+            source.get(name)
+            for source, name in ((state, f"{layer}.weight"), (factors, f"{layer}.{DOWN}"), (factors, f"{layer}.{UP}"))
+        )
+        if weight is None or down is None or up is None:
+            raise ValueError(f"erasure does not fit: adapter factors or weights of {layer} are missing")
+        if (up.shape[0], *down.shape[1:]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
+            raise ValueError(f"erasure does not fit: adapter of {layer} is for another size than {tuple(weight.shape)}")
+        exact = merged(weight.float(), down.to(weight.device).float(), up.to(weight.device).float())
+        tensors[f"{layer}.weight"] = exact.to(weight.dtype)
+    return tensors
 
 
 def gate(

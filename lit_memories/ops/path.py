@@ -21,6 +21,7 @@ nothing at a level of noise alone; 1 for ``v_prediction`` and :math:`\cos\phi + 
 are sound at both ends.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -181,3 +182,38 @@ def ddim_eta_coefficients(step: DDIMStep, eta: float) -> tuple[float, float, flo
     """
     variance = eta**2 * (1 - step.alpha_prev) / (1 - step.alpha) * (1 - step.alpha / step.alpha_prev)
     return step.alpha_prev**0.5, abs(1 - step.alpha_prev - variance) ** 0.5, variance**0.5
+
+
+def log_densities(
+    latents: Tensor, prediction: Tensor, reached: Tensor, step: DDIMStep, eta: float
+) -> tuple[Tensor, Tensor]:
+    r"""How likely a stochastic step is, and how likely noise is to undo it: log-densities, a mean over elements.
+
+    The step of `ddim_eta_step` is normal about what it does without fresh noise; diffusion from where it ends back to
+    where it began is :math:`N(\sqrt{r}\, z_{t'}, 1 - r)` with :math:`r = \bar\alpha_t / \bar\alpha_{t'}`.
+
+    Args:
+        latents: z_t (n, c, h, w).
+        prediction: for them (n, c, h, w); the first density is differentiable in it.
+        reached: z_t' (n, c, h, w).
+        step: from which level to which.
+        eta: share of DDPM's noise, above 0 and at most 1.
+
+    Returns:
+        Two tensors (n,), in nats an element.
+
+    Raises:
+        ValueError: of a step that is certain: to the picture itself, or without noise.
+    """
+    kept, direction, added = ddim_eta_coefficients(step, eta)
+    if added == 0:
+        raise ValueError("a step to the picture itself, or without fresh noise, is certain, and has no density")
+    here = step.frame
+    noise = prediction if step.predicts == "epsilon" else here.noise(prediction, latents)
+    mean, ratio = kept * here.clean(prediction, latents) + direction * noise, step.alpha / step.alpha_prev
+    return _log_normal(reached, mean, added), _log_normal(latents, ratio**0.5 * reached, (1 - ratio) ** 0.5)
+
+
+def _log_normal(values: Tensor, mean: Tensor, deviation: float) -> Tensor:
+    squares = ((values - mean) / deviation).square().flatten(1).mean(1)
+    return -0.5 * squares - math.log(deviation) - 0.5 * math.log(2 * math.pi)

@@ -1,4 +1,4 @@
-r"""Closed-form edits of linear maps: the algebra of UCE and RECE.
+r"""Closed-form edits of linear maps: the algebra of UCE, RECE and MACE.
 
 Rows are vectors: a prompt embedding :math:`c` is a row, a matrix :math:`W` maps it to :math:`cW^T`.
 """
@@ -55,6 +55,46 @@ def edit_map(
     gram = lamb * identity + erase_scale * c.T @ c + preserve_scale * p.T @ p
     moved = erase_scale * (g - c).T @ c
     return identity + torch.cholesky_solve(moved.T, torch.linalg.cholesky(gram)).T
+
+
+def fused(
+    tuned: Tensor,
+    refined: Tensor,
+    original: Tensor,
+    words: Tensor,
+    preserved: Tensor,
+    lamb: float,
+    preserve_scale: float = 0.0,
+) -> Tensor:
+    r"""One matrix that does what a tuned one does on some vectors, and stays what it was elsewhere.
+
+    MACE's fusion (Lu et al. 2024, eq. 7 and 8), here of one concept's adapter: the minimum of
+
+    .. math:: \sum_i \lVert (W - W_t) c_i \rVert^2 + s \sum_j \lVert (W - W_0) p_j \rVert^2
+        + \lambda \lVert W - W_r \rVert^2
+
+    Args:
+        tuned: W_t (out, width), the refined matrix with its adapter.
+        refined: W_r, of the same shape.
+        original: W_0, of the same shape.
+        words: c_i (n, width).
+        preserved: p_j (m, width); m may be 0.
+        lamb: above 0.
+        preserve_scale: s, 0 or more.
+
+    Returns:
+        W (out, width) in float64.
+
+    Raises:
+        ValueError: if a weight is out of range.
+    """
+    if lamb <= 0 or preserve_scale < 0:
+        raise ValueError(f"lamb ({lamb}) must be above 0, preserve_scale ({preserve_scale}) not below")
+    c, p = words.double(), preserved.double()
+    concept, kept = c.T @ c, preserve_scale * p.T @ p
+    gram = concept + kept + lamb * torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
+    wanted = tuned.double() @ concept + original.double() @ kept + lamb * refined.double()
+    return torch.cholesky_solve(wanted.T, torch.linalg.cholesky(gram)).T
 
 
 def adversarial_embeddings(

@@ -30,6 +30,29 @@ def find(ids: Sequence[int], phrase: Sequence[int]) -> list[int]:
     return [start + offset for start in starts for offset in range(size)]
 
 
+def shared(ids: Sequence[int], others: Sequence[int], window: int) -> tuple[list[int], list[int]]:
+    """Where two prompts say the same around what differs: positions in either, in pairs, the padding's among them.
+
+    Args:
+        ids: tokens of one, with markers and without padding.
+        others: of the other.
+        window: how many tokens both are padded to.
+
+    Example:
+        >>> shared([9, 1, 4, 2, 8], [9, 1, 5, 6, 2, 8], 8)
+        ([0, 1, 3, 4, 5, 6], [0, 1, 4, 5, 6, 7])
+    """
+    most = min(len(ids), len(others))
+    begin = next((i for i in range(most) if ids[i] != others[i]), most)
+    end = next((i for i in range(most - begin) if ids[-1 - i] != others[-1 - i]), most - begin)
+    padding = window - max(len(ids), len(others))
+    one, other = (
+        [*range(begin), *range(len(text) - end, len(text)), *range(len(text), len(text) + padding)]
+        for text in (ids, others)
+    )
+    return one, other
+
+
 @contextmanager
 def placed(text_encoder: Any, vectors: Tensor, positions: Tensor) -> Iterator[None]:
     """Within the context, the text encoder sees vectors in place of some tokens of every prompt.

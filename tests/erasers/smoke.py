@@ -93,7 +93,7 @@ def smoke(recipe: Path, base: Path, folder: Path, *more: str, **options: Any) ->
 
 
 def moved(folder: Path, base: Path) -> Tensor:
-    """How far an artefact is from its base, as one vector; of an adapter, the factors that begin at zero."""
+    """How far an artefact is from its base, as one vector; of what stands beside it, what begins at zero."""
     tensors, state = load_file(folder / "erasure.safetensors"), Diffusion.from_pretrained(base).state_dict()
-    names = [name for name in sorted(tensors) if not name.endswith("lora_down")]
+    names = [name for name in sorted(tensors) if not name.endswith(("lora_down", ".down.weight", ".down.bias"))]
     return torch.cat([(tensors[name] - state.get(name, torch.zeros(()))).flatten() for name in names])

@@ -42,6 +42,10 @@ EXPLAINED = {
     "erasers/scissorhands.py": "images to trim by",
     "erasers/spm.py": "noise, and what is logged",
     "erasers/advunlearn.py": "noise, words to begin the attack with, and what is logged",
+    "erasers/eraseflow.py": "noise of paths and which steps, drawn on the CPU, and what is logged",
+    "erasers/mace.py": "timesteps, noise and where words stand, drawn and read on the host",
+    "erasers/receler.py": "where words stand and go, read on the host, and what is logged",
+    "ops/masks.py: attention_mask: number read": "whether every prompt has a token to look for",
     "erasers/fmn.py": "where the concept's words stand, and what is logged",
     "on_train_end": "whether the loss is a number",
     "check_losses": "the same; besides at the end at each of `LOOK_EVERY` steps",
@@ -79,7 +83,7 @@ QUICK = {"esd", "salun", "uce"}
 )
 def test_a_method_trains_there_as_here(recipe: Path, tiny: Path, tmp_path: Path) -> None:
     def build() -> Eraser:
-        options = small(recipe, scope="attn1") | ({} if is_closed_form(recipe) else {"steps": 2})
+        options = small(recipe, scope="attn1", mask_stride=2) | ({} if is_closed_form(recipe) else {"steps": 2})
         return method(recipe)(Diffusion.from_pretrained(tiny), UMBRELLA, **options)
 
     expected, eraser = trained(build(), tmp_path / "cpu", accelerator="cpu"), build()

@@ -21,6 +21,7 @@ from lit_memories.ops.path import (
     ddim_inverse_coefficients,
     ddim_step,
     frame,
+    log_densities,
 )
 from lit_memories.ops.rollout import rollout, rollout_rows
 from lit_memories.ops.schedule import BetaSchedule, NoiseSchedule
@@ -253,3 +254,46 @@ def test_betas_are_drawn_as_in_former_releases() -> None:
     alpha = schedule.alphas_cumprod[timesteps][:, None, None, None]
     assert torch.equal(target, noise)
     assert torch.equal(noisy, alpha.sqrt().float() * latents + (1 - alpha).sqrt().float() * noise)
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "flow_prediction"])
+def test_densities_of_a_step_are_normal_ones(predicts: PredictionType) -> None:
+    """Against torch's own normal law, about the mean that the step has without fresh noise, and about diffusion."""
+    step, eta = DDIMStep(500, 0.2, 0.6, predicts), 0.7
+    z, prediction, fresh = (torch.randn(3, 2, 4, 4, generator=Generator().manual_seed(i)).double() for i in range(3))
+    reached = ddim_eta_step(z, prediction, fresh, step, eta)
+    forward, backward = log_densities(z, prediction, reached, step, eta)
+    mean = ddim_eta_step(z, prediction, torch.zeros_like(z), step, eta)
+    deviation = eta * ((1 - 0.6) / (1 - 0.2) * (1 - 0.2 / 0.6)) ** 0.5
+    torch.testing.assert_close(forward, torch.distributions.Normal(mean, deviation).log_prob(reached).mean((1, 2, 3)))
+    back = torch.distributions.Normal((0.2 / 0.6) ** 0.5 * reached, (1 - 0.2 / 0.6) ** 0.5)
+    torch.testing.assert_close(backward, back.log_prob(z).mean((1, 2, 3)))
+    assert not torch.allclose(forward, log_densities(z, prediction, reached, step, 1.0)[0]), "the control"
+
+
+def test_a_perfect_models_path_is_in_balance() -> None:
+    """Of data that is one point DDPM is diffusion run backwards, so that all densities between the ends cancel."""
+    generator = Generator().manual_seed(0)
+    point, start, *_ = (torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    alphas = [0.001, 0.05, 0.2, 0.4, 0.6, 0.75, 0.86, 0.93, 0.97, 0.99]
+    z, balance = start, torch.zeros(4, dtype=torch.float64)
+    for alpha, alpha_prev in pairwise(alphas):
+        step = DDIMStep(1, alpha, alpha_prev)
+        noise = (z - alpha**0.5 * point) / (1 - alpha) ** 0.5
+        reached = ddim_eta_step(z, noise, torch.randn(z.shape, generator=generator).double(), step, 1.0)
+        forward, backward = log_densities(z, noise, reached, step, 1.0)
+        balance, z = balance + forward - backward, reached
+
+    def marginal(x: Tensor, alpha: float) -> Tensor:
+        law = torch.distributions.Normal(alpha**0.5 * point, (1 - alpha) ** 0.5)
+        return law.log_prob(x).mean((1, 2, 3))
+
+    torch.testing.assert_close(balance, marginal(z, alphas[-1]) - marginal(start, alphas[0]))
+    assert balance.abs().min() > 0.1, "the control"
+
+
+def test_a_certain_step_has_no_density() -> None:
+    z = torch.zeros(1, 1, 2, 2)
+    for step, eta in ((DDIMStep(1, 0.5, 1.0), 1.0), (DDIMStep(1, 0.5, 0.6), 0.0)):
+        with pytest.raises(ValueError, match="is certain, and has no density"):
+            log_densities(z, z, z, step, eta)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lit_memories.ops.tokens import content, find, placed
+from lit_memories.ops.tokens import content, find, placed, shared
 
 BOS, EOS = 30, 31
 
@@ -136,3 +136,13 @@ def test_any_module_with_input_embeddings_will_do() -> None:
         rows = bare.table(IDS)
     assert (rows[:, 1] == 7).all()
     assert torch.equal(rows[:, 2:], bare.table(IDS)[:, 2:])
+
+
+def test_what_prompts_share_stands_in_pairs_up_to_the_windows_end() -> None:
+    one, other = [9, 1, 2, 4, 3, 8], [9, 1, 5, 3, 8]
+    mine, theirs = shared(one, other, 10)
+    padded = [text + [0] * (10 - len(text)) for text in (one, other)]
+    assert [padded[0][i] for i in mine] == [padded[1][i] for i in theirs] == [9, 1, 3, 8, 0, 0, 0, 0]
+    assert (mine[-1], theirs[-1]) == (9, 8), "the longer one's end meets the window's"
+    assert shared(one, one, 8) == ([*range(8)], [*range(8)])
+    assert shared([9, 4, 4, 8], [9, 4, 8], 4) == ([0, 1, 3], [0, 1, 2]), "no token is in two pairs"

@@ -1,0 +1,220 @@
+"""MACE, mass concept erasure (Lu et al. 2024, arXiv:2403.06135), of one concept."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from lit_memories.concept import Concept
+from lit_memories.data.erasure import Batch
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasers.base import Eraser, warn_of_renamed
+from lit_memories.ops.adapters import DOWN, UP, Adapter, initial_factors
+from lit_memories.ops.attention import recorded_attention
+from lit_memories.ops.masks import attention_mask, attention_norms
+from lit_memories.ops.ridge import edit_map, fused
+from lit_memories.ops.tokens import shared
+from lit_memories.prompt_rows import marks_of, places
+
+MASK_LEVEL = 0.3
+"""Of all timesteps, where the original is asked what in a picture is the concept: the middle of `focal_shares`."""
+
+
+class MACE(Eraser):
+    r"""Takes the concept out of the words around its name, then turns attention away from the name itself.
+
+    1. *Refinement.* Keys and values of the words that a prompt c shares with its anchored form g, end marker and
+       padding among them, become those they have there: the minimum W_r of :math:`\sum_i \lVert W c_i - W_0 g_i
+       \rVert^2 + s \sum_j \lVert (W - W_0) p_j \rVert^2 + \lambda \lVert W - W_0 \rVert^2` (eq. 2).
+    2. *Attention.* A low-rank adapter BA beside these matrices lowers the attention A that images of the concept pay
+       to the places J of its name, where it is in them (mask m, eq. 4):
+
+       .. math:: \sum_l \Big\lVert \big(A^l_{h,p,j}\, m^l_p\big)_{h,p,\,j \in J} \Big\rVert_2
+
+    3. *Fusion.* One matrix that does the same on all words of the concept's prompts, and else is W_r (eq. 7,
+       `lit_memories.ops.ridge.fused`).
+
+    The official mask is GroundedSAM's. Here it is where the original looks for the concept's name, in the same image
+    at a low noise level; styles have none. Several concepts would each have their adapter, and their sums in the
+    fusion: `Concept` holds one.
+
+    Args:
+        diffusion: the model to change: keys and values of its cross-attention.
+        concept: what to erase, and the anchor that takes its place in the words around it.
+        rank: of the adapter.
+        lamb: :math:`\lambda`, in refinement and fusion.
+        preserve_scale: s, of all words of the ``retain`` prompts, in refinement and fusion.
+        mask_threshold: of that attention, brought to [0, 1], from which on a place is the concept's; None for the
+            whole picture.
+        mask_stride: how many times coarser than latents the attention is that makes the mask.
+        importance: draw timesteps by `focal_shares`; else evenly.
+        weight_decay: of AdamW.
+        max_grad_norm: norm to clip gradients to.
+        faithful: J also holds the end marker and, as padding is the same token in Stable Diffusion 1, all of that
+            (``use_pooler``).
+        **options: see `Eraser`.
+
+    Raises:
+        ValueError: if the network has no cross-attention, the phrase has no token, or a number is out of range.
+    """
+
+    forget_images = "concept"
+    one_process = "its two closed forms leave nothing to share, and the steps between them take seconds"
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        concept: Concept,
+        rank: int = 1,
+        lamb: float = 1000.0,
+        preserve_scale: float = 0.0,
+        mask_threshold: float | None = 0.4,
+        mask_stride: int = 4,
+        importance: bool = True,
+        weight_decay: float = 1e-2,
+        max_grad_norm: float = 1.0,
+        faithful: bool = False,
+        **options: Any,
+    ) -> None:
+        if diffusion.component != "unet":
+            raise ValueError(
+                f"MACE edits what cross-attention reads, and {diffusion.base} has a transformer: UCE edits what its "
+                "text enters through, FMN turns its attention away"
+            )
+        super().__init__(diffusion, concept, train="attn2-kv", **options)
+        if min(rank, mask_stride) < 1 or min(lamb, max_grad_norm) <= 0 or min(preserve_scale, weight_decay) < 0:
+            raise ValueError(
+                f"rank ({rank}) and mask_stride ({mask_stride}) must be at least 1, lamb ({lamb}) and max_grad_norm "
+                f"({max_grad_norm}) above 0, preserve_scale ({preserve_scale}) and weight_decay ({weight_decay}) not "
+                "negative"
+            )
+        if mask_threshold is not None and not 0 <= mask_threshold <= 1:
+            raise ValueError(f"mask_threshold ({mask_threshold}) must be in [0, 1], or null for the whole picture")
+        if not self._places(concept.phrase):
+            raise ValueError(f"concept {concept.name!r}: the phrase {concept.phrase!r} has no token to look away from")
+        self.rank, self.lamb, self.preserve_scale = rank, lamb, preserve_scale
+        self.mask_threshold, self.mask_stride, self.importance = mask_threshold, mask_stride, importance
+        self.weight_decay, self.max_grad_norm, self.faithful = weight_decay, max_grad_norm, faithful
+        parts = dict(diffusion.network.named_modules())
+        layers = {name: parts[name] for name in map(self._layer, self.selected)}
+        self.adapter = Adapter(diffusion.network, initial_factors(layers, rank, Generator().manual_seed(self.seed)))
+        for matrix in self.selected.values():
+            matrix.requires_grad_(False)  # solved for; what is trained is the adapter
+
+    def _layer(self, name: str) -> str:
+        return name.removeprefix(f"{self.diffusion.component}.").removesuffix(".weight")
+
+    @contextmanager
+    def teacher(self) -> Iterator[None]:
+        """The original matrices, and the adapter off."""
+        with super().teacher(), self.adapter.off():
+            yield
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on the adapter."""
+        return torch.optim.AdamW(self.adapter.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> None:
+        """Refine."""
+        captions = batch["forget_set"].captions
+        warn_of_renamed(captions, self.marked(captions), f"MACE needs the words {self.concept.phrase!r} in them")
+        with torch.autocast(self.device.type, enabled=False):
+            contexts, guides = self.contexts(batch["prompts"])
+            self._words, self._kept = self.words(batch["prompts"]), self.words(batch["retain"])
+            edit = edit_map(contexts, guides, self._kept, self.lamb, preserve_scale=self.preserve_scale)
+            for name, matrix in self.selected.items():
+                original = self._originals[name].to(edit)
+                matrix.copy_((original @ edit).to(matrix))
+
+    def contexts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Vectors (n, width) of the words around the concept's name, and of the same words around its anchor."""
+        pairs = []
+        guided = [self.concept.anchored(prompt) for prompt in prompts]
+        for prompt, guide, c, g in zip(prompts, guided, self._text(prompts), self._text(guided), strict=True):
+            for reader in self.diffusion.conditioning.readers:
+                ids, others = (reader.tokenizer(x, truncation=True, max_length=reader.window).input_ids
+                               for x in (prompt, guide))  # fmt: skip
+                mine, theirs = ([reader.first + i for i in rows] for rows in shared(ids, others, reader.window))
+                pairs.append((c[mine], g[theirs]))
+        contexts, guides = (torch.cat(side) for side in zip(*pairs, strict=True))
+        return contexts, guides
+
+    def words(self, prompts: Sequence[str]) -> Tensor:
+        """All vectors (n, width) of prompts."""
+        if not prompts:
+            return self._text([""])[0][:0]
+        return self._text(prompts).flatten(0, 1)
+
+    def _text(self, prompts: Sequence[str]) -> Tensor:
+        text, _ = self.diffusion.conditioning.split(self.diffusion.encode_prompts(prompts).float())
+        return text
+
+    def erase_loss(self, batch: Batch) -> Tensor:
+        """Equation 4."""
+        latents, captions = self.rows(batch["forget_set"], self.batch_size)
+        prompts, (_, *shape) = self.marked(captions), self.diffusion.latent_shape
+        generator, schedule = self.generator(), self.diffusion.schedule
+        timesteps = schedule.draw_timesteps(len(latents), generator)
+        if self.importance:
+            shares = focal_shares(schedule.num_train_timesteps)
+            timesteps = torch.multinomial(shares, len(latents), replacement=True, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        mask = None if self.mask_threshold is None else self.mask(latents, noise, prompts)
+        noisy = schedule.add_noise(latents, noise, timesteps.to(latents.device))
+        with recorded_attention(self.diffusion.network) as layers:
+            self.predict(noisy, timesteps.to(latents.device), prompts)
+        return attention_norms(layers, self.marks(prompts, self.faithful), mask, shape)
+
+    def mask(self, latents: Tensor, noise: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Where the original looks for the concept in images (n, c, h, w) with a little noise: (n, 1, h, w)."""
+        level = int(MASK_LEVEL * self.diffusion.schedule.num_train_timesteps)
+        timesteps = torch.full((len(latents),), level, device=latents.device)
+        noisy = self.diffusion.schedule.add_noise(latents, noise, timesteps)
+        with self.teacher(), recorded_attention(self.diffusion.network) as layers:
+            self.predict(noisy, timesteps, prompts)
+        assert self.mask_threshold is not None  # noqa: S101 - asked for by who has one
+        _, *shape = self.diffusion.latent_shape
+        return attention_mask(layers, self.marks(prompts), shape, self.mask_stride, self.mask_threshold)
+
+    def marked(self, captions: Sequence[str]) -> list[str]:
+        """Captions as they are, or the phrase for those whose tokens lack it."""
+        return [caption if self._places(caption) else self.concept.phrase for caption in captions]
+
+    def marks(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
+        """1 at the tokens of the concept's phrase, and at end markers if asked, else 0 (n, tokens)."""
+        conditioning = self.diffusion.conditioning
+        return marks_of(conditioning.readers, conditioning.tokens, prompts, self.concept.phrase, ends).to(self.device)
+
+    def _places(self, prompt: str) -> list[int]:
+        return places(self.diffusion.conditioning.readers, prompt, self.concept.phrase)
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """Fuse, before the probe looks."""
+        factors = self.adapter.factors()
+        for name, matrix in self.selected.items():
+            down, up = (factors[f"{self._layer(name)}.{part}"].double() for part in (DOWN, UP))
+            refined, original = matrix.double(), self._originals[name].to(matrix.device)
+            tuned = refined + up @ down
+            matrix.copy_(fused(tuned, refined, original, self._words, self._kept, self.lamb, self.preserve_scale))
+        self.adapter.strength = 0.0
+        super().on_train_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the adapter too."""
+        state = checkpoint["state_dict"]
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"] |= {name: tensor for name, tensor in state.items() if name.startswith("adapter.")}
+
+
+def focal_shares(num_train_timesteps: int) -> Tensor:
+    r"""Shares (t,) of timesteps, :math:`\sigma(0.05 (t - 200)) - \sigma(0.05 (t - 400))`, of 1000 or in proportion.
+
+    The official importance sampling, of levels at which words are told apart from one another ("relation-focal").
+    """
+    t = torch.arange(num_train_timesteps, dtype=torch.float64) * 1000 / num_train_timesteps
+    found = (0.05 * (t - 200)).sigmoid() - (0.05 * (t - 400)).sigmoid()
+    return found / found.sum()

@@ -1,0 +1,22 @@
+"""Which kind of attachment tensors are of, by their names."""
+
+from collections.abc import Iterable
+
+from lit_memories.ops.adapters import Adapter
+from lit_memories.ops.bottlenecks import Bottlenecks
+
+KINDS: tuple[type[Adapter | Bottlenecks], ...] = (Adapter, Bottlenecks)
+
+
+def kind_of(names: Iterable[str]) -> type[Adapter | Bottlenecks] | None:
+    """The kind of attachment that tensors of these names are of; None if they are weights.
+
+    Example:
+        >>> kind_of(["unet.mid.attn2.to_k.lora_up"]).__name__
+        'Adapter'
+    """
+    names = list(names)
+    for kind in KINDS:
+        if any(name.endswith(tuple(f".{part}" for part in kind.parts)) for name in names):
+            return kind
+    return None
