@@ -15,7 +15,7 @@ from lit_memories.audit.costs import Costs
 from lit_memories.audit.embedding import Embeddings, encoder_of
 from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.group import SampleGroup
-from lit_memories.audit.guarded import check_guard, guard_of
+from lit_memories.audit.guarded import check_guard, check_role, guard_of
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, needed_by
@@ -94,11 +94,7 @@ class Audit(LightningModule, ABC):
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
         check_range("guidance_scale", guidance_scale, 0, STRONGEST)
-        if role == "vanilla" and (diffusion.transform is not None or diffusion.guard is not None):
-            raise ValueError(
-                "a transformed or guarded model is no vanilla, which all others are compared with: leave --model.role "
-                "out, or say control of a control"
-            )
+        check_role(diffusion, role)
         if judge is not None:
             judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
@@ -302,9 +298,8 @@ class Audit(LightningModule, ABC):
         """Predictions under embeddings (n, rows, width), of another model than the audited one if given."""
         model, dtype = self.diffusion if diffusion is None else diffusion, network_dtype(self.trainer)
         embed = self.embed if diffusion is None else Embeddings(diffusion.encode_prompts)
-        return BlockwiseNoise(
-            model, embeds, embed([""]), embed(model.beside), guidance_scale, self.block_size, dtype
-        )
+        empty, beside = embed([""]), embed(model.beside)
+        return BlockwiseNoise(model, embeds, empty, guidance_scale, self.block_size, dtype, beside)
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
         """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_memories.diffusion import Diffusion
+from lit_memories.runs import Role
 
 if TYPE_CHECKING:
     from lit_memories.audit.base import Audit
@@ -16,6 +17,19 @@ def guard_of(diffusion: Diffusion) -> dict[str, Any]:
     if guard is None:
         return {}
     return {"guard": guard.settings() | {"acts_on": guard.acts_on}, "weights": diffusion.weights_fingerprint()}
+
+
+def check_role(diffusion: Diffusion, role: Role | None) -> None:
+    """Refuse to call a model vanilla that is transformed or guarded.
+
+    Raises:
+        ValueError: saying what to call it.
+    """
+    if role == "vanilla" and (diffusion.transform is not None or diffusion.guard is not None):
+        raise ValueError(
+            "a transformed or guarded model is no vanilla, which all others are compared with: leave --model.role out, "
+            "or say control of a control"
+        )
 
 
 def check_guard(audit: "Audit") -> None:

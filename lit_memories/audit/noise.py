@@ -27,11 +27,12 @@ class BlockwiseNoise:
         diffusion: the model.
         prompt_embeds: of the samples (n, tokens, width).
         empty_embeds: of the empty prompt (1, tokens, width).
-        beside_embeds: of the k prompts that guidance asks about besides (k, tokens, width); see `Diffusion.beside`.
         guidance_scale: of the predictions under the samples' prompts.
         block_size: rows of every network call.
         network_dtype: what the network's matrix products and convolutions are computed in, by autocast; None leaves
             everything in the type of the weights.
+        beside_embeds: of the k prompts that guidance asks about besides (k, tokens, width), see `Diffusion.beside`;
+            None for the empty prompt.
 
     `tally` counts what is asked; whoever wants to count several together gives them the same one.
     """
@@ -41,16 +42,16 @@ class BlockwiseNoise:
         diffusion: Diffusion,
         prompt_embeds: Tensor,
         empty_embeds: Tensor,
-        beside_embeds: Tensor,
         guidance_scale: float,
         block_size: int,
         network_dtype: torch.dtype | None = None,
+        beside_embeds: Tensor | None = None,
     ) -> None:
         self.diffusion, self.guidance_scale, self.block_size = diffusion, guidance_scale, block_size
         self.network_dtype, self.tally = network_dtype, Tally()
         with torch.inference_mode(False):
             self._prompts, self._empty = prompt_embeds.clone(), empty_embeds.clone()
-            self._beside = beside_embeds.clone()
+            self._beside = self._empty if beside_embeds is None else beside_embeds.clone()
 
     @property
     def empty(self) -> Tensor:
