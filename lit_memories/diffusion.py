@@ -70,7 +70,6 @@ class Diffusion(Prompted):
     weights: Weights
     erasure: Erasure | None
     transform: Transform | None = None
-    guard: Guard | None = None
     replaced: dict[str, Tensor]
     schedule: NoiseSchedule
     image_size: tuple[int, int]
@@ -180,11 +179,6 @@ class Diffusion(Prompted):
         """Images (n, 3, h, w), not clamped, of latents as the decoder takes them: what an optimiser can climb."""
         return autoencoder.decode_unscaled(self.vae, latents)
 
-    @property
-    def beside(self) -> list[str]:
-        """Prompts that a guided prediction asks about besides a sample's own: the empty one, or what a guard says."""
-        return [""] if self.guard is None else self.guard.beside
-
     def predict(
         self,
         latents: Tensor,
@@ -234,7 +228,7 @@ class Diffusion(Prompted):
             return self._ask(latents, timesteps, prompt_embeds, guidance_scale), memory
         count = len(self.beside)
         if negative_prompt_embeds is None:
-            negative_prompt_embeds = self.encode_prompts(self.beside).repeat_interleave(len(latents), 0)
+            negative_prompt_embeds = self.beside_embeds().repeat_interleave(len(latents), 0)
         if self.adapter is not None:  # as strong as for the prompt, on the way away from the other ones too
             strength = prompt_embeds[:, -1:].repeat(count, 1, 1)
             negative_prompt_embeds = torch.cat([negative_prompt_embeds[:, :-1], strength], 1)
@@ -271,6 +265,8 @@ class Diffusion(Prompted):
     def _ask(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor, guidance: float = 1.0) -> Tensor:
         if self.adapter is not None:
             prompt_embeds, self.adapter.strength = prompt_embeds[:, :-1], prompt_embeds[:, -1, 0]
+        if self.guard is not None:
+            prompt_embeds = self.guard.seen(prompt_embeds, timesteps / self.schedule.num_train_timesteps)
         dtype = next(self.network.parameters()).dtype  # diffusers' own property visits every module, at every call
         text, added = self.conditioning.split(prompt_embeds.to(dtype))
         seen = self.schedule.network_latents(latents, timesteps).to(dtype)
@@ -281,7 +277,7 @@ class Diffusion(Prompted):
         """`predict` with the conditioning (n, rows, width) fixed, and what a guard remembers kept along a rollout."""
         beside = None
         if self.evaluations(guidance_scale) > 1:
-            beside = self.encode_prompts(self.beside).repeat_interleave(len(prompt_embeds), 0)
+            beside = self.beside_embeds().repeat_interleave(len(prompt_embeds), 0)
 
         def after(memory: Tensor | None, latents: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
             return self.predict_after(memory, latents, timestep, prompt_embeds, guidance_scale, beside)

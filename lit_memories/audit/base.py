@@ -297,8 +297,8 @@ class Audit(LightningModule, ABC):
     def noise_of(self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None) -> BlockwiseNoise:
         """Predictions under embeddings (n, rows, width), of another model than the audited one if given."""
         model, dtype = self.diffusion if diffusion is None else diffusion, network_dtype(self.trainer)
-        embed = self.embed if diffusion is None else Embeddings(diffusion.encode_prompts)
-        empty, beside = embed([""]), embed(model.beside)
+        empty = self.embed([""]) if diffusion is None else diffusion.encode_prompts([""]).float()
+        beside = empty if model.guard is None else model.beside_embeds().float()
         return BlockwiseNoise(model, embeds, empty, guidance_scale, self.block_size, dtype, beside)
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:

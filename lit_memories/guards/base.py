@@ -1,28 +1,26 @@
 """What every guard does: it acts on a model's predictions while pictures are drawn, and leaves the weights alone."""
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import ABC
+from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from lit_memories.prompted import Prompted
 
 
-class Guard(ABC):
+class Guard(ABC):  # noqa: B024  each method has a default that leaves things as they are
     """Erases a concept at inference. It holds settings and no state: what it remembers of a picture travels with it."""
 
     remembers: ClassVar[bool] = False
     """Whether what it does depends on the steps before, on the way of one picture (`ops.rollout.Trajectories`)."""
-    acts_on: ClassVar[str] = "guidance"
-    """What of a prediction it changes, in a word; ``guidance`` leaves predictions at guidance 1 as they are."""
+    acts_on: ClassVar[Literal["guidance", "prompts"]] = "guidance"
+    """What it changes: ``guidance``, which leaves predictions at guidance 1 as they are, or ``prompts``."""
 
     @property
     def beside(self) -> list[str]:
         """Prompts that a guided prediction asks the network about, besides the sample's own."""
         return [""]
 
-    @abstractmethod
     def guide(
         self, conditional: Tensor, others: tuple[Tensor, ...], guidance_scale: float, left: Tensor, memory: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -34,7 +32,29 @@ class Guard(ABC):
             guidance_scale: w.
             left: share of the way from noise to the picture that is left (n,), 1 at its beginning.
             memory: what the step before returned, zeros at a picture's first and where predictions are on no way.
+
+        If not overridden, this is classifier-free guidance away from the one prompt `beside`.
         """
+        (negative,) = others
+        return negative + guidance_scale * (conditional - negative), memory
+
+    def tell(self, model: Prompted, embeds: Tensor, ids: Tensor) -> Tensor:
+        """Embeddings (n, more rows, width) with all that `seen` needs, of prompts' own (n, rows, width).
+
+        Args:
+            model: that is guarded.
+            embeds: of the prompts, without a gated adapter's row.
+            ids: of their tokens, with markers and padding.
+        """
+        return embeds
+
+    def untold(self, embeds: Tensor) -> Tensor:
+        """The same of prompts that it leaves alone, those `beside`."""
+        return embeds
+
+    def seen(self, embeds: Tensor, left: Tensor) -> Tensor:
+        """What the network is told (n, rows, width) of what `tell` gave, with a share `left` (n,) of the way to go."""
+        return embeds
 
     def check(self, model: Prompted, name: str) -> None:
         """Refuse a model on which it could do nothing.
@@ -70,6 +90,7 @@ def official_step(left: Tensor) -> Tensor:
         left: share of the way from noise to the picture that is left (n,).
 
     Example:
+        >>> import torch
         >>> official_step(torch.tensor([0.981, 0.980, 0.961, 0.781, 0.001]))
         tensor([ 0.,  0.,  1., 10., 49.])
     """

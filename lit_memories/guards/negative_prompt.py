@@ -1,7 +1,5 @@
 """Negative prompts: guidance away from the concept instead of away from the empty prompt."""
 
-from torch import Tensor
-
 from lit_memories.guards.base import Guard, named
 
 
@@ -26,10 +24,3 @@ class NegativePrompt(Guard):
     def beside(self) -> list[str]:
         """The concept."""
         return [self.concept]
-
-    def guide(
-        self, conditional: Tensor, others: tuple[Tensor, ...], guidance_scale: float, left: Tensor, memory: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Away from the concept."""
-        (negative,) = others
-        return negative + guidance_scale * (conditional - negative), memory

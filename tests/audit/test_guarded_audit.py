@@ -61,7 +61,7 @@ def test_records_of_one_guard_are_not_taken_for_anothers(arguments: Arguments, o
     options = ASKED, "--model.name=sld", f"--model.diffusion.guard={GUARD}"
     said = refused(arguments(on, *options, "--model.diffusion.guard.strength=weak"))
     assert "holds records of another audit" in said
-    assert "model.guard.strength: strong | weak" in said
+    assert "model.guard.strength" in said
 
 
 def test_the_report_says_whose_weights_these_are(on: Path, off: Path, tmp_path: Path) -> None:
@@ -92,7 +92,12 @@ def test_a_guard_that_nothing_meets_says_so(arguments: Arguments, tmp_path: Path
         main(arguments(tmp_path, f"--model.probes=[{DENOISING}]", f"--model.diffusion.guard={GUARD}"))
 
 
-def test_a_strength_that_is_none_of_the_four_gets_a_line(arguments: Arguments, tmp_path: Path) -> None:
-    said = refused(arguments(tmp_path, f"--model.diffusion.guard={GUARD}", "--model.diffusion.guard.strength=huge"))
+def test_a_strength_that_is_none_of_the_four_gets_a_line(
+    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments(tmp_path, f"--model.diffusion.guard={GUARD}", "--model.diffusion.guard.strength=huge"))
+    said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "strength" in said
-    assert "'huge'" in said
+    assert "huge" in said
+    assert not list(tmp_path.iterdir())

@@ -100,7 +100,7 @@ def test_what_guidance_costs(tiny: Path) -> None:
 
 def noise_of(diffusion: Diffusion, prompts: list[str], block_size: int) -> BlockwiseNoise:
     embeds = torch.cat([diffusion.encode_prompts([prompt]) for prompt in prompts])
-    empty, beside = diffusion.encode_prompts([""]), diffusion.encode_prompts(diffusion.beside)
+    empty, beside = diffusion.encode_prompts([""]), diffusion.beside_embeds()
     return BlockwiseNoise(diffusion, embeds, empty, SCALE, block_size, None, beside)
 
 
