@@ -1,5 +1,6 @@
 """The model under study: base weights, and an optional erasure on top."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from lit_memories import autoencoder
 from lit_memories.conditioning import conditioning_of
 from lit_memories.denoisers import denoiser_of
 from lit_memories.erasure import Erasure
+from lit_memories.guards.base import Guard
 from lit_memories.ops.attachment import Attachment
 from lit_memories.ops.fingerprint import fingerprint, rounded_fingerprints
-from lit_memories.ops.rollout import PredictFn, rollout
+from lit_memories.ops.rollout import PredictFn, Trajectories, rollout
 from lit_memories.ops.schedule import NoiseSchedule, on_each
 from lit_memories.ops.transforms import Transform
 from lit_memories.prompted import Prompted
+from lit_memories.settings import short_hash
 from lit_memories.speed import Speed
 from lit_memories.storage.loading import check_finite
 from lit_memories.storage.pipelines import Pipeline, load_pipeline, randomise
@@ -51,6 +54,7 @@ class Diffusion(Prompted):
         variant: which of several sets of weights to take, such as ``"fp16"``; None for the files without a variant.
         config: for a single file, folder or hub id of the pipeline whose configuration it has.
         transform: what else is done to network and text encoders, after the erasure (`lit_memories.ops.transforms`).
+        guard: what keeps a concept out of guided predictions while pictures are drawn (`lit_memories.guards`).
         speed: ways to compute faster or in less memory; none if None.
         image_size: pixels of a picture's sides, or of height and width; the model's native size if None.
 
@@ -87,6 +91,7 @@ class Diffusion(Prompted):
         variant: str | None = None,
         config: str | None = None,
         transform: Transform | None = None,
+        guard: Guard | None = None,
         speed: Speed | None = None,
         image_size: int | tuple[int, int] | None = None,
     ) -> None:
@@ -107,6 +112,9 @@ class Diffusion(Prompted):
                 raise ValueError(f"what stands beside the network cannot be transformed: {self.adapter.remedy}")
             self.transform = transform
             transform.apply({k: x for k, x in self.named_parameters() if not k.startswith("vae.")}, self.replaced)
+        if guard is not None:
+            guard.check(self, self.base)
+            self.guard = guard
         if speed is not None:
             self.speed = speed
             speed.apply(self.network, self.vae)
@@ -114,7 +122,7 @@ class Diffusion(Prompted):
     def __repr__(self) -> str:
         """One line, without the network's layers."""
         more = [", random weights"] * (self.weights == "random")
-        more += [f", {x!r}" for x in (self.erasure, self.transform) if x is not None]
+        more += [f", {x!r}" for x in (self.erasure, self.transform, self.guard) if x is not None]
         return f"Diffusion({self.base!r}{''.join(more)})"
 
     @classmethod
@@ -182,17 +190,35 @@ class Diffusion(Prompted):
     ) -> Tensor:
         """What the network predicts, as ``schedule.predicts`` says, guided if `guidance_scale` is not 1.
 
-        Guidance is classifier-free (Ho & Salimans 2022), or what a guidance-distilled network was taught of it.
+        Guidance is classifier-free (Ho & Salimans 2022), what a guidance-distilled network was taught of it, or what
+        the model's guard makes of it, at a picture's first step.
 
         Args:
             latents: (n, c, h, w).
             timestep: one for all, or a tensor (n,).
             prompt_embeds: (n, rows, width).
             guidance_scale: 1 is the conditional prediction alone; else it costs what `evaluations` says.
-            negative_prompt_embeds: (n, rows, width) to guide away from; the empty prompt if None.
+            negative_prompt_embeds: (n, rows, width) to guide away from; the empty prompt if None. With a guard
+                (k n, rows, width), of the k prompts `beside`, one after the other.
 
         Raises:
             ValueError: if a guidance-distilled model is to be guided away from something.
+        """
+        return self.predict_after(None, latents, timestep, prompt_embeds, guidance_scale, negative_prompt_embeds)[0]
+
+    def predict_after(
+        self,
+        memory: Tensor | None,
+        latents: Tensor,
+        timestep: float | Tensor,
+        prompt_embeds: Tensor,
+        guidance_scale: float,
+        negative_prompt_embeds: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`predict`, whose other arguments these are, after what a guard remembers of the step before (n, c, h, w).
+
+        Returns:
+            The prediction, and what is remembered of it.
         """
         timesteps = on_each(timestep, latents)
         if self.evaluations(guidance_scale) == 1:
@@ -200,18 +226,24 @@ class Diffusion(Prompted):
                 raise ValueError(
                     "guidance is an input of this model (guidance distillation): no prompt to guide away from"
                 )
-            return self._ask(latents, timesteps, prompt_embeds, guidance_scale)
+            return self._ask(latents, timesteps, prompt_embeds, guidance_scale), memory
+        count = len(self.beside)
         if negative_prompt_embeds is None:
-            negative_prompt_embeds = self.encode_prompts([""]).expand(len(latents), -1, -1)
-        if self.adapter is not None:  # as strong as for the prompt, on the way away from the other one too
-            negative_prompt_embeds = torch.cat([negative_prompt_embeds[:, :-1], prompt_embeds[:, -1:]], 1)
-        both = self._ask(
-            torch.cat([latents, latents]),
-            torch.cat([timesteps, timesteps]),
+            negative_prompt_embeds = self.beside_embeds().repeat_interleave(len(latents), 0)
+        if self.adapter is not None:  # as strong as for the prompt, on the way away from the other ones too
+            strength = prompt_embeds[:, -1:].repeat(count, 1, 1)
+            negative_prompt_embeds = torch.cat([negative_prompt_embeds[:, :-1], strength], 1)
+        found = self._ask(
+            latents.repeat(count + 1, 1, 1, 1),
+            timesteps.repeat(count + 1),
             torch.cat([negative_prompt_embeds, prompt_embeds]),
         )
-        unconditional, conditional = both.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+        *others, conditional = found.chunk(count + 1)
+        if self.guard is None:
+            return others[0] + guidance_scale * (conditional - others[0]), memory
+        left = timesteps / self.schedule.num_train_timesteps
+        before = torch.zeros_like(conditional) if memory is None else memory
+        return self.guard.guide(conditional, tuple(others), guidance_scale, left, before)
 
     def predict_noise(self, latents: Tensor, timestep: float | Tensor, *conditions: Any, **guidance: Any) -> Tensor:
         """`predict`, whose arguments these are, as noise (n, c, h, w), whatever the model predicts."""
@@ -229,11 +261,13 @@ class Diffusion(Prompted):
                 f"guidance_scale must be 1 for {self.base}, got {guidance_scale:g}: it was distilled to few steps "
                 "without guidance, and never taught the empty prompt that guidance goes away from"
             )
-        return 1 if guidance_scale == 1.0 or self.denoiser.takes_guidance else 2
+        return 1 if guidance_scale == 1.0 or self.denoiser.takes_guidance else 1 + len(self.beside)
 
     def _ask(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor, guidance: float = 1.0) -> Tensor:
         if self.adapter is not None:
             prompt_embeds, self.adapter.strength = prompt_embeds[:, :-1], prompt_embeds[:, -1, 0]
+        if self.guard is not None:
+            prompt_embeds = self.guard.seen(prompt_embeds, timesteps / self.schedule.num_train_timesteps)
         dtype = next(self.network.parameters()).dtype  # diffusers' own property visits every module, at every call
         text, added = self.conditioning.split(prompt_embeds.to(dtype))
         seen = self.schedule.network_latents(latents, timesteps).to(dtype)
@@ -241,11 +275,15 @@ class Diffusion(Prompted):
         return self.schedule.from_network(prediction.to(latents.dtype), latents, timesteps)
 
     def predict_fn(self, prompt_embeds: Tensor, guidance_scale: float = 1.0) -> PredictFn:
-        """`predict` with the conditioning (n, rows, width) fixed."""
-        empty = None
+        """`predict` with the conditioning (n, rows, width) fixed, and what a guard remembers kept along a rollout."""
+        beside = None
         if self.evaluations(guidance_scale) > 1:
-            empty = self.encode_prompts([""]).expand(len(prompt_embeds), -1, -1)
-        return lambda latents, timestep: self.predict(latents, timestep, prompt_embeds, guidance_scale, empty)
+            beside = self.beside_embeds().repeat_interleave(len(prompt_embeds), 0)
+
+        def after(memory: Tensor | None, latents: Tensor, timestep: float) -> tuple[Tensor, Tensor | None]:
+            return self.predict_after(memory, latents, timestep, prompt_embeds, guidance_scale, beside)
+
+        return Trajectories(after)
 
     @torch.no_grad()
     def generate(
@@ -266,9 +304,14 @@ class Diffusion(Prompted):
             self.network, *self.conditioning.encoders.values(), *([self.adapter] if self.adapter else [])
         )
 
+    def guarded_fingerprint(self) -> str:
+        """Hash of what computes with its guard, if it has one: of other settings of the guard, another."""
+        weights = self.weights_fingerprint()
+        return weights if self.guard is None else short_hash(json.dumps([weights, self.guard.settings()]))
+
     def settings(self) -> dict[str, str]:
         """What settings hold of a model that is an option: what it computes."""
-        return {"fingerprint": self.weights_fingerprint()}
+        return {"fingerprint": self.guarded_fingerprint()}
 
     def rounded_fingerprints(self) -> dict[str, str]:
         """Hashes of network and text encoders as files of half precision have them, by types of rounding."""
@@ -292,8 +335,10 @@ class Diffusion(Prompted):
         """The model as an ordinary diffusers pipeline with a DDIM scheduler, or with a flow's own.
 
         Raises:
-            ValueError: under a gated adapter or bottlenecks, which such a pipeline cannot express.
+            ValueError: under a gated adapter, bottlenecks or a guard, which such a pipeline cannot express.
         """
+        if self.guard is not None:
+            raise ValueError(f"a pipeline cannot hold a guard ({type(self.guard).__name__}): load the model without")
         if self.adapter is not None:
             raise ValueError(f"a pipeline cannot hold what stands beside the network: {self.adapter.remedy}")
         network = {self.component: self.network}

@@ -1,7 +1,7 @@
 """A model's prompts: what its network is told of them, and where the text encoders are that say it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from lit_memories.ops.attachment import Attachment
 from lit_memories.ops.tokens import content
 from lit_memories.prompt_rows import tokenize, with_row
 from lit_memories.speed import Speed
+
+if TYPE_CHECKING:  # guards stand on prompts
+    from lit_memories.guards.base import Guard
 
 
 class Prompted(nn.Module):
@@ -29,6 +32,7 @@ class Prompted(nn.Module):
     denoiser: Denoiser
     tokenizer: Any
     speed: Speed
+    guard: "Guard | None" = None
     recalled: bool = False
 
     @property
@@ -62,18 +66,35 @@ class Prompted(nn.Module):
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings (n, rows, width), all the network is told of prompts; see `lit_memories.conditioning`."""
         embeds = self.conditioning.encode(prompts).to(self.device)
-        return embeds if self.adapter is None else self.gated(embeds, [set(self.words(prompt)) for prompt in prompts])
-
-    def gated(self, embeds: Tensor, tokens: Sequence[set[int]]) -> Tensor:
-        """Embeddings (n, rows, width) of prompts of some tokens, with a row of an adapter's strength, 1 if ungated."""
-        if self.adapter is None:
+        if self.adapter is None and self.guard is None:
             return embeds
+        return self.told(embeds, tokenize(self.tokenizer, prompts))
+
+    def told(self, embeds: Tensor, ids: Tensor) -> Tensor:
+        """Embeddings (n, rows, width) of prompts' tokens (n, window), with what a guard and an adapter's gate add."""
+        found = embeds if self.guard is None else self.guard.tell(self, embeds, ids)
+        if self.adapter is None:
+            return found
         if not self.gate_prompts:
-            return with_row(embeds, torch.ones(len(embeds), 1).to(embeds))
+            return with_row(found, torch.ones(len(found), 1).to(found))
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        tokens = [set(content(row, bos, eos)) for row in ids.tolist()]
         known = self.conditioning.encode(self.gate_prompts).to(embeds.device)
         text, concepts = (self.conditioning.split(x)[0] for x in (embeds, known))
         concept_tokens = [set(self.words(prompt)) for prompt in self.gate_prompts]
-        return with_row(embeds, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
+        return with_row(found, gate(text, concepts, tokens, concept_tokens)[:, None] ** self.gate_power)
+
+    @property
+    def beside(self) -> list[str]:
+        """Prompts that a guided prediction asks about besides a sample's own: the empty one, or what a guard says."""
+        return [""] if self.guard is None else self.guard.beside
+
+    def beside_embeds(self) -> Tensor:
+        """Embeddings (k, rows, width) of the prompts `beside`, which a guard leaves alone."""
+        if self.guard is None:
+            return self.encode_prompts(self.beside)
+        embeds = self.guard.untold(torch.cat([self.conditioning.encode([one]) for one in self.beside]).to(self.device))
+        return embeds if self.adapter is None else with_row(embeds, embeds.new_zeros(len(embeds), 1))
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
         """Embeddings (n, tokens, width) of token ids (n, tokens); refused with several text encoders."""

@@ -147,7 +147,7 @@ class Words:
         return torch.cat([self._gated(row, self.encoded(row, v[None], p[None])) for row, v, p in rows])
 
     def _gated(self, ids: Tensor, states: Tensor) -> Tensor:
-        return self.diffusion.gated(states, [set(tokens) for tokens in self.own(ids)])
+        return self.diffusion.told(states, ids)
 
 
 @dataclass(frozen=True)

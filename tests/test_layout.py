@@ -30,6 +30,7 @@ LEVELS = (
     {"joint_conditioning"},
     {"conditioning", "denoisers", "autoencoder"},
     {"prompted"},
+    {"guards"},
     {"diffusion", "erasure"},
     {"identity", "words"},
     {"inverters", "metrics", "data", "judges"},

@@ -12,7 +12,7 @@ from lit_memories.attacks.vanilla import VanillaAttack
 from lit_memories.numbers import check_range
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.noisy_classifier import NoisyClassifier, guided, trained
-from lit_memories.ops.rollout import rollout_eta, rollout_rows
+from lit_memories.ops.rollout import begun, rollout_eta, rollout_rows
 from lit_memories.probes.base import Group
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ClassifierGuidance(VanillaAttack):
         classifier, generators = self._classifier(group), group.generators("/classifier_guidance")
         seeds = group.draw_seeds(group.generators(FIRST))
         for eta, scale in product(self.etas, self.scales):
-            predict = guided(group.predictor(self.guidance_scale), classifier, group.schedule, scale)
+            predict = guided(begun(group.predictor(self.guidance_scale)), classifier, group.schedule, scale)
             latents = rollout_eta(predict, seeds, group.steps, generators, eta)
             made_with = latents.new_tensor([[eta, scale]]).expand(len(latents), -1)
             yield Attempt(latents, {"eta_scale": made_with})

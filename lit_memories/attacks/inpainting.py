@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_memories.attacks.base import FIRST, Attack, Attempt
 from lit_memories.numbers import check_falling
 from lit_memories.ops.path import DDIMStep, ddim_step
-from lit_memories.ops.rollout import RowPredictFn
+from lit_memories.ops.rollout import RowPredictFn, begun
 from lit_memories.probes.base import Group
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def fill(predict: RowPredictFn, known: Tensor, inside: Tensor, seeds: Tensor, st
     Returns:
         Latents (n, c, h, w), whose outside is exactly that of `known` if the steps end at a cumulative alpha of 1.
     """
-    rows, latents = torch.arange(len(seeds), device=seeds.device), seeds
+    rows, latents, predict = torch.arange(len(seeds), device=seeds.device), seeds, begun(predict)
     for step in steps:
         latents = ddim_step(latents, predict(latents, step.timestep, rows), step)
         outside = step.alpha_prev**0.5 * known + (1 - step.alpha_prev) ** 0.5 * seeds

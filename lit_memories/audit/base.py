@@ -15,6 +15,7 @@ from lit_memories.audit.costs import Costs
 from lit_memories.audit.embedding import Embeddings, encoder_of
 from lit_memories.audit.folder import merge, rearrange, renew
 from lit_memories.audit.group import SampleGroup
+from lit_memories.audit.guarded import check_guard, check_role, guard_of
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.audit.memory import enough_memory
 from lit_memories.audit.needs import NEEDED, by_name, check_guidance, guidances_of, needed_by
@@ -93,11 +94,7 @@ class Audit(LightningModule, ABC):
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
         check_range("guidance_scale", guidance_scale, 0, STRONGEST)
-        if role == "vanilla" and diffusion.transform is not None:
-            raise ValueError(
-                "a transformed model is no vanilla, which all others are compared with: leave --model.role out, or say "
-                "control of a control"
-            )
+        check_role(diffusion, role)
         if judge is not None:
             judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
@@ -134,13 +131,14 @@ class Audit(LightningModule, ABC):
         """Refuse, before anything is read, a precision that would round latents or weights, a full disk, company.
 
         Raises:
-            ValueError: for any but ``32-true`` and the mixed ones, or if another process writes to the run folder, or
-                something is there that is not an audit's, or the trainer would leave samples out.
+            ValueError: for any but ``32-true`` and the mixed ones; if another process writes to the run folder, or
+                something else is there, or the trainer would leave samples out, or a guard has no seeds to give.
             OSError: if the run folder cannot be written.
         """
         check_precision(self.trainer)
         check_whole(self.trainer)
         check_place(self.folder)
+        check_guard(self)
         with explained(self.folder):
             check_writable(self.folder)
             if self.trainer.is_global_zero:
@@ -239,11 +237,12 @@ class Audit(LightningModule, ABC):
                 "base": diffusion.base,
                 "revision": diffusion.revision,
                 "base_fingerprint": diffusion.fingerprint,
-                "fingerprint": diffusion.weights_fingerprint(),
+                "fingerprint": diffusion.guarded_fingerprint(),
                 "configuration": configuration_of(diffusion),
                 "erasure": None if diffusion.erasure is None else diffusion.erasure.provenance.to_dict(),
             }
-            | ({} if diffusion.transform is None else {"transform": diffusion.transform.settings()}),
+            | ({} if diffusion.transform is None else {"transform": diffusion.transform.settings()})
+            | guard_of(diffusion),
             dimension=self.dimension,
             data=plain(data),
             versions=versions(),
@@ -300,9 +299,10 @@ class Audit(LightningModule, ABC):
         self, embeds: Tensor, guidance_scale: float, diffusion: Diffusion | None = None
     ) -> BlockwisePredictor:
         """Predictions under embeddings (n, rows, width), of another model than the audited one if given."""
-        empty = self.embed([""]) if diffusion is None else diffusion.encode_prompts([""]).float()
         model, dtype = self.diffusion if diffusion is None else diffusion, network_dtype(self.trainer)
-        return BlockwisePredictor(model, embeds, empty, guidance_scale, self.block_size, dtype)
+        empty = self.embed([""]) if diffusion is None else diffusion.encode_prompts([""]).float()
+        beside = empty if model.guard is None else model.beside_embeds().float()
+        return BlockwisePredictor(model, embeds, empty, guidance_scale, self.block_size, dtype, beside)
 
     def invert(self, prompts: Sequence[str], latents: Tensor, guidance_scale: float) -> tuple[Inversion, Tensor]:
         """Seeds of latents under prompts, and the latents that the inverter's sampler makes of them."""
@@ -345,6 +345,6 @@ def _described(value: Any, concept: Concept) -> Any:
 
 
 def _role(diffusion: Diffusion) -> Role:
-    if diffusion.erasure is not None or diffusion.transform is not None:
+    if any(changed is not None for changed in (diffusion.erasure, diffusion.transform, diffusion.guard)):
         return "erased"
     return "random" if diffusion.weights == "random" else "vanilla"

@@ -208,8 +208,8 @@ class Eraser(OneWriter, ABC):
         name = type(self).__name__
         if not hasattr(self, "selected"):
             raise ValueError(f"{name} trains what train selects: null is for methods with parameters of their own")
-        if self.diffusion.erasure is not None or self.diffusion.transform is not None:
-            raise ValueError("the base model carries an erasure already, or a transform: erase from the base itself")
+        if any(x is not None for x in (self.diffusion.erasure, self.diffusion.transform, self.diffusion.guard)):
+            raise ValueError("the base model carries an erasure, a transform or a guard already: erase from the base")
         short = {str(p.dtype).removeprefix("torch.") for p in self.selected.values()} - {"float32", "float64"}
         if short or self.trainer.precision in {"16-true", "bf16-true"}:
             raise ValueError(

@@ -51,7 +51,8 @@ def cautions(summary: Summary, run: RunStatistics) -> list[str]:
     """Whatever a reader must hold against the numbers."""
     sentences = []
     moved = run.leading.change("concept")
-    if moved is not None and moved.low == moved.high == run.damage.low == run.damage.high == 0:
+    still = moved is not None and moved.low == moved.high == run.damage.low == run.damage.high == 0
+    if still and (run.guard is None or run.guard.acts_on != "guidance"):
         sentences.append("All its numbers are vanilla's to the last digit: check that the erasure was applied at all.")
     if "seed.nll" in run.numbers:
         sentences += _inverter(summary, run)

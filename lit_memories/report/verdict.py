@@ -13,6 +13,7 @@ from lit_memories.report.cautions import cautions, inverted, seed_sentences
 from lit_memories.report.doors import door_headline, door_sentences
 from lit_memories.report.exposure import exposure_sentences
 from lit_memories.report.formats import number, percent
+from lit_memories.report.guarded import guard_sentences
 from lit_memories.report.relearning import relearning_sentences
 from lit_memories.statistics.criteria import (
     LARGE,
@@ -69,6 +70,7 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     category = categorise(summary, run)
     sentences = [
         _prompted(run, summary.vanilla),
+        *guard_sentences(run),
         *([_wreck(summary, run)] if category == "damaged" else _remembers(summary, run)),
         *door_sentences(summary, run),
         _damage(summary, run),

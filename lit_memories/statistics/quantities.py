@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.numbers import Asked, Number
@@ -139,6 +140,23 @@ class InverterStatistics:
 
 
 @dataclass(frozen=True)
+class Guarded:
+    """What keeps a concept out of a run's pictures at inference.
+
+    Args:
+        name: of the guard.
+        settings: its options, by name.
+        acts_on: ``guidance`` or ``prompts``.
+        on_vanilla: whether the weights below it are vanilla's to the bit.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    acts_on: str
+    on_vanilla: bool
+
+
+@dataclass(frozen=True)
 class RunStatistics:
     """Everything about one run.
 
@@ -163,6 +181,7 @@ class RunStatistics:
             same, the number that reads it best first; empty where no scale holds. An interval's end is 0 or infinity
             where the scale says no more than "fewer than" or "more than".
         doors: what the attacks that it was put to came to, by name.
+        guard: what erases at inference only; None where weights alone were audited.
     """
 
     name: str
@@ -183,6 +202,7 @@ class RunStatistics:
     profile: dict[str, list[float]] | None
     exposures: dict[str, Estimate] = field(default_factory=dict)
     doors: dict[str, Door] = field(default_factory=dict)
+    guard: Guarded | None = None
 
     @property
     def leading(self) -> NumberStatistics:

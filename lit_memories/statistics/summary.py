@@ -22,7 +22,7 @@ from lit_memories.statistics.doors import door_notes, doors
 from lit_memories.statistics.numbers import number_statistics, tested
 from lit_memories.statistics.pairing import PAIRED, Comparison, unreadable
 from lit_memories.statistics.profiles import profile
-from lit_memories.statistics.quantities import InverterStatistics, PaperStatistics, RunStatistics, Summary
+from lit_memories.statistics.quantities import Guarded, InverterStatistics, PaperStatistics, RunStatistics, Summary
 
 
 def _silent(stage: str) -> None:
@@ -116,7 +116,19 @@ def _run(comparison: Comparison, row: int, null: Null, chance: Chance) -> RunSta
         cost={name: dict(entry) for name, entry in run.cost.items()},
         profile=profile(comparison, row),
         doors=doors(comparison, row),
+        guard=_guard(run, comparison.runs[0]),
     )
+
+
+def _guard(run: Run, vanilla: Run) -> Guarded | None:
+    """What ``run.json`` says of a guard, which a stranger may have written."""
+    found = run.info.model.get("guard")
+    if not isinstance(found, dict):
+        return None
+    own = {name: value for name, value in found.items() if name not in ("name", "acts_on")}
+    acts_on = "prompts" if found.get("acts_on") == "prompts" else "guidance"
+    weights = run.info.model.get("weights")
+    return Guarded(str(found.get("name")), own, acts_on, weights is not None and weights == vanilla.info.fingerprint)
 
 
 def _counted(run: Run, name: str) -> int:

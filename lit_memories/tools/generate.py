@@ -16,10 +16,11 @@ from torch import Generator, Tensor
 from lit_memories.data.gallery import Gallery
 from lit_memories.data.presets import I2P, PromptList, PromptRow
 from lit_memories.diffusion import Diffusion
+from lit_memories.guards.base import Guard
 from lit_memories.images import to_pil
 from lit_memories.numbers import STRONGEST, check_range
 from lit_memories.ops.fingerprint import fingerprint
-from lit_memories.ops.rollout import rollout
+from lit_memories.ops.rollout import begun, rollout
 from lit_memories.ops.schedule import BetaSchedule, ddim_timesteps
 from lit_memories.terminal import printable
 
@@ -40,6 +41,7 @@ def generate(
     use_row_guidance: bool = False,
     batch_size: int = 4,
     device: str = "auto",
+    guard: Guard | None = None,
 ) -> None:
     """Draw a picture for every prompt of a list; run again, it draws those that are missing.
 
@@ -62,6 +64,7 @@ def generate(
         use_row_guidance: take the list's own guidance instead (evaluation_guidance), which the official code ignores.
         batch_size: pictures drawn at once.
         device: ``cpu``, ``cuda``, …; ``auto`` is a GPU if there is one.
+        guard: what keeps a concept out of the pictures at inference, such as recipes/sd14/guard/sld.yaml.
 
     Raises:
         ValueError: if a number is out of range, there is no such device, a row is damaged, or the folder holds other
@@ -75,7 +78,7 @@ def generate(
     check_range("guidance_scale", guidance_scale, 0, STRONGEST)
     where = _device(device)
     rows = _rows(prompts, None if use_row_guidance else guidance_scale)
-    diffusion = Diffusion(base, erasure, revision)
+    diffusion = Diffusion(base, erasure, revision, guard=guard)
     _check_steps(diffusion, scheduler, num_inference_steps)
     diffusion.to(where)
     settings = {
@@ -86,7 +89,7 @@ def generate(
         "vae": fingerprint(diffusion.vae),
         "scheduler": scheduler,
         "num_inference_steps": num_inference_steps,
-    }
+    } | ({} if guard is None else {"guard": guard.settings()})
     gallery = Gallery(out, settings)
     left = gallery.missing(rows)
     gallery.open()
@@ -146,7 +149,7 @@ def _check_steps(diffusion: Diffusion, scheduler: Sampler, count: int) -> None:
 def _sample(diffusion: Diffusion, scheduler: Sampler, count: int, rows: Sequence[PromptRow]) -> Tensor:
     """Latents of rows that share their guidance."""
     embeds, guidance = diffusion.encode_prompts([row.prompt for row in rows]), rows[0].guidance_scale or 0.0
-    predict = diffusion.predict_fn(embeds, guidance)
+    predict = begun(diffusion.predict_fn(embeds, guidance))
     latents = diffusion.draw_seeds([Generator().manual_seed(row.seed) for row in rows])
     if not isinstance(diffusion.schedule, BetaSchedule):
         return rollout(predict, latents, diffusion.schedule.ddim_steps(count))

@@ -12,6 +12,7 @@ from lit_memories.audit.base import Audit
 from lit_memories.audit.embedding import KEPT
 from lit_memories.concept import Concept
 from lit_memories.diffusion import Diffusion, Weights
+from lit_memories.guards.base import Guard
 from lit_memories.judges.base import Judge, Verdict
 from lit_memories.ops.footprint import footprint
 from lit_memories.ops.transforms import Transform
@@ -37,6 +38,7 @@ class Outline(Diffusion):
         variant: str | None = None,
         config: str | None = None,
         transform: Transform | None = None,
+        guard: Guard | None = None,
         speed: Speed | None = None,
         image_size: int | tuple[int, int] | None = None,
     ) -> None:
@@ -44,6 +46,9 @@ class Outline(Diffusion):
         pipeline, commit = outline_pipeline(base, revision, getattr(torch, torch_dtype), config)
         self._adopt(pipeline, str(base), commit, image_size)
         self.weights, self.transform = weights, transform
+        if guard is not None:
+            guard.check(self, self.base)
+            self.guard = guard
         if speed is not None:
             self.speed = speed
             replace(speed, compile=None).apply(self.network, self.vae)
@@ -154,8 +159,9 @@ def calls(audit: Audit, guidances: Sequence[float]) -> list[Call]:
 
 
 def _predict(model: Diffusion, embeds: Tensor, rows: int, guidance: float) -> Tensor:
-    latents, both = _meta(rows, *model.latent_shape), embeds.expand(rows, -1, -1)
-    return model.predict(latents, 0.0, both, guidance, both if model.evaluations(guidance) > 1 else None)
+    latents, own = _meta(rows, *model.latent_shape), embeds.expand(rows, -1, -1)
+    beside = own.repeat(len(model.beside), 1, 1) if model.evaluations(guidance) > 1 else None
+    return model.predict(latents, 0.0, own, guidance, beside)
 
 
 def _climb(model: Diffusion, embeds: Tensor, rows: int) -> Any:

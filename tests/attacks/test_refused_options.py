@@ -67,5 +67,5 @@ def test_the_line_is_the_reason_alone(attacked: Attacked, tmp_path: Path) -> Non
 def test_a_transformed_model_is_no_vanilla(attacked: Attacked, tmp_path: Path) -> None:
     transform = "--model.diffusion.transform={class_path: Quantised, init_args: {bits: 8}}"
     line = said(attacked("plain", tmp_path / "run", transform, "--model.role=vanilla"))
-    assert "a transformed model is no vanilla" in line
+    assert "a transformed or guarded model is no vanilla" in line
     assert "\n" not in line

@@ -180,3 +180,12 @@ def test_an_inverter_of_others_too(diffusion: Diffusion) -> None:
         inverting = Inverter.inverting
 
     assert Other().inverting(diffusion.schedule.ddim_steps(3)) == (3, float("inf"))
+
+
+def test_a_guard_that_asks_a_third_time_costs_a_third_evaluation(arguments: Arguments, tmp_path: Path) -> None:
+    options = arguments(tmp_path, "--model.probes=[Samples]")
+    guard = "--model.diffusion.guard={class_path: lit_memories.guards.sld.SLD, init_args: {concept: umbrella}}"
+    plain, guarded = (planned(["plan", *options[1:], *more]) for more in ([], [guard]))
+    costs = [{key: price.least for key, price in found.prices.items()} for found in (plain, guarded)]
+    assert {key: 1.5 * cost for key, cost in costs[0].items()} == costs[1]
+    assert sum(call.rows for call in guarded.calls) > sum(call.rows for call in plain.calls)

@@ -272,7 +272,7 @@ def test_an_erased_model_is_not_erased_again(diffusion: Diffusion, tiny: Path, t
     with pytest.raises(ValueError, match="does not select"):
         esd(erased, train="attn1")
     rounded = Diffusion(str(tiny), transform=Quantised(8))
-    with pytest.raises(ValueError, match="or a transform: erase from the base itself"):
+    with pytest.raises(ValueError, match="a transform or a guard already: erase from the base"):
         trainer(tmp_path / "rounded", 1).fit(esd(rounded))
 
 
