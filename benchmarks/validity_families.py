@@ -33,11 +33,11 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     ]
     lines = [
         "# Numbers of an audit on two architectures and paths\n",
-        "`python benchmarks/validity.py` and the same with `--family flow`, seed 0: the tables of known "
-        "truth and of taught models, [U-Net](../results/validity.md) and [flow](../results/validity-flow.md), side by "
-        "side. *AUC*: never knew against knows, by one image of the concept. *Order*: how often a number orders two taught "
-        "models, or one and the control, as the lessons' length does. Brackets are 95 % intervals over images. *Kept*: "
-        "on both the interval leaves out 0.5 on the same side, or on neither does it.\n",
+        "`python benchmarks/validity.py` and the same with `--family flow`, seed 0: the tables of known truth and of "
+        "taught models, [U-Net](../results/validity.md) and [flow](../results/validity-flow.md), side by side. *AUC*: "
+        "never knew against knows, by one image of the concept. *Order*: how often a number orders two taught models, "
+        "or one and the control, as the lessons' length does. Brackets are 95 % intervals over images. *Kept*: on both "
+        "the interval leaves out 0.5 on the same side, or on neither does it.\n",
     ]
     for concept in concepts:
         tables = {title: by_concept[concept] for title, by_concept in found.items()}

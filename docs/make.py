@@ -73,9 +73,11 @@ def main() -> None:
     _fill(ROOT / "README.md", "quickstart", quickstart())
     _fill(ROOT / "docs" / "flow.md", "quality", quality())
     for page, marker, name in SECTIONS:
-        _fill(ROOT / "docs" / page, marker, _body(name).replace("\n## ", "\n### ").replace("../", ""))
+        if _result(f"{name}.md").is_file():
+            _fill(ROOT / "docs" / page, marker, _body(name).replace("\n## ", "\n### ").replace("../", ""))
     for name in ("erasure", "erasure-flow"):
-        _fill(ROOT / "docs" / "erasing.md", name, erasure(name))
+        if _result(f"{name}.json").is_file():
+            _fill(ROOT / "docs" / "erasing.md", name, erasure(name))
 
 
 def _fill(page: Path, marker: str, text: str) -> None:
@@ -87,7 +89,12 @@ def _fill(page: Path, marker: str, text: str) -> None:
 
 def _body(name: str) -> str:
     """A page of results without its title."""
-    return (ROOT / "docs" / "results" / f"{name}.md").read_text().split("\n", 2)[2]
+    return _result(f"{name}.md").read_text().split("\n", 2)[2]
+
+
+def _result(name: str) -> Path:
+    """What a benchmark left, if it has run."""
+    return ROOT / "docs" / "results" / name
 
 
 def quickstart() -> str:
@@ -122,7 +129,7 @@ def erasure(name: str) -> str:
     Args:
         name: of the results.
     """
-    rows = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+    rows = json.loads(_result(f"{name}.json").read_text())
     by_model: dict[str, dict[str, Any]] = {}
     for row in rows:
         by_model.setdefault(row["model"], {})[row["concept"]] = row
