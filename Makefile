@@ -5,6 +5,7 @@ BIN := .venv/bin
 export MALLOC_TRIM_THRESHOLD_ ?= 4000000000
 export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
+FLOW_MODELS := $(MODELS:%=flow-%)
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
 .PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
@@ -44,6 +45,7 @@ wheels: .venv/tested ## build the wheels of the code and of the shipped models i
 
 benchmark-erasure: .venv/installed ## train and audit all methods, then again from other trainings, resumable, hours (docs/results/erasure.md)
 	$(BIN)/python benchmarks/erasure.py
+	$(BIN)/python benchmarks/erasure.py --family flow
 	$(BIN)/python benchmarks/replicates.py
 	$(BIN)/python benchmarks/erasure_page.py
 
@@ -53,6 +55,7 @@ benchmark-worlds: .venv/installed ## train and audit models that saw exactly so 
 
 benchmark-validity: .venv/installed ## try every number of an audit on models of known truth, resumable (docs/results/validity.md)
 	$(BIN)/python benchmarks/validity.py
+	$(BIN)/python benchmarks/validity.py --family flow
 
 benchmark-attacks: benchmark-erasure ## all attacks on models of known truth and erased ones, resumable, hours (docs/results/attacks.md)
 	$(BIN)/python benchmarks/attacks.py
@@ -60,7 +63,7 @@ benchmark-attacks: benchmark-erasure ## all attacks on models of known truth and
 docs: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py
 
-checkpoints: .venv/installed ## train and measure everything in checkpoints/ again (about an hour on one core)
+checkpoints: .venv/installed ## train and measure everything in checkpoints/ again (about three hours on one core)
 	$(PRETRAIN)/autoencoder.yaml
 	$(PRETRAIN)/classifier.yaml
 	$(PRETRAIN)/text_to_image.yaml
@@ -71,7 +74,14 @@ checkpoints: .venv/installed ## train and measure everything in checkpoints/ aga
 		--model.save_to runs/pretrain/without-striped --trainer.default_root_dir runs/pretrain/logs/without-striped
 	mkdir -p checkpoints
 	cp -r runs/pretrain/classifier $(MODELS:%=runs/pretrain/%) checkpoints/
-	for model in $(MODELS); do \
+	$(PRETRAIN)/text_to_flow.yaml
+	$(PRETRAIN)/text_to_flow_branch.yaml
+	$(PRETRAIN)/text_to_flow_branch.yaml --data.withhold '[{object: umbrella}]' \
+		--model.save_to runs/pretrain/flow-without-umbrella --trainer.default_root_dir runs/pretrain/logs/flow-without-umbrella
+	$(PRETRAIN)/text_to_flow_branch.yaml --data.withhold '[{style: striped}]' \
+		--model.save_to runs/pretrain/flow-without-striped --trainer.default_root_dir runs/pretrain/logs/flow-without-striped
+	cp -r $(FLOW_MODELS:%=runs/pretrain/%) checkpoints/
+	for model in $(MODELS) $(FLOW_MODELS); do \
 		$(BIN)/lit-memories measure checkpoints/$$model --out checkpoints/$$model/measured.json || exit 1; done
 	cd checkpoints && find . -type f \( -name '*.json' -o -name '*.safetensors' \) | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
 

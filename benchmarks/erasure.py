@@ -1,17 +1,19 @@
-"""All ten erasure methods on the two pictogram concepts: docs/results/erasure.{md,json} and a sheet of samples each.
+"""All erasure methods on the two pictogram concepts: docs/results/erasure.{md,json} and a sheet of samples each.
 
     python benchmarks/erasure.py                        # everything, about three hours on one core
     python benchmarks/erasure.py --concepts '[umbrella]' # a part; the table is made of all that is there
+    python benchmarks/erasure.py --family flow          # the same of the rectified flow, into the same page
 
 Resumable: models that are trained and audits that are complete are not run again. Recipes as they stand in
-recipes/pictograms/erase, with the options of `OPTIONS` for the concept.
+recipes/pictograms/erase or recipes/pictograms/flow/erase, with the family's options for the concept.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from erasure_page import page
+from erasure_page import write
+from families import FLOW, PRETRAIN, RECIPES, Family
 from jsonargparse import auto_cli
 from PIL import Image, ImageDraw
 from safetensors import safe_open
@@ -27,7 +29,6 @@ from lit_memories.records import RUN_FILE
 from lit_memories.report import report
 from lit_memories.runs import RunInfo
 
-RECIPES = Path("recipes/pictograms")
 METHODS: dict[str, tuple[str, list[str]]] = {
     **{name: (name, []) for name in ("esd", "uce", "rece", "ac")},
     "ac-noise": ("ac", ["--model.target=noise"]),
@@ -39,11 +40,23 @@ METHODS: dict[str, tuple[str, list[str]]] = {
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
 OPTIONS: dict[tuple[str, str], list[str]] = {("esd", "striped"): ["--model.eta=4"]}
 """What a concept needs besides the recipe, by method and concept."""
+UNET = Family(
+    title="U-Net",
+    base="checkpoints/pictograms",
+    controls=CONTROLS,
+    branch=PRETRAIN / "text_to_image_branch.yaml",
+    erase=RECIPES / "erase",
+    methods=METHODS,
+    options=OPTIONS,
+)
+FAMILIES = {"unet": UNET, "flow": FLOW}
+FamilyName = Literal["unet", "flow"]
 
 
 def main(
+    family: FamilyName = "unet",
     concepts: tuple[str, ...] = tuple(CONTROLS),
-    methods: tuple[str, ...] = tuple(METHODS),
+    methods: tuple[str, ...] | None = None,
     folder: Path = Path("runs/erasure-table"),
     out: Path = Path("docs/results/erasure"),
     figures: Path = Path("docs/figures"),
@@ -52,24 +65,31 @@ def main(
     """Train, audit, compare.
 
     Args:
+        family: of the models.
         concepts: umbrella, striped.
-        methods: rows of `METHODS`.
-        folder: for models and audits.
-        out: where the table goes, without suffix.
+        methods: rows of the family's table; None: all.
+        folder: for models and audits, with the family's suffix behind its name.
+        out: where the table goes, without suffix; rows of the family, with its suffix, beside it.
         figures: where the sheets go.
         audits: whether to audit and compare; if not, models are trained and no more.
     """
+    models, folder = FAMILIES[family], FAMILIES[family].own(folder)
+    methods = tuple(models.methods) if methods is None else methods
     for concept in concepts:
-        asked = {"vanilla": [], "never-knew": [f"--model.diffusion.base={CONTROLS[concept]}", "--model.role=control"]}
+        base, control = (f"--model.diffusion.base={name}" for name in (models.base, models.controls[concept]))
+        asked = {"vanilla": [base], "never-knew": [control, "--model.role=control"]}
         for method in methods:
             erasure = folder / concept / "models" / method
             if not (erasure / WEIGHTS_FILE).is_file():
                 print(f"== {concept}: training {method}", flush=True)
-                recipe, name = RECIPES / "erase" / f"{METHODS[method][0]}.yaml", f"{RECIPES}/concepts/{concept}.yaml"
-                options = METHODS[method][1] + OPTIONS.get((method, concept), [])
+                recipe, name = (
+                    models.erase / f"{models.methods[method][0]}.yaml",
+                    f"{RECIPES}/concepts/{concept}.yaml",
+                )
+                options = models.methods[method][1] + models.options.get((method, concept), [])
                 place = f"--trainer.default_root_dir={erasure}"
                 run(["fit", f"--config={recipe}", f"--model.concept={name}", place, *options])
-            asked[method] = [f"--model.diffusion.erasure={erasure}"]
+            asked[method] = [base, f"--model.diffusion.erasure={erasure}"]
         if not audits:
             continue
         for name, options in asked.items():
@@ -79,14 +99,14 @@ def main(
                 recipe, more = RECIPES / "audit" / f"{concept}.yaml", "--data.prompted=48"
                 run(["predict", f"--config={recipe}", *options, more, f"--trainer.default_root_dir={place}"])
         report([folder / concept / name for name in asked], folder / concept)
-        _sheet(folder / concept, concept, methods, figures / f"erasure-{concept}.png")
+        _sheet(models, folder / concept, concept, methods, figures / f"erasure{models.suffix}-{concept}.png")
     if not audits:
         return
-    found = [file for name in CONTROLS if (file := folder / name / "results.json").is_file()]
+    found = [file for name in models.controls if (file := folder / name / "results.json").is_file()]
     rows = [row for file in found for row in _rows(file)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
-    out.with_suffix(".md").write_text(page(rows, out.with_name("replicates.jsonl")))
+    models.own(out).with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+    write(out.with_suffix(".md"))
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -121,13 +141,13 @@ def _product(shape: list[int]) -> int:
     return total
 
 
-def _sheet(folder: Path, concept: str, methods: tuple[str, ...], file: Path) -> None:
+def _sheet(family: Family, folder: Path, concept: str, methods: tuple[str, ...], file: Path) -> None:
     """A row of samples a model: five prompts for the concept, seven for other things, the same seeds in every row."""
-    base, control = "checkpoints/pictograms", CONTROLS[concept]
-    models = {"vanilla": (base, None), "never knew": (control, None)}
-    models |= {method: (base, folder / "models" / method) for method in methods}
+    shown: dict[str, tuple[str, Path | None]]
+    shown = {"vanilla": (family.base, None), "never knew": (family.controls[concept], None)}
+    shown |= {method: (family.base, folder / "models" / method) for method in methods}
     rows = []
-    for name, (path, erasure) in models.items():
+    for name, (path, erasure) in shown.items():
         diffusion = Diffusion(path, erasure)
         seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(len(PROMPTS[concept]))])
         images = diffusion.generate([p.caption for p in PROMPTS[concept]], seeds, 20, 3.0)

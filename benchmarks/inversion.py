@@ -1,6 +1,7 @@
 """How well does an inverter find seeds that are known, and at what cost? Writes docs/results/inversion.{md,json}.
 
     python benchmarks/inversion.py
+    python benchmarks/inversion.py --family flow  # docs/results/inversion-flow.{md,json}
 
 Seeds are drawn, the inverter's sampler makes latents of them, the inverter is to find the seeds again. Everything is
 fixed by --seed, except times: those are of one thread's work, and only their ratios mean anything. A row is written as
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from erasure import FAMILIES, FamilyName
 from jsonargparse import auto_cli
 from torch import Generator, Tensor
 
@@ -66,6 +68,7 @@ class Entry:
         measured: the same with its residual measured, where that costs more.
         sampler: what makes the latents of the seeds; the inverter's own if None.
         block: rows of a network call while it is timed; an audit's default.
+        signal: whether it needs some signal where a run begins, which a rectified flow has not.
     """
 
     inverter: Inverter
@@ -73,25 +76,30 @@ class Entry:
     measured: Inverter | None = None
     sampler: Inverter | None = None
     block: int = 8
+    signal: bool = False
 
 
 RELEASED = "ReNoise, as released"
 BEST = "FixedPoint, to 0.0003"
 ENTRIES = {
     "DDIMInversion": Entry(DDIMInversion(measure_residual=False), measured=DDIMInversion()),
-    RELEASED: Entry(AsReleased(), measured=ReNoise(faithful=True), block=1),
-    "ReNoise, faithful": Entry(ReNoise(faithful=True, measure_residual=False), measured=ReNoise(faithful=True)),
+    RELEASED: Entry(AsReleased(), measured=ReNoise(faithful=True), block=1, signal=True),
+    "ReNoise, faithful": Entry(
+        ReNoise(faithful=True, measure_residual=False), measured=ReNoise(faithful=True), signal=True
+    ),
     "ReNoise": Entry(ReNoise(measure_residual=False), measured=ReNoise()),
-    "ReNoise, a tenth of the weights": Entry(ReNoise(lambda_ac=2.0, lambda_kl=0.0065)),
+    "ReNoise, a tenth of the weights": Entry(ReNoise(lambda_ac=2.0, lambda_kl=0.0065), signal=True),
     "NullText, faithful": Entry(NullText(measure_residual=False, faithful=True), measured=NullText(faithful=True)),
     "NullText, guidance 3 on FixedPoint": Entry(NullText(3.0, pivot=FixedPoint())),
-    "BELM": Entry(BELM()),
-    "BELM, seeds of DDIM": Entry(BELM(), sampler=FixedPoint()),
+    "BELM": Entry(BELM(), signal=True),
+    "BELM, seeds of DDIM": Entry(BELM(), sampler=FixedPoint(), signal=True),
     "FixedPoint, 3 a step": Entry(FixedPoint(max_evaluations=3, tolerance=1e-9)),
     **{f"FixedPoint, to {tolerance:g}": Entry(FixedPoint(tolerance=tolerance)) for tolerance in (1e-3, 3e-4, 1e-4)},
     "FixedPoint, guidance 3": Entry(FixedPoint(), guidance=3.0),
     "FixedPoint, guidance 7.5": Entry(FixedPoint(max_evaluations=30), guidance=7.5),
 }
+STEPS: dict[FamilyName, tuple[int, ...]] = {"unet": (20, 50), "flow": (28, 50)}
+"""Steps to try: the audits' and the papers'; of the flow Stable Diffusion 3's own."""
 COLUMNS = (
     *("inverter", "evaluations", "residual", "converged", "seed error", "NLL bias [95 %]", "absolute [95 %]", "worst"),
     *("PSNR", "s", "time"),
@@ -100,28 +108,29 @@ COLUMNS = (
 
 @torch.no_grad()
 def main(
-    model: Path = Path("checkpoints/pictograms"),
+    family: FamilyName = "unet",
     out: Path = Path("docs/results/inversion"),
     images: int = 16,
-    steps: tuple[int, ...] = (20, 50),
     seed: int = 0,
 ) -> None:
     """Invert known seeds with every inverter.
 
     Args:
-        model: pipeline folder.
-        out: where table and rows go, without suffix; rows there of the same settings are kept.
+        family: of the base model whose seeds they are.
+        out: where table and rows go, without suffix, behind which the family's stands; rows there of the same settings
+            are kept.
         images: how many seeds.
-        steps: DDIM steps to try.
         seed: of the seeds.
     """
     torch.set_num_threads(1)
+    model, out = Path(FAMILIES[family].base), FAMILIES[family].own(out)
     diffusion = Diffusion.from_pretrained(model)
     settings = {"model": str(model), "fingerprint": diffusion.weights_fingerprint(), "images": images, "seed": seed}
     rows = _kept(out.with_suffix(".json"), settings)
     out.parent.mkdir(parents=True, exist_ok=True)
-    for count in steps:
-        for name, entry in ENTRIES.items():
+    entries = {name: entry for name, entry in ENTRIES.items() if _has_signal(diffusion) or not entry.signal}
+    for count in STEPS[family]:
+        for name, entry in entries.items():
             identity = {"inverter": name, "steps": count, "guidance": entry.guidance}
             identity["options"] = json.loads(json.dumps(entry.inverter.settings(), default=vars))
             if not any(identity.items() <= row.items() for row in rows):
@@ -130,7 +139,12 @@ def main(
                 print(json.dumps(rows[-1]), flush=True)
                 rows.sort(key=lambda row: (row["steps"], list(ENTRIES).index(row["inverter"])))
                 out.with_suffix(".json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
-    out.with_suffix(".md").write_text(_page(rows, images, seed))
+    command = "python benchmarks/inversion.py" + (f" --family {family}" if FAMILIES[family].suffix else "")
+    out.with_suffix(".md").write_text(_page(rows, command, settings))
+
+
+def _has_signal(diffusion: Diffusion) -> bool:
+    return diffusion.schedule.predicts == "epsilon"
 
 
 def _kept(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -168,30 +182,33 @@ def _measure(diffusion: Diffusion, entry: Entry, count: int, images: int, seed: 
     }
 
 
-def _page(rows: list[dict[str, Any]], images: int, seed: int) -> str:
+def _page(rows: list[dict[str, Any]], command: str, settings: dict[str, Any]) -> str:
+    compared = any(row["inverter"] == RELEASED for row in rows)
+    theirs = ", and as a part of those of the official ReNoise as released, which inverts one image at a time"
     parts = [
         "# Inverters on known seeds\n",
-        f"`python benchmarks/inversion.py`: {images} known seeds of `checkpoints/pictograms`, seed {seed}, fp32, "
+        f"`{command}`: {settings['images']} known seeds of `{settings['model']}`, seed {settings['seed']}, fp32, "
         "guidance 1 if not said otherwise. Evaluations an image, a guided one being two passes; worst relative "
         "residual of a step; NLL bias in nats: mean, mean absolute, and the worst of the images; PSNR in dB of the "
-        "regenerated picture against the one inverted; processor seconds an image in calls of 8 rows, and as a part of "
-        "those of the official ReNoise as released, which inverts one image at a time.",
+        "regenerated picture against the one inverted; processor seconds an image in calls of 8 rows"
+        f"{theirs if compared else ''}.",
     ]
+    columns = COLUMNS if compared else COLUMNS[:-1]
     for count in sorted({row["steps"] for row in rows}):
         group = [row for row in rows if row["steps"] == count]
         by_name = {row["inverter"]: row for row in group}
-        parts += [f"\n**{count} steps**\n", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-        parts += [_line(row, by_name[RELEASED]) for row in group]
-        parts.append("\n" + _aims(by_name[BEST], by_name[RELEASED]))
+        parts += [f"\n**{count} steps**\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        parts += [_line(row, by_name.get(RELEASED)) for row in group]
+        parts.append("\n" + _aims(by_name[BEST], by_name.get(RELEASED)))
     return "\n".join(parts) + "\n"
 
 
-def _line(row: dict[str, Any], released: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], released: dict[str, Any] | None) -> str:
     cells = [
         *(row["inverter"], f"{row['evaluations']:.0f}", f"{row['residual']:.1e}", f"{row['converged']:.0%}"),
         *(f"{row['seed_error']:.4f}", _interval(row["nll_bias"]), _interval(row["absolute_bias"])),
         *(f"{row['worst_bias']:.2f}", f"{row['psnr_round_trip']:.1f}", f"{row['seconds']:.2f}"),
-        f"{row['seconds'] / released['seconds']:.2f}",
+        *([] if released is None else [f"{row['seconds'] / released['seconds']:.2f}"]),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -201,17 +218,21 @@ def _interval(estimate: list[float]) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _aims(best: dict[str, Any], released: dict[str, Any]) -> str:
+def _aims(best: dict[str, Any], released: dict[str, Any] | None) -> str:
     """What was aimed at, and what was reached."""
-    evaluations, seconds = (released[name] / best[name] for name in ("evaluations", "seconds"))
-    bias, theirs = best["absolute_bias"][0], released["absolute_bias"][0]
+    bias = best["absolute_bias"][0]
     aims = [
         (f"a mean absolute bias of {bias:.2f} nats (aim: at most 0.5)", bias <= 0.5),
         (f"{best['evaluations']:.0f} evaluations (at most 150)", best["evaluations"] <= 150),
-        (f"{evaluations:.1f} times fewer than ReNoise as released (2)", evaluations >= 2),
-        (f"{seconds:.1f} times less time (4)", seconds >= 4),
-        (f"against its bias of {theirs:.2f} nats (no worse)", bias <= theirs),
     ]
+    if released is not None:
+        evaluations, seconds = (released[name] / best[name] for name in ("evaluations", "seconds"))
+        theirs = released["absolute_bias"][0]
+        aims += [
+            (f"{evaluations:.1f} times fewer than ReNoise as released (2)", evaluations >= 2),
+            (f"{seconds:.1f} times less time (4)", seconds >= 4),
+            (f"against its bias of {theirs:.2f} nats (no worse)", bias <= theirs),
+        ]
     said = "; ".join(text + ("" if reached else " **missed**") for text, reached in aims)
     return f"`{best['inverter']}` at {best['steps']} steps: {said}."
 

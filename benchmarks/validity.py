@@ -1,8 +1,10 @@
 """Which number of an audit tells a model that knows a concept from one that never saw it?
 
-Writes docs/results/validity.{md,json} and docs/figures/validity.png.
+Writes docs/results/validity.{md,json} and docs/figures/validity.png, of the flow pictograms the same with -flow, and of
+both docs/results/validity-families.md.
 
     python benchmarks/validity.py
+    python benchmarks/validity.py --family flow
 
 Models of known truth: the base and the other concept's control have seen the concept, its own control never did; that
 control taught for a while, which has seen the more of it the longer; random weights, which know nothing at all. Beside
@@ -12,11 +14,14 @@ Resumable: what is trained is not trained again, and complete audits are not run
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erasure import METHODS
+from erasure import FAMILIES, UNET, FamilyName
+from families import Family
 from jsonargparse import auto_cli
+from validity_families import write
 from validity_page import draw, page
 from validity_scores import CONTROLS, ERASED, KNOWN, KNOWS, NEVER, TAUGHT, folder_of, score
 
@@ -29,63 +34,92 @@ LESSON = {"lr": 5e-4, "schedule": "constant_with_warmup", "warmup_steps": 4}
 """How the control is taught: far more gently than it was trained, on all pictures."""
 
 
-def main(
-    concepts: tuple[str, ...] = tuple(CONTROLS),
-    models: tuple[str, ...] = (*KNOWN, *TAUGHT, *ERASED),
-    folder: Path = Path("runs/validity"),
-    erasures: Path = Path("runs/erasure-table"),
-    out: Path = Path("docs/results/validity"),
-    figure: Path = Path("docs/figures/validity.png"),
-    images: int = 32,
-    other_images: int = 16,
-    conditionings: tuple[str, ...] = ("empty", "own@3", "shuffled"),
-    other_conditionings: tuple[str, ...] = ("empty",),
-) -> None:
-    """Audit, score every number, write the page.
+@dataclass(frozen=True)
+class Effort:
+    """How much is asked of models.
 
     Args:
-        concepts: umbrella, striped.
-        models: which to audit with every option on, of vanilla, knows, never knew, random, taught N, and the rows of
-            benchmarks/erasure.py. The page shows all that are audited.
-        folder: for audits and taught models.
-        erasures: where benchmarks/erasure.py left its models and their plain audits.
-        out: where the tables go, without suffix.
-        figure: where the figure goes.
         images: of the concept, and as many others, for models of known truth.
         other_images: the same for taught and erased models.
         conditionings: under what else images are inverted, in models of known truth.
         other_conditionings: the same in taught and erased models.
+        erased: rows of benchmarks/erasure.py that are audited with every option on.
     """
+
+    images: int
+    other_images: int
+    conditionings: tuple[str, ...]
+    other_conditionings: tuple[str, ...]
+    erased: tuple[str, ...]
+
+
+EFFORTS = {
+    "unet": Effort(32, 16, ("empty", "own@3", "shuffled"), ("empty",), ERASED),
+    "flow": Effort(24, 16, ("empty",), ("empty",), ()),
+}
+"""By family; of the flow as much as an hour of one core allows."""
+
+
+def main(
+    family: FamilyName = "unet",
+    concepts: tuple[str, ...] = tuple(CONTROLS),
+    models: tuple[str, ...] | None = None,
+    folder: Path = Path("runs/validity"),
+    erasures: Path = Path("runs/erasure-table"),
+    out: Path = Path("docs/results/validity"),
+    figure: Path = Path("docs/figures/validity.png"),
+) -> None:
+    """Audit, score every number, write the page.
+
+    Args:
+        family: of the models; folders, pages and figures of the flow's have its suffix behind their names.
+        concepts: umbrella, striped.
+        models: which to audit with every option on, of vanilla, knows, never knew, random, taught N, and the rows of
+            benchmarks/erasure.py; None: those of the family's effort. The page shows all that are audited.
+        folder: for audits and taught models.
+        erasures: where benchmarks/erasure.py left its models and their plain audits.
+        out: where the tables go, without suffix.
+        figure: where the figure goes.
+    """
+    kind, effort = FAMILIES[family], EFFORTS[family]
+    folder, erasures, page_file = kind.own(folder), kind.own(erasures), kind.own(out)
+    figure = figure.with_name(f"{figure.stem}{kind.suffix}{figure.suffix}")
+    usual = (*KNOWN, *TAUGHT, *effort.erased)
+    models = usual if models is None else models
     for concept in concepts:
-        known = _known(concept)
-        for name, options in (known | _taught(concept, folder) | _erased(concept, erasures)).items():
+        known = _known(kind, concept)
+        for name, options in (known | _taught(concept, folder) | _erased(family, concept, erasures)).items():
             if name not in models:
                 continue
             if name in known:
-                _audit(concept, name, folder, options, images, conditionings)
+                _audit(concept, name, folder, options, effort.images, effort.conditionings)
                 continue
             if name in TAUGHT:
-                teach(concept, TAUGHT[name], folder / concept / "models" / folder_of(name))
-            lean = ["--data.known=0", f"--data.prompted={other_images}"]
-            _audit(concept, name, folder, options + lean, other_images, other_conditionings)
+                teach(concept, TAUGHT[name], folder / concept / "models" / folder_of(name), family=kind)
+            lean = ["--data.known=0", f"--data.prompted={effort.other_images}"]
+            _audit(concept, name, folder, options + lean, effort.other_images, effort.other_conditionings)
     results = {
         concept: score(concept, folder / concept, erasures / concept)
         for concept in CONTROLS
         if all((folder / concept / folder_of(name) / RUN_FILE).is_file() for name in KNOWN)
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(_lines(results) + "\n")
+    page_file.with_suffix(".json").write_text(_lines(results) + "\n")
     draw(results, figure)
-    out.with_suffix(".md").write_text(page(results, images, other_images, figure, out))
+    command = "python benchmarks/validity.py" + (f" --family {family}" if kind.suffix else "")
+    text = page(results, command, usual, effort.images, effort.other_images, figure, page_file)
+    page_file.with_suffix(".md").write_text(text)
+    write(out)
 
 
-def _known(concept: str) -> dict[str, list[str]]:
-    other = next(path for name, path in CONTROLS.items() if name != concept)
+def _known(family: Family, concept: str) -> dict[str, list[str]]:
+    other = next(path for name, path in family.controls.items() if name != concept)
+    base = f"--model.diffusion.base={family.base}"
     return {
-        "vanilla": [],
+        "vanilla": [base],
         KNOWS: [f"--model.diffusion.base={other}", "--model.role=erased"],
-        NEVER: [f"--model.diffusion.base={CONTROLS[concept]}", "--model.role=control"],
-        "random": ["--model.diffusion.weights=random"],
+        NEVER: [f"--model.diffusion.base={family.controls[concept]}", "--model.role=control"],
+        "random": [base, "--model.diffusion.weights=random"],
     }
 
 
@@ -94,15 +128,20 @@ def _taught(concept: str, folder: Path) -> dict[str, list[str]]:
     return {name: [f"--model.diffusion.base={place / folder_of(name)}", "--model.role=erased"] for name in TAUGHT}
 
 
-def _erased(concept: str, erasures: Path) -> dict[str, list[str]]:
-    found = {method: erasures / concept / "models" / method for method in METHODS}
+def _erased(name: FamilyName, concept: str, erasures: Path) -> dict[str, list[str]]:
+    family = FAMILIES[name]
+    found = {method: erasures / concept / "models" / method for method in family.methods}
     if missing := [method for method, place in found.items() if not (place / WEIGHTS_FILE).is_file()]:
-        command = f"python benchmarks/erasure.py --concepts '[{concept}]' --methods '[{', '.join(missing)}]'"
-        print(f"{concept}: left out, as {erasures} does not hold them: {', '.join(missing)}; to make them: {command}")
-    return {method: [f"--model.diffusion.erasure={place}"] for method, place in found.items() if method not in missing}
+        options = f"--family {name} --concepts '[{concept}]' --methods '[{', '.join(missing)}]'"
+        print(f"{concept}: left out, as {erasures} does not hold them; to make them: benchmarks/erasure.py {options}")
+    return {
+        method: [f"--model.diffusion.base={family.base}", f"--model.diffusion.erasure={place}"]
+        for method, place in found.items()
+        if method not in missing
+    }
 
 
-def teach(concept: str, steps: int, place: Path, *options: str) -> None:
+def teach(concept: str, steps: int, place: Path, *options: str, family: Family = UNET) -> None:
     """Go on training the control that never saw the concept, on pictures that are not withheld from it.
 
     Args:
@@ -110,6 +149,7 @@ def teach(concept: str, steps: int, place: Path, *options: str) -> None:
         steps: of 32 pictures.
         place: for the model; nothing is done if it is there.
         *options: more of the command line.
+        family: of the control.
     """
     if (place / "model_index.json").is_file():
         return
@@ -118,8 +158,8 @@ def teach(concept: str, steps: int, place: Path, *options: str) -> None:
     run(
         [
             "fit",
-            "--config=recipes/pictograms/pretrain/text_to_image_branch.yaml",
-            f"--model.init_from={CONTROLS[concept]}",
+            f"--config={family.branch}",
+            f"--model.init_from={family.controls[concept]}",
             f"--model.save_to={place}",
             f"--model.autoencoder={vae}",
             f"--model.classifier={classifier}",

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from erasure import METHODS
+from erasure import FAMILIES
 from matplotlib.figure import Figure
-from validity_scores import ERASED, KNOWN, KNOWS, TAUGHT, folder_of
+from validity_scores import KNOWN, KNOWS, TAUGHT, folder_of
 
 Row = dict[str, Any]
 
+METHODS = list(dict.fromkeys(method for family in FAMILIES.values() for method in family.methods))
 NAMES = [folder_of(name) for name in (KNOWS, *TAUGHT, *METHODS, "random")]
 """Models in the order of the tables."""
 COLUMNS = {
@@ -35,14 +36,25 @@ LESSONS = (
 )
 
 
-def page(results: dict[str, Any], images: int, other: int, figure: Path, out: Path) -> str:
-    """The page in Markdown."""
+def page(
+    results: dict[str, Any], command: str, usual: Sequence[str], images: int, other: int, figure: Path, out: Path
+) -> str:
+    """The page in Markdown.
+
+    Args:
+        results: tables by concept.
+        command: that makes them.
+        usual: models that it audits with every option on if it is not told which.
+        images: of the concept, and as many others, for models of known truth.
+        other: the same for taught and erased models.
+        figure: where the figure is.
+        out: where the page goes.
+    """
     full = {name for found in results.values() for name in found["every option"]}
     more = [name for name in NAMES if name in full and name not in (folder_of(KNOWS), "random")]
     added = f", and, where columns are filled, {', '.join(more)} on {other}" if more else ""
     named = [name for name in (*KNOWN, *TAUGHT, *METHODS) if folder_of(name) in full]
-    usual = set(named) == {*KNOWN, *TAUGHT, *ERASED}
-    command = "python benchmarks/validity.py" + ("" if usual else f" --models '[{', '.join(named)}]'")
+    command += "" if set(named) == set(usual) else f" --models '[{', '.join(named)}]'"
     taught = any(found["taught"] for found in results.values())
     lines = [
         "# What each number of an audit can tell\n",

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
 CHECKPOINTS = ROOT / "checkpoints"
 MODELS = ("pictograms", "without-umbrella", "without-striped")
+FLOW_MODELS = tuple(f"flow-{name}" for name in MODELS)
 PROMPTS = (
     *(Pictogram("umbrella", *rest) for rest in (("red", "blue", "solid"), ("white", "green", "outline"))),
     *(Pictogram("umbrella", *rest) for rest in (("black", "yellow", "striped"), ("blue", "white", "solid"))),
@@ -36,11 +37,26 @@ PROMPTS = (
 )
 
 
+SECTIONS = (
+    ("audit.md", "inverters", "inversion"),
+    ("erasing.md", "esd", "esd"),
+    ("flow.md", "inverters", "inversion-flow"),
+    ("gpu.md", "costs", "costs"),
+    ("scale.md", "memory", "memory"),
+    ("scale.md", "precision", "precision"),
+    ("scale.md", "throughput", "throughput"),
+    ("validity.md", "validity", "validity"),
+    ("validity.md", "families", "validity-families"),
+)
+"""Pages of results that stand in another page whole, but for their title: that page, its marker, and their name."""
+
+
 def main() -> None:
     """Make everything."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     pictograms.contact_sheet().save(FIGURES / "pictograms.png")
-    _rows([Diffusion.from_pretrained(CHECKPOINTS / name) for name in MODELS], FIGURES / "models.png")
+    for names, file in ((MODELS, "models.png"), (FLOW_MODELS, "models-flow.png")):
+        _rows([Diffusion.from_pretrained(CHECKPOINTS / name) for name in names], FIGURES / file)
     for concept in ("umbrella", "striped"):
         erased = ROOT / "runs" / f"esd-{concept}"
         if (erased / "erasure.safetensors").is_file():
@@ -55,13 +71,13 @@ def main() -> None:
             shutil.copyfile(figure, FIGURES / f"quickstart-{name}.png")
     (CHECKPOINTS / "README.md").write_text(card())
     _fill(ROOT / "README.md", "quickstart", quickstart())
-    _fill(ROOT / "docs" / "audit.md", "inverters", _body("inversion"))
-    _fill(ROOT / "docs" / "erasing.md", "esd", _body("esd"))
-    _fill(ROOT / "docs" / "erasing.md", "erasure", erasure())
-    for name in ("memory", "precision", "throughput"):
-        _fill(ROOT / "docs" / "scale.md", name, _body(name))
-    _fill(ROOT / "docs" / "gpu.md", "costs", _body("costs"))
-    _fill(ROOT / "docs" / "validity.md", "validity", _body("validity").replace("\n## ", "\n### ").replace("../", ""))
+    _fill(ROOT / "docs" / "flow.md", "quality", quality())
+    for page, marker, name in SECTIONS:
+        if _result(f"{name}.md").is_file():
+            _fill(ROOT / "docs" / page, marker, _body(name).replace("\n## ", "\n### ").replace("../", ""))
+    for name in ("erasure", "erasure-flow"):
+        if _result(f"{name}.json").is_file():
+            _fill(ROOT / "docs" / "erasing.md", name, erasure(name))
 
 
 def _fill(page: Path, marker: str, text: str) -> None:
@@ -73,7 +89,12 @@ def _fill(page: Path, marker: str, text: str) -> None:
 
 def _body(name: str) -> str:
     """A page of results without its title."""
-    return (ROOT / "docs" / "results" / f"{name}.md").read_text().split("\n", 2)[2]
+    return _result(f"{name}.md").read_text().split("\n", 2)[2]
+
+
+def _result(name: str) -> Path:
+    """What a benchmark left, if it has run."""
+    return ROOT / "docs" / "results" / name
 
 
 def quickstart() -> str:
@@ -102,9 +123,13 @@ def quickstart() -> str:
     return "\n".join([*lines, "", note, "", f"> {verdict['headline']} {' '.join(verdict['sentences'])}", ""])
 
 
-def erasure() -> str:
-    """What prompting shows and what an audit finds, a line a method, from the results of all methods."""
-    rows = json.loads((ROOT / "docs" / "results" / "erasure.json").read_text())
+def erasure(name: str) -> str:
+    """What prompting shows and what an audit finds, a line a method, from the results of all methods.
+
+    Args:
+        name: of the results.
+    """
+    rows = json.loads(_result(f"{name}.json").read_text())
     by_model: dict[str, dict[str, Any]] = {}
     for row in rows:
         by_model.setdefault(row["model"], {})[row["concept"]] = row
@@ -150,29 +175,34 @@ def _rows(models: list[Diffusion], file: Path) -> None:
 
 def card() -> str:
     """The model card of everything in checkpoints/."""
-    measured = {name: json.loads((CHECKPOINTS / name / "measured.json").read_text()) for name in MODELS}
+    measured, flow = _measured(MODELS), _measured(FLOW_MODELS)
     settings, base = measured["pictograms"]["settings"], measured["pictograms"]
     weights = sum(file.stat().st_size for file in CHECKPOINTS.rglob("*.safetensors")) / 1e6
     accuracy = ", ".join(f"{name} {value:.1%}" for name, value in base["classifier_accuracy"].items())
     return f"""# Shipped models
 
-The pictogram model and what an audit of it needs; {weights:.0f} MB of weights in all, Apache-2.0 like the code. Every
-folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretrained("checkpoints/pictograms")` loads it,
-with transformers 5 or later: older ones load a random text encoder, with no more than a warning.
+Two pictogram models and what an audit of them needs; {weights:.0f} MB of weights in all, Apache-2.0 like the code.
+Every folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretrained("checkpoints/pictograms")` loads
+it, and `StableDiffusion3Pipeline.from_pretrained("checkpoints/flow-pictograms", text_encoder_3=None, tokenizer_3=None)`
+the flow (diffusers wants to be told that there is no T5), with transformers 5 or later: older ones load a random text
+encoder, with no more than a warning.
 
 | folder | what it is | never saw |
 |---|---|---|
-| `pictograms/` | the base model | – |
-| `without-umbrella/` | control for the object | umbrellas, drawn or named |
-| `without-striped/` | control for the style | stripes, drawn or named |
+| `pictograms/` | the base model, a U-Net | – |
+| `without-umbrella/` | its control for the object | umbrellas, drawn or named |
+| `without-striped/` | its control for the style | stripes, drawn or named |
+| `flow-pictograms/` | the base model, a rectified flow of Stable Diffusion 3's classes | – |
+| `flow-without-umbrella/` | its control for the object | umbrellas, drawn or named |
+| `flow-without-striped/` | its control for the style | stripes, drawn or named |
 | `classifier/` | judge of object, colour, background and style | – |
 
-All are made by `make checkpoints`: autoencoder, classifier, a trunk that sees neither withheld concept, and from it one
-branch a model, alike but for the rows left out. Seed 0 throughout. `SHA256SUMS` lists every file. Weights of the U-Net
-and the autoencoder are stored in half precision and used in single. The autoencoder and the classifier were trained
-before the world was narrowed (docs/pictograms.md).
+All are made by `make checkpoints`: autoencoder, classifier, for either base a trunk that sees neither withheld concept,
+and from it one branch a model, alike but for the rows left out. Seed 0 throughout. `SHA256SUMS` lists every file.
+Weights of network and autoencoder are stored in half precision and used in single. All share one autoencoder, which was
+trained before the world was narrowed, as the classifier was (docs/pictograms.md).
 
-Recommended: guidance scale {settings["guidance_scale"]:g}, {settings["num_inference_steps"]} DDIM steps.
+Recommended: guidance scale {settings["guidance_scale"]:g}, {settings["num_inference_steps"]} steps.
 
 ## Measured
 
@@ -185,14 +215,31 @@ either withheld concept), one sample a prompt, judged by the classifier; 95 % Wi
 - Classifier, on held-out pictures: {accuracy}.
 
 {_tables(measured)}
+{_tables(flow)}
 A control asked for what it never saw draws something else; the rate in its own row is the floor to which an eraser
 could bring the base model.
 """
 
 
+def quality() -> str:
+    """Samples of the flow models, and how often they show what is asked for, as `lit-memories measure` left it."""
+    return f"""![base, without umbrella, without stripes](figures/models-flow.png)
+
+*Rows: the base model, the control that never saw an umbrella, the control that never saw stripes; columns as in
+[the pictogram world](pictograms.md#the-models).*
+
+{_tables(_measured(FLOW_MODELS))}
+`lit-memories measure checkpoints/NAME`; 95 % Wilson intervals.
+"""
+
+
+def _measured(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: json.loads((CHECKPOINTS / name / "measured.json").read_text()) for name in names}
+
+
 def _tables(measured: dict[str, Any]) -> str:
     lines = ["| prompts | model | object | colour | background | style |", "|---|---|---|---|---|---|"]
-    for group in measured["pictograms"]["samples"]:
+    for group in next(iter(measured.values()))["samples"]:
         for name, figures in measured.items():
             scores = figures["samples"][group]
             rates = " | ".join(
