@@ -55,9 +55,9 @@ class Effort:
 
 EFFORTS = {
     "unet": Effort(32, 16, ("empty", "own@3", "shuffled"), ("empty",), ERASED),
-    "flow": Effort(24, 16, ("empty",), ("empty",), ()),
+    "flow": Effort(16, 12, ("empty",), ("empty",), ()),
 }
-"""By family; of the flow as much as an hour of one core allows."""
+"""By family; of the flow as much as half an hour of one core a concept allows."""
 
 
 def main(
@@ -103,6 +103,9 @@ def main(
         for concept in CONTROLS
         if all((folder / concept / folder_of(name) / RUN_FILE).is_file() for name in KNOWN)
     }
+    if not results:
+        print(f"nothing to score yet: of no concept have all of {', '.join(KNOWN)} been audited")
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     page_file.with_suffix(".json").write_text(_lines(results) + "\n")
     draw(results, figure)

@@ -140,7 +140,7 @@ SIDES = ("concept", "reference")
 def draw(results: dict[str, Any], file: Path) -> None:
     """One panel a concept, one row a number, one dot a model."""
     figure = Figure(figsize=(10, 5.2), layout="constrained")
-    panels = figure.subplots(1, max(len(results), 1), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     measures = list(COLUMNS)[::-1]
     styles = {name: _style(name) for name in NAMES}
     for panel, (concept, found) in zip(panels, results.items(), strict=True):
@@ -162,9 +162,8 @@ def draw(results: dict[str, Any], file: Path) -> None:
         panel.set_xlabel("vanilla: 0, never knew: 1")
         panel.set_yticks(range(len(measures)), measures)
         panel.spines[["top", "right"]].set_visible(False)
-    if results:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110, pil_kwargs={"optimize": True})
 
