@@ -175,7 +175,7 @@ def teach(concept: str, steps: int, place: Path, *options: str, family: Family =
             "--trainer.logger=false",
             "--trainer.enable_checkpointing=false",
             "--trainer.callbacks=[]",
-            f"--trainer.default_root_dir={place.parent / 'logs'}",
+            f"--trainer.default_root_dir={place.parent / 'logs' / place.name}",
             *options,
         ]
     )
