@@ -89,7 +89,7 @@ def test_a_recipe_named_is_read_with_its_parts(capsys: pytest.CaptureFixture[str
         ("--model.concept=sd14/concepts/chruch", "; the nearest recipes are sd14/concepts/church"),
         ("--model.diffusion.guard=sd14/guard/sdl", "; the nearest recipes are sd14/guard/sld"),
         ("--model.diffusion.guard=nope.yaml", "nope.yaml is no file"),
-        ("--model.diffusion.guard=sd14/concepts/church", "church.yaml is no guard's file, which begins with class_path"),
+        ("--model.diffusion.guard=sd14/concepts/church", "church.yaml is no guard's file, which begins with "),
         ("--config=sd14/concepts/church", "church.yaml is no recipe but a concept: name a recipe with --config, and "),
         ("--config=sd14/guard/sld", "sld.yaml is no recipe but a guard: name a recipe with --config, and this with "),
         ("--config=sd14/images", "images.yaml is no recipe but a part of one: name a recipe with --config"),
