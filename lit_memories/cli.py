@@ -258,8 +258,13 @@ def _tool(name: str, argv: list[str]) -> None:
 
     from jsonargparse import auto_cli
 
+    from lit_memories.recipe_files import check_values
+    from lit_memories.recipe_names import named
+
     function: Callable[..., Any] = getattr(import_module(TOOLS[name][0]), name)
     gc.enable()
+    argv = named(argv)
+    check_values(argv)
     if name in MANY:
         _of_many(name, function, argv)
     else:

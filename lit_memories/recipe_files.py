@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lit_memories.concept import check_described
-from lit_memories.recipe_names import library, nearest
+from lit_memories.recipe_names import GUARDS, library, nearest
 
 SUFFIXES = {".yaml", ".yml"}
 """How values end that name another file, such as a concept's or a trainer's."""
@@ -86,14 +86,15 @@ def audit_command(concept: str, base: object, *options: str) -> str:
 
 
 def check_values(argv: Sequence[str]) -> None:
-    """Read the files that options name, as `read_recipe` would; a concept's must be one.
+    """Read the files that options name, as `read_recipe` would; a concept's must be one, and a guard's.
 
     Args:
         argv: what follows the command.
 
     Raises:
-        ValueError: as `read_recipe`, or if a concept's file lacks a field, or has one that no concept has.
-        FileNotFoundError: if a concept's file is not there.
+        ValueError: as `read_recipe`, or if a concept's file lacks a field, or has one that no concept has, or a
+            guard's names no class.
+        FileNotFoundError: if a concept's or a guard's file is not there.
     """
     for name, value in _options(argv):
         file = Path(value)
@@ -101,6 +102,11 @@ def check_values(argv: Sequence[str]) -> None:
             if not file.is_file():
                 raise FileNotFoundError(f"{file} is no file{_meant(value)}: --model.concept names a concept's")
             check_described(read_recipe(file), value)
+        elif name in GUARDS and re.fullmatch(r"[\w.~-]*/[\w./~-]+|[\w.~-]+\.ya?ml", value):
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} is no file{_meant(value)}: {name} names a guard's")
+            if not isinstance(read_recipe(file).get("class_path"), str):
+                raise ValueError(f"{file} is no guard's file, which begins with class_path: {name} names one of those")
         elif file.suffix in SUFFIXES and file.is_file():
             read_recipe(file)
 
@@ -152,12 +158,25 @@ def overridden(argv: Sequence[str]) -> list[str]:
     for name, value in _options(argv):
         if name in {"--config", "-c"}:
             settings = read_recipe(Path(value))
+            _check_whole(settings, value)
             check_empty(settings)
             found += [option for option in before if _says(settings, re.split(r"[.+]", option[2:]))]
             before = []
         elif name.startswith("--"):
             before.append(name)
     return found
+
+
+def _check_whole(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse a part of a recipe in a recipe's place: a concept, a guard, or another class."""
+    if "model" in settings or not settings.keys() & {"class_path", "prompts"}:
+        return
+    what, option = "a part of one", "the option of that part"
+    if "prompts" in settings:
+        what, option = "a concept", "--model.concept"
+    elif ".guards." in str(settings["class_path"]):
+        what, option = "a guard", "--model.diffusion.guard"
+    raise ValueError(f"{name} is no recipe but {what}: name a recipe with --config, and this with {option}")
 
 
 def model_of(argv: Sequence[str]) -> str | None:

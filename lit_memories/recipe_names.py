@@ -11,7 +11,9 @@ SUFFIX = ".yaml"
 LIBRARY = "recipes"
 """Name of the library's folder, which may stand before a recipe's name, as it does in a checkout."""
 CONFIG = {"--config", "-c"}
-FILES = {"--model", "--model.concept", "--data", "--trainer"}
+GUARDS = {"--model.diffusion.guard", "--guard"}
+"""Options that may name a guard's file, of recipes and of tools."""
+FILES = {"--model", "--model.concept", "--data", "--trainer", *GUARDS}
 """Options that may name a file of the library, too."""
 
 

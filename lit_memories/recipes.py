@@ -262,6 +262,7 @@ def option_in_full(line: str) -> str:
     whole = ".".join([*re.findall(r"Parser key '([\w.]+)'", line), wrong[1]])
     near = get_close_matches(wrong[1], names, 1) or [name for name in names if wrong[1][:4] in name][:1]
     meant = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+    meant = meant if names else f"name first, with --{whole.rpartition('.')[0]}, which of its kinds it is"
     return f"--{whole}: {kind.__name__} has no option {wrong[1]}; {meant}"
 
 

@@ -53,6 +53,12 @@ def test_a_file_that_exists_wins() -> None:
             ["fit", f"--model.concept={ROOT / 'recipes/sd14/concepts/church.yaml'}", "--data",
              str(ROOT / "recipes/sd14/images.yaml")],
         ),
+        (["plan", "--model.diffusion.guard=sd14/guard/sld"],
+         ["plan", f"--model.diffusion.guard={ROOT / 'recipes/sd14/guard/sld.yaml'}"]),
+        (["generate", "x", "--guard", "recipes/sd14/guard/sld.yaml"],
+         ["generate", "x", "--guard", str(ROOT / "recipes/sd14/guard/sld.yaml")]),
+        (["plan", "--model.diffusion.guard", "lit_memories.guards.sld.SLD"],
+         ["plan", "--model.diffusion.guard", "lit_memories.guards.sld.SLD"]),
         (["fit", "--config=nowhere", "--model.name=sd14/images"],
          ["fit", "--config=nowhere", "--model.name=sd14/images"]),
         (["fit", "--config", "--model", "a=b"], ["fit", "--config", "--model", "a=b"]),
@@ -81,6 +87,12 @@ def test_a_recipe_named_is_read_with_its_parts(capsys: pytest.CaptureFixture[str
         ("--config=esd", "/erase/esd: name a recipe with --config"),
         ("--config=qqqqqqqqqq", "qqqqqqqqqq does not exist, and lit-memories recipes lists some: name a recipe"),
         ("--model.concept=sd14/concepts/chruch", "; the nearest recipes are sd14/concepts/church"),
+        ("--model.diffusion.guard=sd14/guard/sdl", "; the nearest recipes are sd14/guard/sld"),
+        ("--model.diffusion.guard=nope.yaml", "nope.yaml is no file"),
+        ("--model.diffusion.guard=sd14/concepts/church", "church.yaml is no guard's file, which begins with "),
+        ("--config=sd14/concepts/church", "church.yaml is no recipe but a concept: name a recipe with --config, and "),
+        ("--config=sd14/guard/sld", "sld.yaml is no recipe but a guard: name a recipe with --config, and this with "),
+        ("--config=sd14/images", "images.yaml is no recipe but a part of one: name a recipe with --config"),
     ],
 )
 def test_what_is_no_name_is_one_line_with_the_nearest(option: str, meant: str) -> None:
@@ -152,3 +164,29 @@ def test_what_cannot_be_is_one_line(words: list[str], said: str) -> None:
 
 def test_a_plain_name_is_that_of_the_file_in_the_library() -> None:
     assert {plain(f"recipes/{name}.yaml") for name in library()} == set(library())
+
+
+def test_a_tools_guard_is_told_from_another_file_before_it_begins() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "prompts.txt", "checkpoints/pictograms", "--guard=pictograms/concepts/umbrella"])
+    assert "umbrella.yaml is no guard's file" in str(stop.value.code)
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "said"),
+    [
+        ("mine/sd14", "elsewhere", "mine/sd14 leads out of its folder, to "),
+        ("mine/sd14/guard/sld.yaml", "nowhere", "mine/sd14/guard/sld.yaml leads out of its folder, to "),
+        ("mine/sd14/guard/sld.yaml", "mine/nowhere", "mine/sd14/guard/sld.yaml is neither a file nor a folder"),
+    ],
+)
+def test_a_copy_goes_through_no_link_and_is_all_or_nothing(link: str, to: str, said: str, tmp_path: Path) -> None:
+    place, target = tmp_path / link, tmp_path / to
+    place.parent.mkdir(parents=True)
+    if to == "elsewhere":
+        target.mkdir()
+    place.symlink_to(target)
+    with pytest.raises(SystemExit) as stop:
+        main(["recipes", "copy", "sd14/guard", "mine"])
+    assert said in str(stop.value.code)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.connectors.logger_connector import logger_connect
 
 from lit_memories.cli import main
 from lit_memories.concept import Concept
+from lit_memories.recipes import option_in_full
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"erase": "fit", "pretrain": "fit", "audit": "predict", "attack": "predict"}
@@ -193,3 +194,9 @@ def test_every_number_has_an_origin(file: Path) -> None:
     for line in file.read_text().splitlines():
         if re.match(r"    \w+: ", line) and "diffusion:" not in line and "concept:" not in line:
             assert re.search(r" # .*(paper|README|config|prompt|ours|\.py|\.sh|\.yaml|code|projection)", line), line
+
+
+def test_an_option_of_no_kind_yet_asks_for_the_kind() -> None:
+    kind = "Problem with given class_path 'lit_memories.guards.base.Guard'"
+    said = option_in_full(f"Parser key 'guard': {kind}: Option 'strength' is not accepted")
+    assert said == "--guard.strength: Guard has no option strength; name first, with --guard, which of its kinds it is"

@@ -24,6 +24,7 @@ FAMILIES = {
 """The library's audit for each kind of pipeline."""
 WORLD = "pictograms"
 """In the place of a data set: pictures of the pictogram world, drawn on the spot."""
+INDEX_FILE = "model_index.json"
 SOURCES = "lit_memories.data.sources"
 RECIPE_FILE = "recipe.yaml"
 
@@ -52,8 +53,9 @@ def audit(
         out: folder for everything that is made.
 
     Raises:
-        ValueError: if pictures of other things or the base are not said, or there is no recipe for such models.
-        FileNotFoundError: if the model, or the concept's file, is not there.
+        ValueError: if pictures of other things or the base are not said, there is no recipe for such models, or the
+            folder holds another.
+        FileNotFoundError: if the model, the control, or the concept's file, is not there.
     """
     file = find(str(concept))
     if file is None:
@@ -63,6 +65,8 @@ def audit(
     check_described(described, str(concept))
     check_inside(out, ("vanilla", "audited", "control", RECIPE_FILE))
     erased, before = _before(model, base)
+    if control is not None and (_known(control) / PROVENANCE_FILE).is_file():
+        raise ValueError(f"{control} is an erasure, which cannot be --control: that is a whole model")
     name = _recipe_for(str(before["base"]), before.get("revision"), images)
     settings = read_recipe(library()[name])
     text = redact(
@@ -71,10 +75,13 @@ def audit(
     console = Console(highlight=False)
     console.print(printable(f"recipe {name}, with this concept, these pictures and this base:"), markup=False)
     console.print(text, markup=False, soft_wrap=True)
-    recipe = out / RECIPE_FILE
-    write(recipe, f"# Made of {name} by lit-memories audit\n{text}")
+    recipe, text = out / RECIPE_FILE, f"# Made of {name} by lit-memories audit\n{text}"
+    if recipe.exists() and recipe.read_text(encoding="utf-8", errors="replace") != text:
+        raise ValueError(f"{recipe} is there and says something else: name another --out, or move it")
+    write(recipe, text)
     changed = [f"--model.diffusion.erasure={model}"] if erased else [f"--model.diffusion.base={model}"]
-    runs: dict[str, list[str]] = {"vanilla": [], "audited": [*changed, "--model.role=erased"]}
+    # the audited model first: an erasure that is not of this base is refused before hours of vanilla's audit
+    runs: dict[str, list[str]] = {"audited": [*changed, "--model.role=erased"], "vanilla": []}
     if control is not None:
         runs["control"] = [f"--model.diffusion.base={control}", "--model.role=control"]
     for run, options in runs.items():
@@ -82,7 +89,7 @@ def audit(
         _predict(recipe, out / run, options)
     from lit_memories.report import report
 
-    report([out / run for run in runs], out)
+    report([out / run for run in ("vanilla", "audited", "control") if run in runs], out)
 
 
 def _predict(recipe: Path, folder: Path, options: list[str]) -> None:
@@ -91,13 +98,27 @@ def _predict(recipe: Path, folder: Path, options: list[str]) -> None:
     run(["predict", f"--config={recipe}", *options, f"--trainer.default_root_dir={folder}"])
 
 
+def _known(name: str, revision: str | None = None) -> Path:
+    """What says what an erasure or a model is, without its weights, so that a wrong one is told before any work.
+
+    Raises:
+        ValueError: if a folder is neither.
+        FileNotFoundError: if nothing is there.
+    """
+    says = (PROVENANCE_FILE, INDEX_FILE)
+    folder = fetch(name, lambda files: [file for file in files if file in says], revision).folder
+    if folder.is_dir() and not any((folder / file).is_file() for file in says):
+        raise ValueError(f"{name} is neither an erasure nor a model: it has no {' and no '.join(says)}")
+    return folder
+
+
 def _before(model: str, base: str | None) -> tuple[bool, dict[str, Any]]:
     """Whether a model is an erasure, and settings of the model that it was made of.
 
     Raises:
-        ValueError: if a whole pipeline does not say what it was made of, or an erasure is said to be of another base.
+        ValueError: if a whole pipeline does not say what it was made of.
     """
-    folder = fetch(model, lambda files: [n for n in files if n in (PROVENANCE_FILE, "model_index.json")]).folder
+    folder = _known(model)
     if not (file := folder / PROVENANCE_FILE).is_file():
         if base is None:
             raise ValueError(f"{model} is no erasure but a whole model: say with --base which one it was made of")
@@ -112,8 +133,8 @@ def _recipe_for(base: str, revision: str | None, images: str) -> str:
     Raises:
         ValueError: if there is none.
     """
-    folder = fetch(base, lambda files: [name for name in files if name == "model_index.json"], revision).folder
-    kind = read_config(folder / "model_index.json").get("_class_name") if folder.is_dir() else "checkpoint in one file"
+    folder = _known(base, revision)
+    kind = read_config(folder / INDEX_FILE).get("_class_name") if folder.is_dir() else "checkpoint in one file"
     if kind not in FAMILIES:
         raise ValueError(f"{base} is a {kind}, for which there is no recipe: known are {', '.join(FAMILIES)}")
     return "pictograms/audit/umbrella" if images == WORLD else FAMILIES[kind]

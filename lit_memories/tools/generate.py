@@ -67,8 +67,8 @@ def generate(
         guard: what keeps a concept out of the pictures at inference, such as recipes/sd14/guard/sld.yaml.
 
     Raises:
-        ValueError: if a number is out of range, there is no such device, a row is damaged, or the folder holds other
-            pictures; says what differs.
+        ValueError: if a number is out of range, there is no such device, a row is damaged, a guard would do nothing,
+            or the folder holds other pictures; says what differs.
         FileNotFoundError: if the list or the model is not there.
     """
     if batch_size < 1 or num_inference_steps < 1:
@@ -78,6 +78,11 @@ def generate(
     check_range("guidance_scale", guidance_scale, 0, STRONGEST)
     where = _device(device)
     rows = _rows(prompts, None if use_row_guidance else guidance_scale)
+    if guard is not None and guard.acts_on == "guidance" and all(row.guidance_scale == 1 for row in rows):
+        raise ValueError(
+            f"{type(guard).__name__} acts on guidance, and guidance_scale 1 is none: it would do nothing; leave "
+            "--guard out, or take another --guidance_scale"
+        )
     diffusion = Diffusion(base, erasure, revision, guard=guard)
     _check_steps(diffusion, scheduler, num_inference_steps)
     diffusion.to(where)

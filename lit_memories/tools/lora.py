@@ -134,6 +134,8 @@ def _pair(file: WeightFile, name: str, found: Factors, weight: Tensor, scale: Sc
     """A layer's two factors, unless they do nothing."""
     down, up = _factors(file, name, found, weight)
     up = up * scale(len(down))
+    for factor in (down, up):  # what was finite in the file's type, and without its strength, need not be here
+        check_sound(file, name, factor)
     return {f"{name}.{DOWN}": down, f"{name}.{UP}": up} if down.any() and up.any() else {}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lit_memories.recipe_files import named_files
 from lit_memories.recipe_names import LIBRARY, library, nearest, plain, purpose
-from lit_memories.storage.files import write
+from lit_memories.storage.files import check_place, write
 from lit_memories.storage.shipped import shipped
 from lit_memories.terminal import printable
 
@@ -20,7 +20,8 @@ def recipes(words: Sequence[str] = ()) -> None:
             too. Nothing is ``list``.
 
     Raises:
-        ValueError: if the words are others, or a file to be copied is there already.
+        ValueError: if the words are others, or a file to be copied is there already, or would be written through a link
+            that leads out of the folder.
         FileNotFoundError: if no recipe has that name.
     """
     action, *rest = words or ["list"]
@@ -53,6 +54,8 @@ def _copy(name: str, destination: str) -> None:
     targets = {file: Path(destination) / file.relative_to(root) for file in files}
     if there := [target for target in targets.values() if target.exists()]:
         raise ValueError(f"{there[0]} is there already: choose another folder, or move it")
+    for target in targets.values():
+        check_place(target, Path(destination))
     for file, target in targets.items():
         write(target, file.read_bytes())
         print(printable(str(target)))  # noqa: T201

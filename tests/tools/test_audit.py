@@ -14,6 +14,7 @@ from lit_memories.recipe_names import library
 from lit_memories.tools import audit as module
 
 Calls = list[tuple[str, list[str]]]
+WORLD = ["--concept=pictograms/concepts/umbrella", "--images=pictograms"]
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_an_erasure_says_its_base(calls: Calls, tiny: Path, capsys: pytest.Captu
     erase(Path("esd"), str(tiny))
     main(["audit", "esd", "--concept=sd14/concepts/van_gogh", "--images=mine", "--others=theirs", "--out=o"])
     assert calls == [
-        ("o/vanilla", []),
         ("o/audited", ["--model.diffusion.erasure=esd", "--model.role=erased"]),
+        ("o/vanilla", []),
         ("o", ["o/vanilla", "o/audited"]),
     ]
     said = capsys.readouterr().out
@@ -85,7 +86,7 @@ def test_the_pictogram_world_needs_no_data(calls: Calls, capsys: pytest.CaptureF
 def test_a_whole_model_is_told_its_base(calls: Calls, tiny: Path, tiny_control: Path) -> None:
     options = ["--concept=pictograms/concepts/umbrella", "--images=mine", "--others=theirs"]
     main(["audit", str(tiny_control), *options, f"--base={tiny}"])
-    assert calls[1][1] == [f"--model.diffusion.base={tiny_control}", "--model.role=erased"]
+    assert calls[0][1] == [f"--model.diffusion.base={tiny_control}", "--model.role=erased"]
     assert yaml.safe_load(Path("runs/audited/recipe.yaml").read_text())["model"]["init_args"]["diffusion"] == {
         "base": str(tiny)
     }
@@ -100,12 +101,16 @@ def test_a_whole_model_is_told_its_base(calls: Calls, tiny: Path, tiny_control: 
         (["checkpoints/pictograms", "--concept=sd14/concepts/church", "--images=x"], "say with --base which one"),
         (["nowhere/", "--concept=sd14/concepts/church", "--images=x"], "nowhere"),
         (["esd", "--images=x"], "concept"),
+        (["empty", "--concept=sd14/concepts/church", "--images=x"], "empty is neither an erasure nor a model: it has"),
+        (["esd", *WORLD, "--control=nowhere/"], "nowhere"),
+        (["esd", *WORLD, "--control=esd"], "esd is an erasure, which cannot be --control"),
     ],
 )
 def test_what_is_missing_is_one_line_before_anything_runs(
     options: list[str], said: str, calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
     erase(Path("esd"), "checkpoints/pictograms")
+    Path("empty").mkdir()
     with pytest.raises(SystemExit) as stop:
         main(["audit", *options])
     line = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err.strip()
@@ -113,6 +118,19 @@ def test_what_is_missing_is_one_line_before_anything_runs(
     assert "\n" not in line
     assert calls == []
     assert not Path("runs").exists()
+
+
+def test_a_recipe_that_was_changed_is_kept(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    erase(Path("esd"), "checkpoints/pictograms")
+    recipe = Path("runs/audited/recipe.yaml")
+    main(["audit", "esd", *WORLD])
+    main(["audit", "esd", *WORLD])
+    assert len(calls) == 6, "the same again goes on"
+    recipe.write_text(mine := recipe.read_text() + "# mine\n")
+    with pytest.raises(SystemExit, match=r"recipe.yaml is there and says something else: name another --out"):
+        main(["audit", "esd", *WORLD])
+    assert recipe.read_text() == mine
+    assert len(calls) == 6
 
 
 @pytest.mark.slow

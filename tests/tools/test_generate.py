@@ -204,6 +204,12 @@ def test_an_erased_model_draws_too(tiny: Path, tmp_path: Path) -> None:
     assert (plain["0_0.png"] != erased["0_0.png"]).any()
 
 
+def test_a_guard_that_would_do_nothing_is_said_first(tiny: Path, prompts: Path, tmp_path: Path) -> None:
+    options = "--guard=pictograms/guard/sld", "--guidance_scale=1"
+    assert "SLD acts on guidance, and guidance_scale 1 is none" in refused(prompts, tiny, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "named"),
     [("--batch_size=0", "batch_size (0)"), ("--num_inference_steps=1001", "num_inference_steps must be in 1..1000"),

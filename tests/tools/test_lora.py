@@ -399,6 +399,14 @@ def test_a_refusal_names_its_reason(keys: dict[str, tuple[int, ...]], wanted: st
     assert wanted in refusal({key: torch.ones(shape) for key, shape in keys.items()}, base, tmp_path)
 
 
+@pytest.mark.parametrize(("alpha", "largest"), [(1.0, 1e300), (3e38, 10.0)])
+def test_what_float32_cannot_hold_is_refused(alpha: float, largest: float, base: str, tmp_path: Path) -> None:
+    """A double may be finite where a float is not, and a factor where alpha times it is not."""
+    up = torch.full((8, 1), largest, dtype=torch.float64)
+    pair = {f"{K}.lora_A.weight": torch.ones(1, 32), f"{K}.lora_B.weight": up, f"{K}.alpha": torch.tensor(alpha)}
+    assert "holds NaN or infinity in unet." in refusal(pair, base, tmp_path)
+
+
 def test_no_gate_reaches_a_text_encoder(factors: Factors, base: str, tmp_path: Path) -> None:
     tensors = saved(factors, peft())
     assert "which no gate reaches" in refusal(tensors, base, tmp_path, gate=["umbrella"])
