@@ -36,7 +36,8 @@ def strides(network: nn.Module) -> dict[str, int]:
     Raises:
         ValueError: if there are none.
     """
-    layers, found, stride = cross_attentions(network), {}, 1
+    layers, stride = cross_attentions(network), 1
+    found: dict[str, int] = {}
     blocks = {name: block for name, block in network.named_modules() if BLOCK.fullmatch(name)}
     for name, block in sorted(blocks.items(), key=lambda pair: ORDER.index(pair[0].split(".")[0])):
         found |= {layer: stride for layer in layers if layer.startswith(f"{name}.")}
