@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_memories.ops.adapters import Adapter, merged_weights
 from lit_memories.ops.attachment import Attachment
-from lit_memories.ops.attachments import kind_of
+from lit_memories.ops.attachments import check_mergeable, kind_of
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.cards import CARD_FILE, kept, marked
 from lit_memories.storage.files import whole_folder, write
@@ -269,7 +269,7 @@ class Erasure:
         if kind is None or (self.mergeable and (gate is None or not gated)):
             return False
         if not gated:
-            raise ValueError(f"{self.provenance.method}'s erasure stays beside the network: {kind.remedy}")
+            check_mergeable(self.tensors, self.provenance.method)
         if not any(tensor.any() for name, tensor in self.tensors.items() if name.endswith(kind.last)):
             raise ValueError("the erasure changes nothing: what it adds is zero")
         prefix = f"{diffusion.component}."

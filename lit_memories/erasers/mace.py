@@ -13,7 +13,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser, warn_of_renamed
 from lit_memories.ops.adapters import DOWN, UP, Adapter, initial_factors
 from lit_memories.ops.attention import recorded_attention
-from lit_memories.ops.masks import attention_mask, attention_norms
+from lit_memories.ops.masks import attention_mask, attention_norms, check_stride
 from lit_memories.ops.ridge import edit_map, fused
 from lit_memories.ops.tokens import shared
 from lit_memories.prompt_rows import marks_of, places
@@ -57,7 +57,8 @@ class MACE(Eraser):
         **options: see `Eraser`.
 
     Raises:
-        ValueError: if the network has no cross-attention, the phrase has no token, or a number is out of range.
+        ValueError: if the network has no cross-attention, none of the resolution asked for, the phrase has no token,
+            or a number is out of range.
     """
 
     forget_images = "concept"
@@ -92,6 +93,8 @@ class MACE(Eraser):
             )
         if mask_threshold is not None and not 0 <= mask_threshold <= 1:
             raise ValueError(f"mask_threshold ({mask_threshold}) must be in [0, 1], or null for the whole picture")
+        if mask_threshold is not None:
+            check_stride(diffusion.network, mask_stride)
         if not self._places(concept.phrase):
             raise ValueError(f"concept {concept.name!r}: the phrase {concept.phrase!r} has no token to look away from")
         self.rank, self.lamb, self.preserve_scale = rank, lamb, preserve_scale

@@ -16,7 +16,7 @@ from lit_memories.ops.attack import Descent
 from lit_memories.ops.attention import recorded_attention
 from lit_memories.ops.bottlenecks import Bottlenecks
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.masks import attention_mask, outside
+from lit_memories.ops.masks import attention_mask, check_stride, outside
 from lit_memories.ops.targets import match
 from lit_memories.prompt_rows import marks_of, places
 
@@ -50,7 +50,8 @@ class Receler(RolloutEraser):
         **options: see `RolloutEraser` and `Eraser`. The model in training runs, as officially.
 
     Raises:
-        ValueError: if the network has no cross-attention, no prompt holds the phrase, or a number is out of range.
+        ValueError: if the network has no cross-attention, none of the resolution asked for, no prompt holds the
+            phrase, or a number is out of range.
     """
 
     one_process = "its processes would each search for words of their own"
@@ -84,6 +85,7 @@ class Receler(RolloutEraser):
             )
         if not 0 <= mask_threshold <= 1:
             raise ValueError(f"mask_threshold ({mask_threshold}) must be in [0, 1]")
+        check_stride(diffusion.network, mask_stride)
         self.named = [prompt for prompt in concept.prompts if self._rows_of(prompt)]
         if not self.named:
             raise ValueError(f"concept {concept.name!r} has no prompt with the phrase {concept.phrase!r} in it")

@@ -20,3 +20,17 @@ def kind_of(names: Iterable[str]) -> type[Adapter | Bottlenecks] | None:
         if any(name.endswith(tuple(f".{part}" for part in kind.parts)) for name in names):
             return kind
     return None
+
+
+def check_mergeable(names: Iterable[str], method: str) -> None:
+    """Refuse to work tensors of these names into weights that no weights can hold.
+
+    Args:
+        names: of the tensors.
+        method: whose they are.
+
+    Raises:
+        ValueError: saying why they stay beside the network.
+    """
+    if (kind := kind_of(names)) is not None and kind is not Adapter:
+        raise ValueError(f"{method}'s erasure stays beside the network: {kind.remedy}")

@@ -1,5 +1,6 @@
 """Looking into cross-attention, and closing its escape hatch, with hooks that leave the network as it is."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_memories.ops.joint_attention import joint_attentions, recorded_joint_attention
+
+BLOCK = re.compile(r"(down_blocks|up_blocks)\.\d+|mid_block")
+"""Names of a U-Net's blocks."""
+ORDER = ("down_blocks", "mid_block", "up_blocks")
+"""In which they are run."""
 
 
 def cross_attentions(network: nn.Module) -> dict[str, Any]:
@@ -19,6 +25,24 @@ def cross_attentions(network: nn.Module) -> dict[str, Any]:
     found = {name: module for name, module in network.named_modules() if name.rsplit(".", 1)[-1] == "attn2"}
     if not found:
         raise ValueError(f"{type(network).__name__} has no cross-attention (attn2) layers")
+    return found
+
+
+def strides(network: nn.Module) -> dict[str, int]:
+    """How many times coarser than latents each cross-attention layer (``attn2``) of a U-Net is, by name.
+
+    By the blocks before it that halve, or double, their input's sides; without a call of the network.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    layers, stride = cross_attentions(network), 1
+    found: dict[str, int] = {}
+    blocks = {name: block for name, block in network.named_modules() if BLOCK.fullmatch(name)}
+    for name, block in sorted(blocks.items(), key=lambda pair: ORDER.index(pair[0].split(".")[0])):
+        found |= {layer: stride for layer in layers if layer.startswith(f"{name}.")}
+        stride *= 2 if getattr(block, "downsamplers", None) else 1
+        stride //= 2 if getattr(block, "upsamplers", None) else 1
     return found
 
 

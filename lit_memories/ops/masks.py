@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from lit_memories.ops.attention import strides
 
 
 def grid(places: int, shape: Sequence[int]) -> tuple[int, int]:
@@ -22,6 +24,20 @@ def grid(places: int, shape: Sequence[int]) -> tuple[int, int]:
     if (height // stride) * (width // stride) != places:
         raise ValueError(f"{places} places are no grid in latents of {height} by {width}")
     return height // stride, width // stride
+
+
+def check_stride(network: nn.Module, stride: int) -> None:
+    """Refuse a resolution that no cross-attention of a network has, before anything is computed.
+
+    Args:
+        network: a U-Net.
+        stride: latents' side over that of the layers that are to be asked.
+
+    Raises:
+        ValueError: if it has none so coarse; says which there are.
+    """
+    if stride not in (known := sorted(set(strides(network).values()))):
+        raise ValueError(_missing(stride, known))
 
 
 def attention_mask(
@@ -58,6 +74,10 @@ def attention_mask(
     low, high = shares.amin(1, keepdim=True), shares.amax(1, keepdim=True)
     level = torch.where(high > low, (shares - low) / (high - low), 1.0)
     return (level >= threshold).to(shares).unflatten(1, sides)[:, None]
+
+
+def _missing(stride: int, known: Sequence[int]) -> str:
+    return f"no cross-attention is {stride} times coarser than latents: mask_stride may be one of {known}"
 
 
 def resized(mask: Tensor, places: int, shape: Sequence[int]) -> Tensor:

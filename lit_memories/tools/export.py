@@ -7,6 +7,7 @@ from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.ops.attachments import check_mergeable
 from lit_memories.recipe_files import audit_command
 from lit_memories.settings import short_hash
 from lit_memories.storage.cards import CARD_FILE, erasure_of, marked
@@ -32,10 +33,12 @@ def export(base: str, erasure: Path, out: Path, revision: str | None = None) -> 
 
     Raises:
         OSError: if `out` cannot be written.
-        ValueError: if a link leads out of it, it is the base, or it holds anything but an earlier export of the same.
+        ValueError: if a link leads out of it, it is the base, it holds anything but an earlier export of the same, or
+            no weights can hold the erasure.
     """
     check_inside(out, (".",))
     applied = Erasure.load(erasure)
+    check_mergeable(applied.tensors, applied.provenance.method)
     mark = _mark(applied)
     _check_free(out, base, mark)
     check_writable(out)

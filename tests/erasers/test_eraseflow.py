@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import DDIMScheduler
 from small_runs import PROMPTS, UMBRELLA, attach, changed, fit, gradients, moved, normal, probed, resumed, snapshot
+from smoke import ROOT
 from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
@@ -15,6 +17,7 @@ from lit_memories.erasers.base import draw
 from lit_memories.erasers.eraseflow import EraseFlow
 from lit_memories.erasure import Erasure
 from lit_memories.ops.rollout import rollout
+from lit_memories.ops.schedule import BetaSchedule
 
 
 def made(diffusion: Diffusion, **options: Any) -> EraseFlow:
@@ -135,6 +138,25 @@ def test_the_concepts_prediction_goes_to_the_anchors_if_the_reward_is_high(
     start, end = probed(method, tmp_path, 15)
     assert start["val/erase_ratio"] == 1
     assert (end["val/erase_ratio"] < 1) == (log_reward > 0)
+
+
+@pytest.mark.parametrize(("world", "worth", "enough"), [("pictograms", 2.88, True), ("sd14", 2.96, False)])
+def test_what_a_perfect_models_paths_are_worth(world: str, worth: float, enough: bool) -> None:
+    """Its densities leave marginals (tests/ops/test_path.py), of data that is one point half the log of their noise.
+
+    The released reward is below what such paths come to, so that the loss is least before they are as likely as can be.
+    """
+    options = yaml.safe_load((ROOT / f"recipes/{world}/erase/eraseflow.yaml").read_text())["model"]["init_args"]
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    alphas = scheduler.alphas_cumprod.double()
+    nats = [
+        math.log((1 - step.alpha) / (1 - step.alpha_prev)) / 2
+        for step in BetaSchedule(alphas, float(alphas[0])).ddim_steps(options["num_inference_steps"])
+    ]
+    early, late = nats[: -options["late"]], nats[-options["late"] :]
+    found = sum(late) + options["early"] * sum(early) / len(early)
+    assert found == pytest.approx(worth, abs=0.01)
+    assert (options["log_reward"] - options["log_flow"] > found) == enough
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,12 @@ def test_impossible_options_of_mace_are_refused(options: dict[str, Any], diffusi
         made(diffusion, **options)
 
 
+def test_a_mask_of_no_layer_is_refused_before_images_are_drawn(diffusion: Diffusion) -> None:
+    with pytest.raises(ValueError, match=r"no cross-attention is 16 times .*: mask_stride may be one of \[2\]"):
+        made(diffusion, mask_stride=16)
+    assert made(diffusion, mask_stride=16, mask_threshold=None).mask_threshold is None, "the control: no mask at all"
+
+
 def test_without_images_it_says_what_to_add(diffusion: Diffusion, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="MACE needs images: add"):
         fit(made(diffusion), tmp_path, 1)

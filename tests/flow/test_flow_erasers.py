@@ -18,9 +18,12 @@ from lit_memories.erasers.advunlearn import AdvUnlearn
 from lit_memories.erasers.base import Eraser, draw
 from lit_memories.erasers.cost import Cost
 from lit_memories.erasers.erasediff import EraseDiff
+from lit_memories.erasers.eraseflow import EraseFlow
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasers.fmn import FMN
+from lit_memories.erasers.mace import MACE
 from lit_memories.erasers.rece import RECE
+from lit_memories.erasers.receler import Receler
 from lit_memories.erasers.salun import SalUn
 from lit_memories.erasers.scissorhands import Scissorhands
 from lit_memories.erasers.spm import SPM
@@ -255,6 +258,22 @@ def test_rece_says_what_to_use(flows: dict[str, Path], van_gogh: Concept) -> Non
         ValueError, match=r"RECE attacks what cross-attention reads, and .* has a transformer: UCE edits"
     ):
         made(RECE, loaded(flows, "sd3"), van_gogh)
+
+
+REFUSALS = {
+    MACE: "MACE edits what cross-attention reads, and .* has a transformer: UCE edits",
+    Receler: "Receler's erasers stand behind cross-attention, and .* has a transformer: of the methods",
+    EraseFlow: "EraseFlow follows DDIM of a U-Net, and .* has a transformer: of the methods",
+}
+
+
+@pytest.mark.parametrize("cls", REFUSALS, ids=lambda cls: cls.__name__)
+def test_methods_of_a_u_net_say_what_to_use(cls: type[Eraser], flows: dict[str, Path], van_gogh: Concept) -> None:
+    for name in ("sd3", "flux-dev"):
+        model = loaded(flows, name)
+        with pytest.raises(ValueError, match=REFUSALS[cls]):
+            made(cls, model, van_gogh)
+        assert not any(module._forward_hooks for module in model.network.modules()), "nothing was hooked onto it"
 
 
 # Adapters beside the blocks.

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from lit_memories.ops.attention import cross_attentions, detached_first_token, recorded_attention
+from lit_memories.ops.attention import cross_attentions, detached_first_token, recorded_attention, strides
 
 TOKENS = 5
 Context = Callable[[nn.Module], AbstractContextManager[Any]]
@@ -188,3 +188,24 @@ def test_afterwards_the_gradient_is_whole_again(unet: UNet2DConditionModel) -> N
     after = gradients(unet)
     assert all(torch.equal(after[name], gradient) for name, gradient in before.items())
     assert any(not torch.equal(inside[name], gradient) for name, gradient in before.items())
+
+
+def test_strides_are_those_of_the_places_that_a_call_attends() -> None:
+    """In a network whose layers come down, stay, and go up again, with attention at some of its levels."""
+    network = UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(4, 8, 8),
+        layers_per_block=1,
+        cross_attention_dim=12,
+        attention_head_dim=2,
+        norm_num_groups=2,
+    )
+    seen: dict[str, int] = {}
+    for name, layer in cross_attentions(network).items():
+        layer.register_forward_hook(lambda _layer, args, _, name=name: seen.update({name: args[0].shape[1]}))
+    network(torch.randn(1, 4, 16, 16), 3, torch.randn(1, TOKENS, 12))
+    found = strides(network)
+    assert {name: (16 // stride) ** 2 for name, stride in found.items()} == seen
+    assert set(found.values()) == {1, 4}
