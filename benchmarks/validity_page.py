@@ -110,6 +110,8 @@ def page(
             "\nPlacebos: sets of reference images that share a colour, background or style were taken for the concept "
             "in the two models that were trained apart; the permutation test calls forgotten, at level 0.05 by itself "
             f"and corrected for the sets of a model as in a report, {'; '.join(alarms)}.\n"
+            if alarms
+            else "\nPlacebos: none, as too few reference images share a colour, background or style.\n"
         )
         lines += ["**What a report says**, random weights passed off as an erased model\n", *_verdicts(found), ""]
         if repeated := found["repeated"]:

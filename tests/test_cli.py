@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lit_memories import recipes
-from lit_memories.cli import OPTIONS, TOOLS, _is_news, main, wrong_option
+from lit_memories.cli import MANY, OPTIONS, TOOLS, _is_news, main, wrong_option
 from lit_memories.recipe_names import find
 from lit_memories.recipes import RecipeCLI
 from lit_memories.runs import RunInfo
@@ -553,7 +553,7 @@ def test_as_a_program(tmp_path: Path) -> None:
 COMMANDS = {
     "report": ["x"], "status": ["x"], "quickstart": [], "probes": [], "export": ["a", "b", "c"], "push": ["a", "b"],
     "findings": ["x"], "transfers": ["x"], "generate": ["x"], "draw": ["x"], "measure": ["a", "b"],
-    "convert": ["a", "b", "c", "d"],
+    "convert": ["a", "b", "c", "d"], "audit": ["x", "--concept=y", "--images=z"], "recipes": [],
 }  # fmt: skip
 
 
@@ -567,8 +567,8 @@ def test_a_tool_that_is_interrupted_says_so_in_a_word(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    if tool in {"report", "status", "findings", "transfers"}:
-        monkeypatch.setattr("lit_memories.cli._of_folders", interrupt)
+    if tool in MANY:
+        monkeypatch.setattr("lit_memories.cli._of_many", interrupt)
     else:
         monkeypatch.setattr("jsonargparse.auto_cli", interrupt)
     assert ends(capsys, tool, *COMMANDS[tool]) == (130, f"lit-memories {tool}: interrupted\n")

@@ -72,7 +72,7 @@ def imports(file: Path, runtime: bool = True) -> Iterator[str]:
             assert node.level == 0, f"{file}: relative import"
             yield node.module or ""
             if node.module == "lit_memories":
-                yield from (f"lit_memories.{alias.name}" for alias in node.names)
+                yield from (f"lit_memories.{alias.name}" for alias in node.names if alias.name != "__version__")
 
 
 def level(name: str) -> int:

@@ -267,7 +267,7 @@ def test_validate_looks_at_the_probe(tiny: Path, tmp_path: Path, capsys: pytest.
 def test_an_erased_model_is_not_erased_again(diffusion: Diffusion, tiny: Path, tmp_path: Path) -> None:
     trainer(tmp_path, 1).fit(esd(diffusion))
     erased = Diffusion.from_pretrained(tiny, erasure=tmp_path)
-    with pytest.raises(ValueError, match="carries an erasure already"):
+    with pytest.raises(ValueError, match="carries an erasure"):
         trainer(tmp_path / "again", 1).fit(esd(erased))
     with pytest.raises(ValueError, match="does not select"):
         esd(erased, train="attn1")

@@ -273,7 +273,7 @@ def test_rounding_is_not_multiplied(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_pipeline_takes_the_merged_form_only(saved: Path, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"what stands beside the network: merge it by .* gated false"):
+    with pytest.raises(ValueError, match=r"what stands beside the network: merge it by .*gated false"):
         Diffusion.from_pretrained(tiny, erasure=saved).pipeline()
     main(["export", str(tiny), str(saved), str(tmp_path / "full")])
     exported, merged = Diffusion.from_pretrained(tmp_path / "full"), Diffusion(str(tiny), saved, gated=False)
