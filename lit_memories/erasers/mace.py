@@ -103,6 +103,7 @@ class MACE(Eraser):
         parts = dict(diffusion.network.named_modules())
         layers = {name: parts[name] for name in map(self._layer, self.selected)}
         self.adapter = Adapter(diffusion.network, initial_factors(layers, rank, Generator().manual_seed(self.seed)))
+        self.adapter.strength = 0.0  # images are drawn before it is where the network is
         for matrix in self.selected.values():
             matrix.requires_grad_(False)  # solved for; what is trained is the adapter
 
@@ -121,7 +122,8 @@ class MACE(Eraser):
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> None:
-        """Refine."""
+        """Refine, and let the adapter act."""
+        self.adapter.strength = 1.0
         captions = batch["forget_set"].captions
         warn_of_renamed(captions, self.marked(captions), f"MACE needs the words {self.concept.phrase!r} in them")
         with torch.autocast(self.device.type, enabled=False):

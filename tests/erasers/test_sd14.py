@@ -240,7 +240,7 @@ def test_every_recipe_runs(name: str, sd14: Path, run: Path, real: nn.Module) ->
     if not erasure.is_adapter:
         assert differs <= set(erasure.tensors)
         still = len(erasure.tensors) - len(differs)
-        assert still <= 0.1 * len(erasure.tensors) if name == "salun" else still == UNTOUCHED.get(name, 0)
+        assert still <= 0.15 * len(erasure.tensors) if name == "salun" else still == UNTOUCHED.get(name, 0)
         return
     assert bool(differs) == (erasure.mergeable and erasure.provenance.gate is None)
     if not erasure.mergeable:
