@@ -21,9 +21,8 @@ GUARD = Path(__file__).parents[2] / "recipes/pictograms/guard/sld.yaml"
 def official(base: Path, configuration: dict[str, float]) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipeline = StableDiffusionPipelineSafe.from_pretrained(
-            base, safety_checker=None, requires_safety_checker=False, safety_concept="umbrella"
-        )
+        pipeline = StableDiffusionPipelineSafe.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+    pipeline.safety_concept = "umbrella"  # not every release hands it on from there
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     latents = torch.randn((1, *Diffusion(str(base)).latent_shape), generator=Generator().manual_seed(SEED))
