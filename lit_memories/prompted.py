@@ -11,7 +11,7 @@ from lit_memories.denoisers import Denoiser
 from lit_memories.ops.adapters import gate
 from lit_memories.ops.attachment import Attachment
 from lit_memories.ops.tokens import content
-from lit_memories.prompt_rows import tokenize, with_row
+from lit_memories.prompt_rows import marks_of, places, tokenize, with_row
 from lit_memories.speed import Speed
 
 if TYPE_CHECKING:  # guards stand on prompts
@@ -58,6 +58,15 @@ class Prompted(nn.Module):
         """A prompt's tokens without markers and padding."""
         (ids,) = self.tokenize([prompt]).tolist()
         return content(ids, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+
+    def places(self, prompt: str, phrase: str) -> list[int]:
+        """Rows of a prompt's embedding in which the tokens of a phrase are; none if it does not hold it."""
+        return places(self.conditioning.readers, prompt, phrase)
+
+    def marks(self, prompts: Sequence[str], phrase: str, ends: bool = False) -> Tensor:
+        """1 at those rows of each prompt, and at end markers if asked, else 0 (n, tokens)."""
+        conditioning = self.conditioning
+        return marks_of(conditioning.readers, conditioning.tokens, prompts, phrase, ends).to(self.device)
 
     def exceeds_window(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than any text encoder sees, so that its end is cut."""

@@ -16,7 +16,6 @@ from lit_memories.erasers.rollout import RolloutEraser
 from lit_memories.ops.adapters import Adapter, initial_factors
 from lit_memories.ops.joint_attention import joint_attentions, recorded_joint_attention
 from lit_memories.ops.targets import match
-from lit_memories.prompt_rows import places
 
 
 class EraseAnything(RolloutEraser):
@@ -97,8 +96,8 @@ class EraseAnything(RolloutEraser):
                 f"EraseAnything is for transformers whose text and picture attend together, and {diffusion.base} has a "
                 "U-Net: of the methods that need images AC, SalUn and EraseDiff are for both"
             )
-        self.named = [prompt for prompt in concept.prompts if self.rows_of(prompt, concept.phrase)]
-        self.unlike = [prompt for prompt in concept.retain if self.rows_of(prompt, prompt)]
+        self.named = [prompt for prompt in concept.prompts if diffusion.places(prompt, concept.phrase)]
+        self.unlike = [prompt for prompt in concept.retain if diffusion.places(prompt, prompt)]
         if not self.named or not self.unlike:
             raise ValueError(
                 f"EraseAnything needs prompts that hold the phrase {concept.phrase!r}, and others to retain: concept "
@@ -180,14 +179,7 @@ class EraseAnything(RolloutEraser):
 
     def marks(self, prompts: Sequence[str], words: Sequence[str]) -> Tensor:
         """1 at the rows of each prompt's words, else 0 (n, tokens)."""
-        marks = torch.zeros(len(prompts), self.diffusion.conditioning.tokens, device=self.device)
-        for row, (prompt, phrase) in enumerate(zip(prompts, words, strict=True)):
-            marks[row, self.rows_of(prompt, phrase)] = 1
-        return marks
-
-    def rows_of(self, prompt: str, phrase: str) -> list[int]:
-        """Rows of a prompt's embedding in which a phrase is."""
-        return places(self.diffusion.conditioning.readers, prompt, phrase)
+        return torch.cat([self.diffusion.marks([x], phrase) for x, phrase in zip(prompts, words, strict=True)])
 
 
 def reverse_contrast(found: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:

@@ -10,7 +10,6 @@ from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser, warn_of_renamed
 from lit_memories.ops.attention import recorded_attention
-from lit_memories.prompt_rows import marks_of, places
 
 
 class FMN(Eraser):
@@ -81,13 +80,11 @@ class FMN(Eraser):
 
     def marks(self, prompts: list[str]) -> Tensor:
         """1 at the positions of the concept's tokens, else 0 (n, tokens)."""
-        conditioning = self.diffusion.conditioning
-        marks = marks_of(conditioning.readers, conditioning.tokens, prompts, self.concept.phrase, self.faithful)
-        return marks.to(self.device)
+        return self.diffusion.marks(prompts, self.concept.phrase, self.faithful)
 
     def _places(self, prompt: str) -> list[int]:
         """Rows of a prompt's embedding that are the concept's tokens."""
-        return places(self.diffusion.conditioning.readers, prompt, self.concept.phrase)
+        return self.diffusion.places(prompt, self.concept.phrase)
 
 
 @torch.no_grad()

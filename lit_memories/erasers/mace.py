@@ -16,7 +16,6 @@ from lit_memories.ops.attention import recorded_attention
 from lit_memories.ops.masks import attention_mask, attention_norms, check_stride
 from lit_memories.ops.ridge import edit_map, fused
 from lit_memories.ops.tokens import shared
-from lit_memories.prompt_rows import marks_of, places
 
 MASK_LEVEL = 0.3
 """Of all timesteps, where the original is asked what in a picture is the concept: the middle of `focal_shares`."""
@@ -190,11 +189,10 @@ class MACE(Eraser):
 
     def marks(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
         """1 at the tokens of the concept's phrase, and at end markers if asked, else 0 (n, tokens)."""
-        conditioning = self.diffusion.conditioning
-        return marks_of(conditioning.readers, conditioning.tokens, prompts, self.concept.phrase, ends).to(self.device)
+        return self.diffusion.marks(prompts, self.concept.phrase, ends)
 
     def _places(self, prompt: str) -> list[int]:
-        return places(self.diffusion.conditioning.readers, prompt, self.concept.phrase)
+        return self.diffusion.places(prompt, self.concept.phrase)
 
     @torch.no_grad()
     def on_train_end(self) -> None:

@@ -92,8 +92,7 @@ class MaxMinEraser(RolloutEraser):
         count = len(self.choice)
         self.search = Descent(torch.full((count,), 1 / count, device=self.device), self.search_lr)
         if self._resumed is not None:
-            self.search.found.copy_(self._resumed["found"])
-            self.search.optimizer.load_state_dict(self._resumed["optimizer"])
+            self.search.load_state_dict(self._resumed)
 
     def _thinned(self, batch: Batch) -> list[str]:
         names = batch["retain"] if self.candidates == "retain" else words_of(self.diffusion)
@@ -152,10 +151,7 @@ class MaxMinEraser(RolloutEraser):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the search too."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {
-            "found": self.search.found.detach(),
-            "optimizer": self.search.optimizer.state_dict(),
-        }
+        checkpoint["search"] = self.search.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember where the search was, until it is prepared."""

@@ -18,7 +18,6 @@ from lit_memories.ops.bottlenecks import Bottlenecks
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.masks import attention_mask, check_stride, outside
 from lit_memories.ops.targets import match
-from lit_memories.prompt_rows import marks_of, places
 
 
 class Receler(RolloutEraser):
@@ -86,7 +85,7 @@ class Receler(RolloutEraser):
         if not 0 <= mask_threshold <= 1:
             raise ValueError(f"mask_threshold ({mask_threshold}) must be in [0, 1]")
         check_stride(diffusion.network, mask_stride)
-        self.named = [prompt for prompt in concept.prompts if self._rows_of(prompt)]
+        self.named = [prompt for prompt in concept.prompts if diffusion.places(prompt, concept.phrase)]
         if not self.named:
             raise ValueError(f"concept {concept.name!r} has no prompt with the phrase {concept.phrase!r} in it")
         self.rank, self.regularise, self.mask_threshold, self.mask_stride = (
@@ -114,8 +113,7 @@ class Receler(RolloutEraser):
         start = torch.rand(self.words, width, generator=seeded(f"{self.seed}/words")).to(self.device)
         self.search = Descent(start, self.attack_lr, self.attack_decay, decoupled=False)
         if self._resumed is not None:
-            self.search.found.copy_(self._resumed["found"])
-            self.search.optimizer.load_state_dict(self._resumed["optimizer"])
+            self.search.load_state_dict(self._resumed)
 
     def erase_loss(self, batch: Batch) -> Tensor:
         """Search for words, then the target under them, and nothing added outside the mask."""
@@ -153,19 +151,12 @@ class Receler(RolloutEraser):
 
     def marks(self, prompts: Sequence[str]) -> Tensor:
         """1 at the tokens of the concept's phrase, else 0 (n, tokens)."""
-        conditioning = self.diffusion.conditioning
-        return marks_of(conditioning.readers, conditioning.tokens, prompts, self.concept.phrase).to(self.device)
-
-    def _rows_of(self, prompt: str) -> list[int]:
-        return places(self.diffusion.conditioning.readers, prompt, self.concept.phrase)
+        return self.diffusion.marks(prompts, self.concept.phrase)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the search too."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["search"] = {
-            "found": self.search.found.detach(),
-            "optimizer": self.search.optimizer.state_dict(),
-        }
+        checkpoint["search"] = self.search.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember where the search was, until it is prepared."""

@@ -1,6 +1,7 @@
 """An adversary's descent: steps of Adam on one tensor, leaving all else alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,21 @@ class Descent:
         kind = torch.optim.AdamW if decoupled else torch.optim.Adam
         self.optimizer = kind([self.found], lr=lr, weight_decay=weight_decay)
         self.project, self.taken = project, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, for a checkpoint."""
+        return {"found": self.found.detach(), "optimizer": self.optimizer.state_dict(), "taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a descent of the same options was.
+
+        Args:
+            state: what `state_dict` gave.
+        """
+        with torch.no_grad():
+            self.found.copy_(state["found"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.taken = state["taken"]
 
     def run(self, loss: Callable[[Tensor, int], Tensor], steps: int) -> Tensor:
         """Take steps, and give the tensor after them, detached.

@@ -67,9 +67,7 @@ def attention_mask(
     chosen = [layer for layer in layers if layer.shape[2] == sides[0] * sides[1]]
     if not chosen:
         found = sorted({round((shape[0] * shape[1] / layer.shape[2]) ** 0.5) for layer in layers})
-        raise ValueError(
-            f"no cross-attention is {stride} times coarser than latents: mask_stride may be one of {found}"
-        )
+        raise ValueError(_missing(stride, found))
     shares = (torch.stack(chosen).mean((0, 2)) * marks[:, None]).sum(2) / marks.sum(1, keepdim=True)
     low, high = shares.amin(1, keepdim=True), shares.amax(1, keepdim=True)
     level = torch.where(high > low, (shares - low) / (high - low), 1.0)

@@ -46,7 +46,7 @@ def test_the_upper_level_is_esd_and_the_norm_of_attention(name: str, flows: dict
         total = 0.0
         for layer in layers:
             for sample, prompt in enumerate(PROMPTS):
-                for row in method.rows_of(prompt, "Van Gogh"):
+                for row in method.diffusion.places(prompt, "Van Gogh"):
                     total += float(layer[sample, :, :, row].norm(dim=0).sum()) / (len(layers) * 2)
     torch.testing.assert_close(found.detach(), erase + 0.2 * total, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(velocity(model, x, 0.7, PROMPTS), v), "the control: the factors do something"
