@@ -136,7 +136,7 @@ def sd14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # erasers train on are such changes, and Adam's first steps go by the signs of what is left: rounding's, then.
     for name, parameter in pipeline.unet.named_parameters():
         if name.endswith(("attn2.to_v.weight", "attn2.to_out.0.weight")):
-            parameter.data *= 3
+            parameter.data *= 2.5
     folder = tmp_path_factory.mktemp("sd14") / "pipeline"
     pipeline.save_pretrained(folder)
     return folder
@@ -240,7 +240,7 @@ def test_every_recipe_runs(name: str, sd14: Path, run: Path, real: nn.Module) ->
     if not erasure.is_adapter:
         assert differs <= set(erasure.tensors)
         still = len(erasure.tensors) - len(differs)
-        assert still <= 0.15 * len(erasure.tensors) if name == "salun" else still == UNTOUCHED.get(name, 0)
+        assert still <= 0.1 * len(erasure.tensors) if name == "salun" else still == UNTOUCHED.get(name, 0)
         return
     assert bool(differs) == (erasure.mergeable and erasure.provenance.gate is None)
     if not erasure.mergeable:
