@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_memories.audit.needs import guidances_of_data, guidances_of_probes
 from lit_memories.diffusion import Diffusion
 from lit_memories.runs import Role
 
@@ -47,15 +48,14 @@ def check_guard(audit: "Audit") -> None:
     if guard is None:
         return
     name = type(guard).__name__
-    conditionings = getattr(getattr(audit.trainer, "datamodule", None), "conditionings", ())
-    asked = {how.guidance_scale for how in conditionings if how.guidance_scale is not None}
+    asked = guidances_of_data(getattr(audit.trainer, "datamodule", None))
     inverting = {audit.guidance_scale, *asked} if any("inverter" in p.needs for p in audit.probes.values()) else set()
     if guard.remembers and inverting - {1.0}:
         raise ValueError(
             f"under {name} a guided prediction depends on the steps before, so that no inversion goes back through it: "
             "audit with guidance_scale 1, and without conditionings of another guidance"
         )
-    guided = inverting | asked | {p.guidance_scale for p in audit.probes.values() if hasattr(p, "guidance_scale")}
+    guided = inverting | asked | guidances_of_probes(audit.probes.values())
     if guard.acts_on == "guidance" and guided <= {1.0}:
         rank_zero_warn(
             f"{name} acts on guidance, and no probe of this audit is guided (guidance_scale 1): it does nothing here; "

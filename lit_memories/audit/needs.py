@@ -63,9 +63,18 @@ def guidances_of(guidance_scale: float, probes: Iterable[Probe], data: Any) -> s
         data: its data module, whose conditionings may say one.
     """
     found = {guidance_scale, 1.0}
-    found |= {probe.guidance_scale for probe in probes if hasattr(probe, "guidance_scale")}
+    return found | guidances_of_probes(probes) | guidances_of_data(data)
+
+
+def guidances_of_probes(probes: Iterable[Probe]) -> set[float]:
+    """The guidances of pictures that probes draw."""
+    return {probe.guidance_scale for probe in probes if hasattr(probe, "guidance_scale")}
+
+
+def guidances_of_data(data: Any) -> set[float]:
+    """The guidances that a data module's conditionings say, under which its pictures are inverted too."""
     asked = (how.guidance_scale for how in getattr(data, "conditionings", ()))
-    return found | {guidance for guidance in asked if guidance is not None}
+    return {guidance for guidance in asked if guidance is not None}
 
 
 def check_guidance(diffusion: Diffusion, guidances: Iterable[float], inverter: Inverter) -> None:
