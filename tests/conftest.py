@@ -28,6 +28,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
+@pytest.fixture(autouse=True)
+def _offline() -> Iterator[None]:
+    """A test that leaves its libraries pointed at another hub fails, and not whichever comes after it."""
+    before = _settings_of_the_hub()
+    yield
+    assert _settings_of_the_hub() == before, "settings of the hub's libraries were left changed"
+
+
+def _settings_of_the_hub() -> tuple[object, ...]:
+    from datasets import config
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE, constants.ENDPOINT, config.HF_HUB_OFFLINE, config.HF_ENDPOINT
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _unsynced() -> Iterator[None]:
     """What tests write need not outlive a power cut; waiting for the disk would take a tenth of an audit's time."""
@@ -94,5 +109,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     try:
         with fake.serving():
             yield fake
+            monkeypatch.undo()  # before the hub goes, or what a test set over its settings would come back after it
     finally:
         fake.stop()
