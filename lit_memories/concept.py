@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from difflib import get_close_matches
+from itertools import permutations, zip_longest
 from typing import Any, Literal, get_args
 
 Kind = Literal["object", "style", "color", "nudity", "image"]
@@ -27,15 +28,18 @@ class Concept:
             anchor's place there.
         paraphrases: other words for the phrase; no eraser is told of them, audits may ask under them.
         factors: how the pictogram classifier tells the concept, e.g. ``{object: umbrella}``; empty elsewhere.
+        parts: concepts that are forgotten together, each by its file. Prompts are theirs in turn, and what is retained
+            is what each retains and none names; all else stands in their files.
 
     Raises:
         ValueError: if the name cannot be a file's, there is no prompt, the anchor is the concept, a retain prompt is
-            one of the concept's, or a pair's second prompt names it.
+            one of the concept's, or a pair's second prompt names it; or of parts, if there is one alone, two of a name,
+            one has parts itself, or what one puts in its place names another.
     """
 
     name: str
     kind: Kind
-    prompts: list[str]
+    prompts: list[str] = field(default_factory=list)
     retain: list[str] = field(default_factory=list)
     phrase: str = ""
     anchor: str = ""
@@ -44,9 +48,12 @@ class Concept:
     paraphrases: list[str] = field(default_factory=list)
     factors: dict[str, str] = field(default_factory=dict)
     pairs: dict[str, str] = field(default_factory=dict)
+    parts: list["Part"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        if self.parts:
+            self._join()
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"concept {self.name!r} needs at least one prompt, none of them blank")
         if not self.phrase:
@@ -64,12 +71,58 @@ class Concept:
             if not _has_both(template):
                 raise ValueError(f"concept {self.name!r}: template {template!r} needs {{prompt}} and {{phrase}}")
 
+    def _join(self) -> None:
+        """Take from the parts what is theirs, if they can be forgotten together."""
+        if strange := [part for part in self.parts if not isinstance(part, Concept | Mapping)]:
+            raise ValueError(f"concept {self.name!r}: its parts must be concepts, got {strange[0]!r}")
+        parts = [Part(**(part.to_dict() if isinstance(part, Concept) else part)) for part in self.parts]
+        names = [part.name for part in parts]
+        if len(set(names)) < max(2, len(names)) or any(part.parts for part in parts):
+            raise ValueError(
+                f"concept {self.name!r}: its parts must be two or more, each with a name of its own and without parts, "
+                f"got {', '.join(names)}"
+            )
+        phrase = ", ".join(part.phrase for part in parts)
+        for name in ("phrase", "anchor", "anchor_prompts", "templates", "paraphrases", "factors", "pairs"):
+            if getattr(self, name) and getattr(self, name) != phrase:
+                raise ValueError(f"concept {self.name!r} has parts: {name} stands in the files of these")
+        for one, other in permutations(parts, 2):
+            for text in one.anchors:
+                if other.named_in(text):
+                    raise ValueError(
+                        f"concept {self.name!r}: {one.name} is to become {text!r}, which names {other.name}, to be "
+                        "forgotten as well: give it another anchor"
+                    )
+        turns = [p for turn in zip_longest(*(part.prompts for part in parts)) for p in turn if p is not None]
+        kept = dict.fromkeys(p for part in parts for p in part.retain if not any(one.named_in(p) for one in parts))
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "prompts", self.prompts or list(dict.fromkeys(turns)))
+        object.__setattr__(self, "retain", self.retain or list(kept))
+        object.__setattr__(self, "phrase", phrase)
+        if stray := [prompt for prompt in self.prompts if not self.named_in(prompt)]:
+            raise ValueError(f"concept {self.name!r}: the prompt {stray[0]!r} names none of its parts")
+
+    def of(self, prompt: str) -> "Concept":
+        """The concept that a prompt names: of several, the first part that it names.
+
+        Raises:
+            ValueError: if it names none of several.
+        """
+        if not self.parts:
+            return self
+        for part in self.parts:
+            if part.named_in(prompt):
+                return part
+        raise ValueError(f"{prompt!r} names none of {self.phrase}: with several concepts each must be told by its words")
+
     def __repr__(self) -> str:
         """One line, without the prompts."""
         return f"Concept({self.name!r}, {self.kind}, {len(self.prompts)} prompts, {len(self.retain)} to retain)"
 
     def named_in(self, prompt: str) -> bool:
-        """Whether a prompt names the concept: it holds the phrase, or is one of `prompts` or `pairs`."""
+        """Whether a prompt names the concept: it holds the phrase, or is one of `prompts` or `pairs`; of parts, any."""
+        if self.parts:
+            return any(part.named_in(prompt) for part in self.parts)
         return self._holds_phrase(prompt) or prompt in self.prompts or prompt in self.pairs
 
     def _holds_phrase(self, prompt: str) -> bool:
@@ -81,7 +134,14 @@ class Concept:
         return _words(self.phrase).split(prompt)
 
     def anchored(self, prompt: str) -> str:
-        """What takes a prompt's place: its pair, or itself with the anchor for the phrase, or the anchor alone."""
+        """What takes a prompt's place: its pair, or itself with the anchor for the phrase, or the anchor alone.
+
+        Of several concepts, all that it names go.
+        """
+        if self.parts:
+            for part in self.parts:
+                prompt = part.anchored(prompt) if part.named_in(prompt) else prompt
+            return prompt
         if prompt in self.pairs:
             return self.pairs[prompt]
         if not self._holds_phrase(prompt):
@@ -131,8 +191,13 @@ class Concept:
         return _words(self.anchor).sub(lambda _: self.phrase, prompt)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for provenance and checkpoints."""
-        return asdict(self)
+        """Plain values, for provenance and checkpoints; of one concept without the parts that it has not."""
+        values = asdict(self)
+        return values if self.parts else {name: value for name, value in values.items() if name != "parts"}
+
+
+class Part(Concept):
+    """One of several concepts that are forgotten together; in a concept's file it is named by its own."""
 
 
 def check_described(values: Mapping[str, Any], where: str) -> None:
@@ -146,6 +211,8 @@ def check_described(values: Mapping[str, Any], where: str) -> None:
         ValueError: naming the first such field.
     """
     known = {one.name: one for one in fields(Concept)}
+    if not {"prompts", "parts"} & set(values):
+        raise ValueError(f"{where}: the concept has no prompts: its file must have name, kind and prompts, or parts")
     for name in values:
         if name not in known:
             near = get_close_matches(str(name), known, 1)
@@ -155,8 +222,20 @@ def check_described(values: Mapping[str, Any], where: str) -> None:
         needed = one.default is MISSING and one.default_factory is MISSING
         if name not in values and needed:
             raise ValueError(f"{where}: the concept has no {name}: its file must have name, kind and prompts")
-        if name in values:
+        if name == "parts" and name in values:
+            _check_parts(values[name], f"{where}: parts")
+        elif name in values:
             _check_type(f"{where}: {name}", values[name], one.type)
+
+
+def _check_parts(parts: Any, where: str) -> None:
+    """Parts are a list of files, or of what these say."""
+    if not isinstance(parts, list):
+        raise ValueError(f"{where} must be a list of concepts' files, one a line after a dash, got {str(parts)[:60]!r}")
+    for part in parts:
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{where}: {str(part)[:200]!r} is no file of a concept, named from where this one lies")
+        check_described(part, f"{where}: {part.get('name')}")
 
 
 def _check_type(where: str, value: Any, kind: Any) -> None:

@@ -169,10 +169,10 @@ def overridden(argv: Sequence[str]) -> list[str]:
 
 def _check_whole(settings: Mapping[str, Any], name: str) -> None:
     """Refuse a part of a recipe in a recipe's place: a concept, a guard, or another class."""
-    if "model" in settings or not settings.keys() & {"class_path", "prompts"}:
+    if "model" in settings or not settings.keys() & {"class_path", "prompts", "parts"}:
         return
     what, option = "a part of one", "the option of that part"
-    if "prompts" in settings:
+    if settings.keys() & {"prompts", "parts"}:
         what, option = "a concept", "--model.concept"
     elif ".guards." in str(settings["class_path"]):
         what, option = "a guard", "--model.diffusion.guard"
@@ -243,6 +243,8 @@ def _included(value: Any, folder: Path) -> Any:
     """A value, or the settings in the file that it names."""
     if isinstance(value, dict):
         return {name: _included(part, folder) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_included(part, folder) for part in value]
     if isinstance(value, str) and Path(value).suffix in SUFFIXES and (file := folder / value).exists():
         return _included(_read(file), file.parent)
     return value

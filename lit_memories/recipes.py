@@ -15,17 +15,18 @@ from typing import Any, cast, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError, Namespace
+from jsonargparse.typing import Path_fr, register_type
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_memories.audit.place import check_place, check_whole
-from lit_memories.concept import Concept
+from lit_memories.concept import Concept, Part, check_described
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig, own_config
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
-from lit_memories.recipe_files import check_empty, model_of, probes_of
+from lit_memories.recipe_files import check_empty, model_of, probes_of, read_recipe
 from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
@@ -37,6 +38,18 @@ EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 
 FOUND_BY_LIGHTNING = {"best", "last", "hpc"}
 """Words in the place of a checkpoint's name, for which Lightning looks for one."""
+
+
+def _part(value: Any) -> Part:
+    """One of several concepts: what its file says, which is named from where the file of them all lies."""
+    if isinstance(value, Part):
+        return value
+    described = read_recipe(Path(Path_fr(value).absolute)) if isinstance(value, str) else value
+    check_described(described, str(value)[:200])
+    return Part(**described)
+
+
+register_type(Part, Part.to_dict, _part)
 
 
 class RecipeParser(LightningArgumentParser):

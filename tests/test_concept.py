@@ -1,14 +1,17 @@
 """What to forget, and the recipes that say it."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from lit_memories.concept import Concept
+from lit_memories.concept import Concept, Part, check_described
 from lit_memories.data.pictograms import parse_caption, shows
+from lit_memories.recipe_files import read_recipe
 
 CONCEPTS = sorted((Path(__file__).parent.parent / "recipes").glob("*/concepts/*.yaml"))
 PRESETS = [file for file in CONCEPTS if file.parts[-3] == "sd14"]
@@ -191,7 +194,7 @@ def test_paraphrases_take_turns_and_the_phrases_place() -> None:
 @pytest.mark.parametrize("file", CONCEPTS, ids=lambda file: file.stem)
 def test_shipped_concepts_say_what_they_mean(file: Path) -> None:
     """Prompts name the concept, retained ones do not."""
-    concept = Concept(**yaml.safe_load(file.read_text()))
+    concept = Concept(**read_recipe(file))
     assert concept.name == file.stem
     assert len(set(concept.prompts)) == len(concept.prompts)
     assert concept.retain
@@ -256,3 +259,67 @@ def test_presets_serve_every_method(file: Path) -> None:
     for prompt in [*concept.prompts, *concept.retain, *anchored, *concept.anchors, *named]:
         assert prompt == " ".join(prompt.split()), prompt
         assert not WRONG_ARTICLES.search(prompt), prompt
+
+
+STAR = Part("star", "object", ["star", "a red star"], ["a blue gear", "an umbrella", "a heart"], anchor="note")
+UMBRELLA = Part("umbrella", "object", ["umbrella"], ["a star", "a blue gear"], anchor="note", pairs={"rain": "sun"})
+
+
+def test_several_concepts_are_one() -> None:
+    both = Concept("both", "object", parts=[STAR, UMBRELLA])
+    assert both.prompts == ["star", "umbrella", "a red star"], "the parts in turn"
+    assert both.retain == ["a blue gear", "a heart"], "what none of them names"
+    assert both.phrase == "star, umbrella"
+    assert both.of("a red star") == STAR
+    assert both.of("rain") == UMBRELLA
+    assert both.anchored("a star under an umbrella") == "a note under an note"
+    assert both.anchored("rain") == "sun"
+    assert both.anchored("a gear") == "a gear"
+    assert both.named_in("an umbrella")
+    assert not both.named_in("a gear")
+    assert Concept(**json.loads(json.dumps(both.to_dict()))) == both
+    assert STAR.of("a gear") is STAR, "one concept is all there is"
+    assert "parts" not in STAR.to_dict()
+    with pytest.raises(ValueError, match="'a gear' names none of star, umbrella: with several"):
+        both.of("a gear")
+
+
+def test_own_prompts_of_several_take_the_place_of_the_parts() -> None:
+    both = Concept("both", "object", ["a star"], ["a gear"], parts=[STAR, UMBRELLA])
+    assert (both.prompts, both.retain) == (["a star"], ["a gear"])
+    with pytest.raises(ValueError, match="'both': the prompt 'a gear' names none of its parts"):
+        Concept("both", "object", ["a gear"], parts=[STAR, UMBRELLA])
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "named"),
+    [
+        ([STAR], {}, "two or more, .*, got star"),
+        ([STAR, STAR], {}, "a name of its own .*, got star, star"),
+        ([STAR, Part("x", "object", parts=[STAR, UMBRELLA])], {}, "and without parts"),
+        (["star.yaml", "umbrella.yaml"], {}, "'both': its parts must be concepts, got 'star.yaml'"),
+        ([STAR, UMBRELLA], {"anchor": "gear"}, "'both' has parts: anchor stands in the files of these"),
+        ([STAR, UMBRELLA], {"pairs": {"a": "b"}}, "pairs stands in"),
+        ([STAR, replace(UMBRELLA, anchor="star")], {}, "umbrella is to become 'star', which names star, to be"),
+        ([STAR, replace(UMBRELLA, pairs={"rain": "a star"}, prompts=["rain"])], {}, "become 'a star', which names star"),
+    ],
+)
+def test_parts_that_cannot_be_forgotten_together_are_refused(
+    parts: list[Part], options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        Concept("both", "object", parts=parts, **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({}, "the concept has no prompts: its file must have name, kind and prompts, or parts"),
+        ({"parts": "star.yaml"}, "parts must be a list of concepts' files, one a line after a dash, got 'star.yaml'"),
+        ({"parts": ["nowhere.yaml"]}, "parts: 'nowhere.yaml' is no file of a concept, named from where this one lies"),
+        ({"parts": [{"name": "star", "kind": "object", "prompt": []}]}, "x.yaml: parts: star: .*prompts"),
+    ],
+)
+def test_files_of_several_concepts_are_checked(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        check_described({"name": "both", "kind": "object", **values}, "x.yaml")

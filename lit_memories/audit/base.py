@@ -95,6 +95,10 @@ class Audit(LightningModule, ABC):
             raise ValueError(f"block_size must be at least 1, got {block_size}")
         check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         check_role(diffusion, role)
+        if concept.parts:
+            raise ValueError(
+                f"{concept.name!r} is {len(concept.parts)} concepts, and an audit is for one: audit each by its own file"
+            )
         if judge is not None:
             judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge

@@ -26,6 +26,8 @@ from lit_memories.ops.select import Selection, select
 from lit_memories.ops.targets import match
 from lit_memories.storage.files import keep
 
+SEVERAL = "ESD, UCE, RECE, SPEED, MACE, SalUn, EraseDiff and Scissorhands"
+"""The methods that take a concept of several parts, as an error names them."""
 _NOT_SETTINGS = {"diffusion", "concept", "train", "probe_size", "seed"}
 
 ROUNDING = 10
@@ -60,6 +62,8 @@ class Eraser(OneWriter, ABC):
     """What the images of the forget set show, if the method needs one."""
     retain_images: ClassVar[bool] = False
     """Whether the method needs images of other things."""
+    several: ClassVar[bool] = False
+    """Whether the method takes a concept of several parts."""
     one_process: ClassVar[str | None] = None
     """Why the method runs on one device only, if so."""
     amplifies: ClassVar[tuple[str, ...]] = ()
@@ -87,6 +91,11 @@ class Eraser(OneWriter, ABC):
             raise ValueError(
                 f"steps ({steps}), batch_size ({batch_size}) and probe_size ({probe_size}) must be at least 1, "
                 f"lr ({lr}) not negative"
+            )
+        if concept.parts and not self.several:
+            raise ValueError(
+                f"{type(self).__name__} takes one concept, and {concept.name!r} is {len(concept.parts)}: {SEVERAL} take "
+                "several, or erase one after the other"
             )
         self.diffusion, self.concept, self.strict_loading, self._teaching = diffusion, concept, False, False
         self.train_rule, self.steps, self.lr, self.batch_size = train, steps, lr, batch_size

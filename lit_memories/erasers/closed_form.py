@@ -42,6 +42,7 @@ class SolvingEraser(Eraser):
         ValueError: if `train` selects what takes no prompt embeddings.
     """
 
+    several = True
     one_process = "its only step solves one system of equations, in which there is nothing to share"
 
     def __init__(
@@ -99,9 +100,10 @@ class SolvingEraser(Eraser):
         """
         tokens = tokens or self.tokens
         guides = [self.concept.anchored(prompt) for prompt in prompts]
+        named = [self.concept.of(prompt) for prompt in prompts]
         pairs = zip(
-            self._vectors(prompts, self.concept.phrase, tokens),
-            self._vectors(guides, self.concept.anchor, tokens),
+            self._vectors(prompts, [concept.phrase for concept in named], tokens),
+            self._vectors(guides, [concept.anchor for concept in named], tokens),
             strict=True,
         )
         cut = [(c[:size], g[:size]) for c, g in pairs if (size := min(len(c), len(g)))]
@@ -112,17 +114,17 @@ class SolvingEraser(Eraser):
         """The vectors (m, width) that are to stay."""
         if not prompts:
             return torch.zeros(0, self.diffusion.encode_prompts([""]).shape[-1], device=self.device)
-        return torch.cat(self._vectors(prompts, "", self.preserve_tokens))
+        return torch.cat(self._vectors(prompts, [""] * len(prompts), self.preserve_tokens))
 
-    def _vectors(self, prompts: Sequence[str], phrase: str, tokens: Tokens) -> list[Tensor]:
-        """Rows of prompts, a list entry for each of them and for each tokenizer."""
+    def _vectors(self, prompts: Sequence[str], phrases: Sequence[str], tokens: Tokens) -> list[Tensor]:
+        """Rows of prompts and their phrases, a list entry for each of them and for each tokenizer."""
         embeds, _ = self.diffusion.conditioning.split(self.diffusion.encode_prompts(prompts).float())
         chosen = []
         for reader in self.diffusion.conditioning.readers:
-            words, ids = reader.words(phrase), reader.tokenize(prompts)
-            for row, prompt, embed in zip(ids, prompts, embeds, strict=True):
+            ids = reader.tokenize(prompts)
+            for row, prompt, phrase, embed in zip(ids, prompts, phrases, embeds, strict=True):
                 # Without the phrase the prompt's own last word counts; of an empty one the first marker.
-                ends = find(row, words) or [max(0, reader.begins + len(reader.words(prompt)) - 1)]
+                ends = find(row, reader.words(phrase)) or [max(0, reader.begins + len(reader.words(prompt)) - 1)]
                 first = {"last": ends[-1], "following": ends[-1], "all": 0}[tokens]
                 stop = first + 1 if tokens == "last" else reader.window
                 chosen.append(embed[reader.first + first : reader.first + stop])

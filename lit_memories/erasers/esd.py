@@ -42,6 +42,8 @@ class ESD(RolloutEraser):
         ValueError: if the code of 2023 is to be followed on a flow, which has none of its levels.
     """
 
+    several = True
+
     def __init__(
         self,
         diffusion: Diffusion,

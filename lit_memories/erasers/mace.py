@@ -1,14 +1,14 @@
-"""MACE, mass concept erasure (Lu et al. 2024, arXiv:2403.06135), of one concept."""
+"""MACE, mass concept erasure (Lu et al. 2024, arXiv:2403.06135)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lit_memories.concept import Concept
-from lit_memories.data.erasure import Batch
+from lit_memories.data.erasure import Batch, Latents
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser, warn_of_renamed
 from lit_memories.ops.adapters import DOWN, UP, Adapter, initial_factors
@@ -35,13 +35,16 @@ class MACE(Eraser):
     3. *Fusion.* One matrix that does the same on all words of the concept's prompts, and else is W_r (eq. 7,
        `lit_memories.ops.ridge.fused`).
 
+    Several concepts are refined together, and have an adapter each; steps are theirs in turn, with the others switched
+    off, and the fusion fits all.
+
     The official mask is GroundedSAM's. Here it is where the original looks for the concept's name, in the same image
-    at a low noise level; styles have none. Several concepts would each have their adapter, and their sums in the
-    fusion: `Concept` holds one.
+    at a low noise level; styles have none.
 
     Args:
         diffusion: the model to change: keys and values of its cross-attention.
-        concept: what to erase, and the anchor that takes its place in the words around it.
+        concept: what to erase, and the anchor that takes its place in the words around it; ``steps`` are those of all
+            its parts together.
         rank: of the adapter.
         lamb: :math:`\lambda`, in refinement and fusion.
         preserve_scale: s, of all words of the ``retain`` prompts, in refinement and fusion.
@@ -61,6 +64,7 @@ class MACE(Eraser):
     """
 
     forget_images = "concept"
+    several = True
     one_process = "its two closed forms leave nothing to share, and the steps between them take seconds"
 
     def __init__(
@@ -94,44 +98,72 @@ class MACE(Eraser):
             raise ValueError(f"mask_threshold ({mask_threshold}) must be in [0, 1], or null for the whole picture")
         if mask_threshold is not None:
             check_stride(diffusion.network, mask_stride)
-        if not self._places(concept.phrase):
-            raise ValueError(f"concept {concept.name!r}: the phrase {concept.phrase!r} has no token to look away from")
+        self.concepts: list[Concept] = [*concept.parts] or [concept]
+        for one in self.concepts:
+            if not diffusion.places(one.phrase, one.phrase):
+                raise ValueError(f"concept {one.name!r}: the phrase {one.phrase!r} has no token to look away from")
         self.rank, self.lamb, self.preserve_scale = rank, lamb, preserve_scale
         self.mask_threshold, self.mask_stride, self.importance = mask_threshold, mask_stride, importance
         self.weight_decay, self.max_grad_norm, self.faithful = weight_decay, max_grad_norm, faithful
         parts = dict(diffusion.network.named_modules())
         layers = {name: parts[name] for name in map(self._layer, self.selected)}
-        self.adapter = Adapter(diffusion.network, initial_factors(layers, rank, Generator().manual_seed(self.seed)))
-        self.adapter.strength = 0.0  # images are drawn before it is where the network is
+        generator = Generator().manual_seed(self.seed)
+        self.adapters = nn.ModuleList(
+            Adapter(diffusion.network, initial_factors(layers, rank, generator)) for _ in self.concepts
+        )
+        self._switch(None)  # images are drawn before adapters are where the network is
         for matrix in self.selected.values():
             matrix.requires_grad_(False)  # solved for; what is trained is the adapter
 
     def _layer(self, name: str) -> str:
         return name.removeprefix(f"{self.diffusion.component}.").removesuffix(".weight")
 
+    def _switch(self, number: int | None) -> None:
+        """Let one adapter act, or none."""
+        for turn, adapter in enumerate(self.adapters):
+            adapter.strength = float(turn == number)
+
+    @property
+    def turn(self) -> int:
+        """Whose step this is, of the concepts."""
+        return self.global_step % len(self.concepts)
+
     @contextmanager
     def teacher(self) -> Iterator[None]:
-        """The original matrices, and the adapter off."""
-        with super().teacher(), self.adapter.off():
+        """The original matrices, and the adapters off."""
+        with super().teacher(), ExitStack() as stack:
+            for adapter in self.adapters:
+                stack.enter_context(adapter.off())
             yield
 
     def configure_optimizers(self) -> Any:
-        """AdamW on the adapter."""
-        return torch.optim.AdamW(self.adapter.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        """AdamW on the adapters; those without a gradient stay."""
+        return torch.optim.AdamW(self.adapters.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> None:
-        """Refine, and let the adapter act."""
-        self.adapter.strength = 1.0
-        captions = batch["forget_set"].captions
-        warn_of_renamed(captions, self.marked(captions), f"MACE needs the words {self.concept.phrase!r} in them")
+        """Refine, part the images by concept, and let the first adapter act."""
+        self._switch(self.turn)
+        images, prompts = batch["forget_set"], batch["prompts"]
+        self._images = [images] if len(self.concepts) == 1 else [self._showing(images, one) for one in self.concepts]
+        for one, mine in zip(self.concepts, self._images, strict=True):
+            marked = self.marked(mine.captions, one)
+            warn_of_renamed(mine.captions, marked, f"MACE needs the words {one.phrase!r} in them")
         with torch.autocast(self.device.type, enabled=False):
-            contexts, guides = self.contexts(batch["prompts"])
-            self._words, self._kept = self.words(batch["prompts"]), self.words(batch["retain"])
+            contexts, guides = self.contexts(prompts)
+            self._words = [self.words([p for p in prompts if self.concept.of(p) is one]) for one in self.concepts]
+            self._kept = self.words(batch["retain"])
             edit = edit_map(contexts, guides, self._kept, self.lamb, preserve_scale=self.preserve_scale)
             for name, matrix in self.selected.items():
                 original = self._originals[name].to(edit)
                 matrix.copy_((original @ edit).to(matrix))
+
+    def _showing(self, images: Latents, one: Concept) -> Latents:
+        """Those of some images that show one of several concepts, by their captions."""
+        rows = [row for row, caption in enumerate(images.captions) if self.concept.of(caption) is one]
+        if not rows:
+            raise ValueError(f"MACE needs images of {one.name}, and no caption of the forget set names it")
+        return Latents(images.latents[rows], [images.captions[row] for row in rows])
 
     def contexts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Vectors (n, width) of the words around the concept's name, and of the same words around its anchor."""
@@ -157,23 +189,26 @@ class MACE(Eraser):
         return text
 
     def erase_loss(self, batch: Batch) -> Tensor:
-        """Equation 4."""
-        latents, captions = self.rows(batch["forget_set"], self.batch_size)
-        prompts, (_, *shape) = self.marked(captions), self.diffusion.latent_shape
+        """Equation 4, of the concept whose turn it is."""
+        one, start = self.concepts[self.turn], self.global_step // len(self.concepts) * self.batch_size
+        self._switch(self.turn)
+        latents, captions = self._images[self.turn].rows(start, self.batch_size, self.seed)
+        latents = latents.to(self.device)
+        prompts, (_, *shape) = self.marked(captions, one), self.diffusion.latent_shape
         generator, schedule = self.generator(), self.diffusion.schedule
         timesteps = schedule.draw_timesteps(len(latents), generator)
         if self.importance:
             shares = focal_shares(schedule.num_train_timesteps)
             timesteps = torch.multinomial(shares, len(latents), replacement=True, generator=generator)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        mask = None if self.mask_threshold is None else self.mask(latents, noise, prompts)
+        mask = None if self.mask_threshold is None else self.mask(latents, noise, prompts, one)
         noisy = schedule.add_noise(latents, noise, timesteps.to(latents.device))
         with recorded_attention(self.diffusion.network) as layers:
             self.predict(noisy, timesteps.to(latents.device), prompts)
-        return attention_norms(layers, self.marks(prompts, self.faithful), mask, shape)
+        return attention_norms(layers, self.diffusion.marks(prompts, one.phrase, self.faithful), mask, shape)
 
-    def mask(self, latents: Tensor, noise: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Where the original looks for the concept in images (n, c, h, w) with a little noise: (n, 1, h, w)."""
+    def mask(self, latents: Tensor, noise: Tensor, prompts: Sequence[str], one: Concept) -> Tensor:
+        """Where the original looks for a concept in images (n, c, h, w) with a little noise: (n, 1, h, w)."""
         level = int(MASK_LEVEL * self.diffusion.schedule.num_train_timesteps)
         timesteps = torch.full((len(latents),), level, device=latents.device)
         noisy = self.diffusion.schedule.add_noise(latents, noise, timesteps)
@@ -181,36 +216,30 @@ class MACE(Eraser):
             self.predict(noisy, timesteps, prompts)
         assert self.mask_threshold is not None  # noqa: S101 - asked for by who has one
         _, *shape = self.diffusion.latent_shape
-        return attention_mask(layers, self.marks(prompts), shape, self.mask_stride, self.mask_threshold)
+        marks = self.diffusion.marks(prompts, one.phrase)
+        return attention_mask(layers, marks, shape, self.mask_stride, self.mask_threshold)
 
-    def marked(self, captions: Sequence[str]) -> list[str]:
-        """Captions as they are, or the phrase for those whose tokens lack it."""
-        return [caption if self._places(caption) else self.concept.phrase for caption in captions]
-
-    def marks(self, prompts: Sequence[str], ends: bool = False) -> Tensor:
-        """1 at the tokens of the concept's phrase, and at end markers if asked, else 0 (n, tokens)."""
-        return self.diffusion.marks(prompts, self.concept.phrase, ends)
-
-    def _places(self, prompt: str) -> list[int]:
-        return self.diffusion.places(prompt, self.concept.phrase)
+    def marked(self, captions: Sequence[str], one: Concept) -> list[str]:
+        """Captions of images of a concept as they are, or its phrase for those whose tokens lack it."""
+        return [caption if self.diffusion.places(caption, one.phrase) else one.phrase for caption in captions]
 
     @torch.no_grad()
     def on_train_end(self) -> None:
         """Fuse, before the probe looks."""
-        factors = self.adapter.factors()
+        factors = [adapter.factors() for adapter in self.adapters]
         for name, matrix in self.selected.items():
-            down, up = (factors[f"{self._layer(name)}.{part}"].double() for part in (DOWN, UP))
+            down, up = ([one[f"{self._layer(name)}.{part}"].double() for one in factors] for part in (DOWN, UP))
             refined, original = matrix.double(), self._originals[name].to(matrix.device)
-            tuned = refined + up @ down
+            tuned = [refined + u @ d for u, d in zip(up, down, strict=True)]
             matrix.copy_(fused(tuned, refined, original, self._words, self._kept, self.lamb, self.preserve_scale))
-        self.adapter.strength = 0.0
+        self._switch(None)
         super().on_train_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapter too."""
+        """Keep the adapters too."""
         state = checkpoint["state_dict"]
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] |= {name: tensor for name, tensor in state.items() if name.startswith("adapter.")}
+        checkpoint["state_dict"] |= {name: tensor for name, tensor in state.items() if name.startswith("adapters.")}
 
 
 def focal_shares(num_train_timesteps: int) -> Tensor:

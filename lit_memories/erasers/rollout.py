@@ -65,7 +65,7 @@ class RolloutEraser(Eraser):
         if self.direction == "prompt":
             empty, concept = self.predict_all(latents, timesteps, none, prompts)
             return negate(empty, concept, empty, self.eta)
-        phrase = [self.concept.phrase] * len(latents)
+        phrase = [self.concept.of(prompt).phrase for prompt in prompts]
         empty, concept, wide = self.predict_all(latents, timesteps, none, phrase, prompts)
         return negate(wide, concept, empty, self.eta)
 

@@ -90,7 +90,7 @@ class SPEED(SolvingEraser):
         return super().preserved(prompts) if prompts else self._empty()[1:]
 
     def _empty(self) -> Tensor:
-        (vectors,) = self._vectors([""], "", "all")
+        (vectors,) = self._vectors([""], [""], "all")
         return vectors
 
     def invariant(self) -> Tensor:

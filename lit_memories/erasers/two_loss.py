@@ -24,6 +24,7 @@ class TwoLossEraser(Eraser):
 
     forget_images = "concept"
     retain_images = True
+    several = True
 
     def prepare(self, batch: Batch) -> None:
         """Say which captions are not learnt as they are."""
@@ -65,8 +66,8 @@ class TwoLossEraser(Eraser):
         return self.rows(batch["retain_set"], self.batch_size)
 
     def concept_prompts(self, captions: list[str]) -> list[str]:
-        """Captions that name the concept as they are, the concept's phrase for the others."""
-        return [caption if self.concept.named_in(caption) else self.concept.phrase for caption in captions]
+        """Captions that name the concept as they are, the concept's phrase for the others; several must be named."""
+        return [c if self.concept.named_in(c) else self.concept.of(c).phrase for c in captions]
 
 
 class MergingEraser(TwoLossEraser):

@@ -58,26 +58,26 @@ def edit_map(
 
 
 def fused(
-    tuned: Tensor,
+    tuned: Sequence[Tensor],
     refined: Tensor,
     original: Tensor,
-    words: Tensor,
+    words: Sequence[Tensor],
     preserved: Tensor,
     lamb: float,
     preserve_scale: float = 0.0,
 ) -> Tensor:
-    r"""One matrix that does what a tuned one does on some vectors, and stays what it was elsewhere.
+    r"""One matrix that does what each of some tuned ones does on vectors of its own, and stays what it was elsewhere.
 
-    MACE's fusion (Lu et al. 2024, eq. 7 and 8), here of one concept's adapter: the minimum of
+    MACE's fusion (Lu et al. 2024, eq. 7 and 8) of an adapter a concept t: the minimum of
 
-    .. math:: \sum_i \lVert (W - W_t) c_i \rVert^2 + s \sum_j \lVert (W - W_0) p_j \rVert^2
+    .. math:: \sum_t \sum_i \lVert (W - W_t) c_{ti} \rVert^2 + s \sum_j \lVert (W - W_0) p_j \rVert^2
         + \lambda \lVert W - W_r \rVert^2
 
     Args:
-        tuned: W_t (out, width), the refined matrix with its adapter.
+        tuned: W_t (out, width), the refined matrix with the adapter of a concept, by concept.
         refined: W_r, of the same shape.
         original: W_0, of the same shape.
-        words: c_i (n, width).
+        words: c_ti (n, width), by concept.
         preserved: p_j (m, width); m may be 0.
         lamb: above 0.
         preserve_scale: s, 0 or more.
@@ -90,10 +90,13 @@ def fused(
     """
     if lamb <= 0 or preserve_scale < 0:
         raise ValueError(f"lamb ({lamb}) must be above 0, preserve_scale ({preserve_scale}) not below")
-    c, p = words.double(), preserved.double()
-    concept, kept = c.T @ c, preserve_scale * p.T @ p
-    gram = concept + kept + lamb * torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
-    wanted = tuned.double() @ concept + original.double() @ kept + lamb * refined.double()
+    p, start = preserved.double(), refined.double()
+    kept = preserve_scale * p.T @ p
+    gram = kept + lamb * torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+    wanted = original.double() @ kept + lamb * start
+    for matrix, vectors in zip(tuned, words, strict=True):
+        concept = vectors.double().T @ vectors.double()
+        gram, wanted = gram + concept, wanted + matrix.double() @ concept
     return torch.cholesky_solve(wanted.T, torch.linalg.cholesky(gram)).T
 
 

@@ -27,7 +27,7 @@ def made(diffusion: Diffusion, concept: Concept = UMBRELLA, **options: Any) -> M
 def bent(method: MACE) -> MACE:
     """With an adapter that was given something to do."""
     with torch.no_grad():
-        for number, factor in enumerate(method.adapter.parameters()):
+        for number, factor in enumerate(method.adapters.parameters()):
             factor.add_(0.2 * normal(*factor.shape, seed=number))
     return method
 
@@ -101,7 +101,7 @@ def test_the_loss_is_the_papers(threshold: float | None, diffusion: Diffusion, t
         wanted = wanted + total.sqrt()
     found = method.erase_loss(sets())
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-6)
-    slopes = torch.autograd.grad(found, list(method.adapter.down), allow_unused=True)
+    slopes = torch.autograd.grad(found, list(method.adapters[0].down), allow_unused=True)
     assert any(slope is not None and slope.any() for slope in slopes)
     assert not any(matrix.requires_grad for matrix in method.selected.values())
 
@@ -111,7 +111,7 @@ def test_fusion_is_a_least_squares_fit_to_the_adapter(diffusion: Diffusion, tmp_
     with pytest.warns(UserWarning, match="MACE needs"):
         bent(attach(method, tmp_path, sets()))
     refined = {name: matrix.detach().double() for name, matrix in method.selected.items()}
-    factors = {name: factor.detach().double() for name, factor in method.adapter.factors().items()}
+    factors = {name: factor.detach().double() for name, factor in method.adapters[0].factors().items()}
     original = dict(Diffusion(diffusion.base).named_parameters())
     words = diffusion.encode_prompts(UMBRELLA.prompts).flatten(0, 1).double()
     kept = diffusion.encode_prompts(UMBRELLA.retain).flatten(0, 1).double()
@@ -159,9 +159,9 @@ def test_timesteps_are_where_words_are_told_apart() -> None:
 
 
 def test_end_markers_and_padding_count_as_released(diffusion: Diffusion) -> None:
-    method = made(diffusion)
-    assert method.marks(["a red umbrella"]).sum() == 1
-    assert method.marks(["a red umbrella"], ends=True)[0].tolist() == [0] * 3 + [1] * 13
+    prompts = ["a red umbrella"]
+    assert diffusion.marks(prompts, "umbrella").sum() == 1
+    assert diffusion.marks(prompts, "umbrella", ends=True)[0].tolist() == [0] * 3 + [1] * 13
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,10 @@ def test_the_adversarys_weight_is_above_zero_and_its_matrices_come_in_pairs() ->
 def test_fusion_without_an_adapter_and_without_words_is_what_was_there() -> None:
     w = torch.randn(3, 4, generator=Generator().manual_seed(0), dtype=torch.float64)
     c, none = torch.randn(6, 4, generator=Generator().manual_seed(1), dtype=torch.float64), torch.zeros(0, 4)
-    torch.testing.assert_close(fused(w, w, w, c, none, 0.5), w)
-    torch.testing.assert_close(fused(2 * w, w, w, none, none, 0.5), w)
-    torch.testing.assert_close(fused(2 * w, w, w, c, none, 1e-9), 2 * w)
-    assert torch.dist(fused(w, w, 3 * w, none, c, 0.5, 1e9), 3 * w) < 1e-6, "what is preserved is the original's"
+    torch.testing.assert_close(fused([w], w, w, [c], none, 0.5), w)
+    torch.testing.assert_close(fused([2 * w], w, w, [none], none, 0.5), w)
+    torch.testing.assert_close(fused([2 * w], w, w, [c], none, 1e-9), 2 * w)
+    torch.testing.assert_close(fused([2 * w, 4 * w], w, w, [c, c], none, 1e-9), 3 * w)
+    assert torch.dist(fused([w], w, 3 * w, [none], c, 0.5, 1e9), 3 * w) < 1e-6, "what is preserved is the original's"
     with pytest.raises(ValueError, match=r"lamb \(0\) must be above 0, preserve_scale \(-1\)"):
-        fused(w, w, w, c, none, 0, -1)
+        fused([w], w, w, [c], none, 0, -1)
