@@ -52,8 +52,7 @@ class Concept:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if self.parts:
-            self._join()
+        self._join()
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"concept {self.name!r} needs at least one prompt, none of them blank")
         if not self.phrase:
@@ -72,7 +71,9 @@ class Concept:
                 raise ValueError(f"concept {self.name!r}: template {template!r} needs {{prompt}} and {{phrase}}")
 
     def _join(self) -> None:
-        """Take from the parts what is theirs, if they can be forgotten together."""
+        """Take from the parts, if there are any, what is theirs, if they can be forgotten together."""
+        if not self.parts:
+            return
         if strange := [part for part in self.parts if not isinstance(part, Concept | Mapping)]:
             raise ValueError(f"concept {self.name!r}: its parts must be concepts, got {strange[0]!r}")
         parts = [Part(**(part.to_dict() if isinstance(part, Concept) else part)) for part in self.parts]
@@ -113,7 +114,7 @@ class Concept:
         for part in self.parts:
             if part.named_in(prompt):
                 return part
-        raise ValueError(f"{prompt!r} names none of {self.phrase}: with several concepts each must be told by its words")
+        raise ValueError(f"{prompt!r} names none of {self.phrase}: of several concepts each is told by its words")
 
     def __repr__(self) -> str:
         """One line, without the prompts."""

@@ -280,7 +280,7 @@ def test_several_concepts_are_one() -> None:
     assert Concept(**json.loads(json.dumps(both.to_dict()))) == both
     assert STAR.of("a gear") is STAR, "one concept is all there is"
     assert "parts" not in STAR.to_dict()
-    with pytest.raises(ValueError, match="'a gear' names none of star, umbrella: with several"):
+    with pytest.raises(ValueError, match="'a gear' names none of star, umbrella: of several"):
         both.of("a gear")
 
 
@@ -301,7 +301,11 @@ def test_own_prompts_of_several_take_the_place_of_the_parts() -> None:
         ([STAR, UMBRELLA], {"anchor": "gear"}, "'both' has parts: anchor stands in the files of these"),
         ([STAR, UMBRELLA], {"pairs": {"a": "b"}}, "pairs stands in"),
         ([STAR, replace(UMBRELLA, anchor="star")], {}, "umbrella is to become 'star', which names star, to be"),
-        ([STAR, replace(UMBRELLA, pairs={"rain": "a star"}, prompts=["rain"])], {}, "become 'a star', which names star"),
+        (
+            [STAR, replace(UMBRELLA, pairs={"rain": "a star"}, prompts=["rain"])],
+            {},
+            "become 'a star', which names star",
+        ),
     ],
 )
 def test_parts_that_cannot_be_forgotten_together_are_refused(

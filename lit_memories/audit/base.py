@@ -97,7 +97,7 @@ class Audit(LightningModule, ABC):
         check_role(diffusion, role)
         if concept.parts:
             raise ValueError(
-                f"{concept.name!r} is {len(concept.parts)} concepts, and an audit is for one: audit each by its own file"
+                f"{concept.name!r} is {len(concept.parts)} concepts, and an audit is for one: audit each by its file"
             )
         if judge is not None:
             judge.check(concept)

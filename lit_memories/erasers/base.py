@@ -94,8 +94,8 @@ class Eraser(OneWriter, ABC):
             )
         if concept.parts and not self.several:
             raise ValueError(
-                f"{type(self).__name__} takes one concept, and {concept.name!r} is {len(concept.parts)}: {SEVERAL} take "
-                "several, or erase one after the other"
+                f"{type(self).__name__} takes one concept, and {concept.name!r} is {len(concept.parts)}: {SEVERAL} "
+                "take several"
             )
         self.diffusion, self.concept, self.strict_loading, self._teaching = diffusion, concept, False, False
         self.train_rule, self.steps, self.lr, self.batch_size = train, steps, lr, batch_size

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -108,15 +108,19 @@ class MACE(Eraser):
         parts = dict(diffusion.network.named_modules())
         layers = {name: parts[name] for name in map(self._layer, self.selected)}
         generator = Generator().manual_seed(self.seed)
-        self.adapters = nn.ModuleList(
-            Adapter(diffusion.network, initial_factors(layers, rank, generator)) for _ in self.concepts
-        )
+        factors = [initial_factors(layers, rank, generator) for _ in self.concepts]
+        self.beside = nn.ModuleList(Adapter(diffusion.network, one) for one in factors)
         self._switch(None)  # images are drawn before adapters are where the network is
         for matrix in self.selected.values():
             matrix.requires_grad_(False)  # solved for; what is trained is the adapter
 
     def _layer(self, name: str) -> str:
         return name.removeprefix(f"{self.diffusion.component}.").removesuffix(".weight")
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        """One a concept."""
+        return cast("list[Adapter]", [*self.beside])
 
     def _switch(self, number: int | None) -> None:
         """Let one adapter act, or none."""
@@ -138,7 +142,7 @@ class MACE(Eraser):
 
     def configure_optimizers(self) -> Any:
         """AdamW on the adapters; those without a gradient stay."""
-        return torch.optim.AdamW(self.adapters.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(self.beside.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> None:
@@ -239,7 +243,7 @@ class MACE(Eraser):
         """Keep the adapters too."""
         state = checkpoint["state_dict"]
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] |= {name: tensor for name, tensor in state.items() if name.startswith("adapters.")}
+        checkpoint["state_dict"] |= {name: tensor for name, tensor in state.items() if name.startswith("beside.")}
 
 
 def focal_shares(num_train_timesteps: int) -> Tensor:

@@ -27,7 +27,7 @@ def made(diffusion: Diffusion, concept: Concept = UMBRELLA, **options: Any) -> M
 def bent(method: MACE) -> MACE:
     """With an adapter that was given something to do."""
     with torch.no_grad():
-        for number, factor in enumerate(method.adapters.parameters()):
+        for number, factor in enumerate(method.beside.parameters()):
             factor.add_(0.2 * normal(*factor.shape, seed=number))
     return method
 
