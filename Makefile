@@ -8,7 +8,7 @@ MODELS := pictograms without-umbrella without-striped
 FLOW_MODELS := $(MODELS:%=flow-%)
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,10 @@ benchmark-erasure: .venv/installed ## train and audit all methods, then again fr
 	$(BIN)/python benchmarks/erasure.py --family flow
 	$(BIN)/python benchmarks/replicates.py
 	$(BIN)/python benchmarks/erasure_page.py
+
+benchmark-concepts: .venv/installed ## what erasing one thing does to all others, and what several at once do, resumable, an hour and a half (docs/results/interference.md, several.md)
+	$(BIN)/python benchmarks/interference.py
+	$(BIN)/python benchmarks/several.py
 
 benchmark-worlds: .venv/installed ## train and audit models that saw exactly so many pictures, resumable, hours (docs/results/worlds.md)
 	$(BIN)/python benchmarks/worlds.py

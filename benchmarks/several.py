@@ -3,8 +3,8 @@
     python benchmarks/several.py   # about an hour of one core
 
 Recipes as they stand, on umbrella, two-objects, four-objects and eight-objects of recipes/pictograms/concepts. Every
-model is asked for the same held-out pictures from the same noise. Resumable: a model whose line is in the file is not made
-again.
+model is asked for the same held-out pictures from the same noise. Resumable: a model whose line is in the file is not
+made again.
 """
 
 import json
@@ -120,10 +120,10 @@ def page(rows: list[Row], each: int, count: int) -> str:
     kept = next(row["others"][1] for row in rows)
     text = [
         "# Several objects forgotten together\n",
-        "`python benchmarks/several.py`, seed 0, one training each: recipes of `recipes/pictograms/erase` on one, two, "
-        f"four and eight objects ({', '.join(objects(max(FILES)))}). Every model is asked for the same {count} held-out "
-        f"pictures ({each} of each object) from the same noise, 20 steps, guidance 3. *Prompted* is the share of "
-        f"pictures of what was forgotten that show it, *others* that of the {kept} pictures of the objects that no row "
+        "`python benchmarks/several.py`, seed 0, one training each: recipes of `recipes/pictograms/erase` on one, "
+        f"two, four and eight objects ({', '.join(objects(max(FILES)))}). Every model is asked for the same {count} "
+        f"held-out pictures ({each} of each object) from the same noise, 20 steps, guidance 3. *Prompted* is the share "
+        f"of pictures of what was forgotten that show it, *others* that of {kept} pictures of the objects that no row "
         "forgets which are met in object, colour, background and style; brackets are 95 % intervals over pictures.\n",
         "![forgotten and others](../figures/several.png)\n",
         "| method | objects | prompted, % | most often drawn of them | others, % |",

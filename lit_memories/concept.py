@@ -116,6 +116,19 @@ class Concept:
                 return part
         raise ValueError(f"{prompt!r} names none of {self.phrase}: of several concepts each is told by its words")
 
+    def check_single(self, who: str, remedy: str) -> None:
+        """Refuse several concepts where one is meant.
+
+        Args:
+            who: takes one alone.
+            remedy: what to do with several.
+
+        Raises:
+            ValueError: if this is several.
+        """
+        if self.parts:
+            raise ValueError(f"{who} takes one concept, and {self.name!r} is {len(self.parts)}: {remedy}")
+
     def __repr__(self) -> str:
         """One line, without the prompts."""
         return f"Concept({self.name!r}, {self.kind}, {len(self.prompts)} prompts, {len(self.retain)} to retain)"

@@ -1,6 +1,5 @@
 """Recipes: YAML files that Lightning's command line turns into a model, data and a Trainer."""
 
-import dataclasses
 import gc
 import logging
 import re
@@ -15,18 +14,17 @@ from typing import Any, cast, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError, Namespace
-from jsonargparse.typing import Path_fr, register_type
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_memories.audit.place import check_place, check_whole
-from lit_memories.concept import Concept, Part, check_described
+from lit_memories.concept_options import afresh
 from lit_memories.lightning_files import CHECKPOINTS, CONFIG_FILE, LOGS, Checkpoints, Log, SaveConfig, own_config
 from lit_memories.lock import check_alone
 from lit_memories.processes import Watch, lost
-from lit_memories.recipe_files import check_empty, model_of, probes_of, read_recipe
+from lit_memories.recipe_files import check_empty, model_of, probes_of
 from lit_memories.settings import check_numbers, check_sizes
 from lit_memories.storage.files import check_inside
 from lit_memories.storage.hub import redact
@@ -38,18 +36,6 @@ EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 
 FOUND_BY_LIGHTNING = {"best", "last", "hpc"}
 """Words in the place of a checkpoint's name, for which Lightning looks for one."""
-
-
-def _part(value: Any) -> Part:
-    """One of several concepts: what its file says, which is named from where the file of them all lies."""
-    if isinstance(value, Part):
-        return value
-    described = read_recipe(Path(Path_fr(value).absolute)) if isinstance(value, str) else value
-    check_described(described, str(value)[:200])
-    return Part(**described)
-
-
-register_type(Part, Part.to_dict, _part)
 
 
 class RecipeParser(LightningArgumentParser):
@@ -308,24 +294,6 @@ def check_kind(command: str, class_path: str, data: bool = True) -> None:
         raise ValueError(f"{kind.__name__} is not for {command}: run it with {others}")
     if not data and not brings(LOADERS[command]):
         raise ValueError(f"{kind.__name__} needs data, and data is null: leave it as the recipe has it")
-
-
-def afresh(argv: Sequence[str]) -> list[str]:
-    """Arguments in which a concept named by its file is that file's alone.
-
-    The parser lays the file over the recipe's own concept, and would leave that one's templates, anchor prompts, pairs
-    where the file is silent; they are emptied first.
-    """
-    arguments: list[str] = []
-    for argument in argv:
-        if argument.split("=")[0] == "--model.concept":
-            for field in dataclasses.fields(Concept):
-                if field.default is not dataclasses.MISSING:
-                    arguments.append(f"--model.concept.{field.name}={field.default}")
-                elif field.default_factory is not dataclasses.MISSING:
-                    arguments.append(f"--model.concept.{field.name}={field.default_factory()}")
-        arguments.append(argument)
-    return arguments
 
 
 def quiet() -> None:

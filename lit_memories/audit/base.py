@@ -95,17 +95,13 @@ class Audit(LightningModule, ABC):
             raise ValueError(f"block_size must be at least 1, got {block_size}")
         check_range("guidance_scale", guidance_scale, 0, STRONGEST)
         check_role(diffusion, role)
-        if concept.parts:
-            raise ValueError(
-                f"{concept.name!r} is {len(concept.parts)} concepts, and an audit is for one: audit each by its file"
-            )
+        concept.check_single("an audit", "audit each by its file")
         if judge is not None:
             judge.check(concept)
         self.diffusion, self.inverter, self.concept, self.judge = diffusion, inverter, concept, judge
         self.name, self.role = name, role or _role(diffusion)
         self.guidance_scale, self.block_size = guidance_scale, block_size
-        self.keep_images, self.seed = keep_images, seed
-        self.num_inference_steps = num_inference_steps
+        self.keep_images, self.seed, self.num_inference_steps = keep_images, seed, num_inference_steps
         self.steps = diffusion.schedule.ddim_steps(num_inference_steps)
         inverter.check(self.steps)
         self.probes = by_name(probes, judge is not None)

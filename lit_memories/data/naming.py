@@ -1,6 +1,7 @@
 """Whether a concept and the pictures of its audit belong together, by their captions, and whether they are enough."""
 
 import re
+import warnings
 from collections.abc import Sequence
 
 from lit_memories.concept import Concept
@@ -55,3 +56,14 @@ def _words_of(concept: Concept) -> set[str]:
 
 def _words(text: str) -> set[str]:
     return set(WORD.findall(text.lower()))
+
+
+def warn_of_renamed(captions: Sequence[str], prompts: Sequence[str], remedy: str) -> None:
+    """Say which captions of images to forget a method replaces by another prompt, so that none is lost unseen."""
+    replaced = [(caption, prompt) for caption, prompt in zip(captions, prompts, strict=True) if caption != prompt]
+    for caption, prompt in replaced[:1]:
+        warnings.warn(
+            f"{len(replaced)} of {len(captions)} captions of the forget set do not name the concept, and become "
+            f"{prompt!r}: {caption!r}, for one; {remedy}",
+            stacklevel=3,
+        )

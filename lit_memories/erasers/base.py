@@ -1,6 +1,5 @@
 """Everything an erasure method does not say in its paper: selection, teacher, optimiser, probe, artefact."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,11 +91,8 @@ class Eraser(OneWriter, ABC):
                 f"steps ({steps}), batch_size ({batch_size}) and probe_size ({probe_size}) must be at least 1, "
                 f"lr ({lr}) not negative"
             )
-        if concept.parts and not self.several:
-            raise ValueError(
-                f"{type(self).__name__} takes one concept, and {concept.name!r} is {len(concept.parts)}: {SEVERAL} "
-                "take several"
-            )
+        if not self.several:
+            concept.check_single(type(self).__name__, f"{SEVERAL} take several")
         self.diffusion, self.concept, self.strict_loading, self._teaching = diffusion, concept, False, False
         self.train_rule, self.steps, self.lr, self.batch_size = train, steps, lr, batch_size
         self.probe_size, self.seed = probe_size, seed
@@ -346,14 +342,3 @@ class Eraser(OneWriter, ABC):
 def draw(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
     """`count` prompts at random, with replacement."""
     return [prompts[i] for i in torch.randint(len(prompts), (count,), generator=generator).tolist()]
-
-
-def warn_of_renamed(captions: Sequence[str], prompts: Sequence[str], remedy: str) -> None:
-    """Say which captions of images to forget a method replaces by another prompt, so that none is lost unseen."""
-    replaced = [(caption, prompt) for caption, prompt in zip(captions, prompts, strict=True) if caption != prompt]
-    for caption, prompt in replaced[:1]:
-        warnings.warn(
-            f"{len(replaced)} of {len(captions)} captions of the forget set do not name the concept, and become "
-            f"{prompt!r}: {caption!r}, for one; {remedy}",
-            stacklevel=3,
-        )

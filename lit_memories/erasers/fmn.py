@@ -7,8 +7,9 @@ from torch import Tensor
 
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch
+from lit_memories.data.naming import warn_of_renamed
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import Eraser, warn_of_renamed
+from lit_memories.erasers.base import Eraser
 from lit_memories.ops.attention import recorded_attention
 
 

@@ -9,8 +9,9 @@ from torch import Generator, Tensor, nn
 
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents
+from lit_memories.data.naming import warn_of_renamed
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import Eraser, warn_of_renamed
+from lit_memories.erasers.base import Eraser
 from lit_memories.ops.adapters import DOWN, UP, Adapter, initial_factors
 from lit_memories.ops.attention import recorded_attention
 from lit_memories.ops.masks import attention_mask, attention_norms, check_stride

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, Latents
+from lit_memories.data.naming import warn_of_renamed
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import Eraser, warn_of_renamed
+from lit_memories.erasers.base import Eraser
 from lit_memories.ops.gradients import Gradients
 from lit_memories.ops.targets import match
 
