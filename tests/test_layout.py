@@ -23,7 +23,7 @@ LEVELS = (
     {"storage", "concept", "images"},
     {"recipe_names"},
     {"numbers", "schemas", "costs", "settings", "terminal", "recipe_files"},
-    {"records", "processes", "lightning_files"},
+    {"records", "processes", "lightning_files", "concept_options"},
     {"seeds", "lock"},
     {"runs"},
     {"prompt_rows"},
