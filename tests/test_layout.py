@@ -135,23 +135,27 @@ def test_the_functional_metrics_know_no_metric_class() -> None:
                 queue += [name] if name not in seen else []
 
 
-def loaded(statement: str) -> set[str]:
-    """Top-level modules in a process after a statement."""
-    code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+def loaded(*statements: str) -> list[set[str]]:
+    """Top-level modules in a process after each of some statements."""
+    names = "print(*sorted({name.split('.')[0] for name in sys.modules}), sep=',')"
+    code = "\n".join(["import sys", *(f"try: {statement}\nfinally: {names}" for statement in statements)])
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    return set(run.stdout.split("\n")[-2].split())
+    return [set(line.split(",")) for line in run.stdout.splitlines() if ",sys," in line]
 
 
-def test_the_report_needs_neither_lightning_nor_diffusers() -> None:
-    """Transformers is there only because torchmetrics looks for it."""
-    modules = loaded("import lit_memories.report, lit_memories.report.main, lit_memories.tools.status")
-    assert "lit_memories" in modules
-    assert not {"lightning", "diffusers", "datasets"} & modules
-
-
-def test_help_loads_nothing_heavy() -> None:
-    modules = loaded("from lit_memories.cli import main; main(['--help'])")
-    assert not {"torch", "lightning", "diffusers", "transformers"} & modules
+def test_nothing_is_loaded_that_a_command_has_no_use_for() -> None:
+    """Help nothing heavy, the report no Lightning, a recipe's help no models; transformers is torchmetrics' own."""
+    after_help, after_report, after_recipe = loaded(
+        "from lit_memories.cli import main; main(['--help'])",
+        "import lit_memories.report, lit_memories.report.main, lit_memories.tools.status",
+        "main(['predict', '--help'])",
+    )
+    assert "lit_memories" in after_help
+    assert not {"torch", "lightning", "diffusers", "transformers"} & after_help
+    assert "torch" in after_report
+    assert not {"lightning", "diffusers", "datasets"} & after_report
+    assert "lightning" in after_recipe
+    assert not {"diffusers", "datasets"} & after_recipe
 
 
 def test_files_are_short() -> None:
