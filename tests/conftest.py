@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
-gc.disable()  # until tests are collected: imports make no garbage, and looking for it takes a quarter of their time
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,6 +19,7 @@ from lit_memories.diffusion import Diffusion
 from lit_memories.training.fresh import unet_pipeline
 
 torch.set_num_threads(1)
+gc.disable()  # until tests are collected: imports make no garbage, and looking for it takes a quarter of their time
 ROOT = Path(__file__).parent.parent
 
 

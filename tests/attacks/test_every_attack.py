@@ -31,7 +31,8 @@ ASKED = 3
 
 def few(name: str) -> tuple[str, str]:
     """Options for so many, and for those that the attack learns from."""
-    return f"--data.concept_images.limit={ASKED + SMALL[name].get('lesson', 0)}", "--data.reference_images.limit=2"
+    learnt = SMALL[name].get("lesson", 0)
+    return f"--data.concept_images.limit={ASKED + learnt}", f"--data.reference_images.limit={2 + learnt}"
 
 
 def answers(run: Run, name: str) -> list[dict[str, Any]]:
