@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -38,18 +39,36 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _offline() -> Iterator[None]:
-    """A test that leaves its libraries pointed at another hub fails, and not whichever comes after it."""
-    before = _settings_of_the_hub()
+def _as_it_was() -> Iterator[None]:
+    """A test that leaves its libraries changed, or at another hub, fails, and not whichever comes after it.
+
+    What commands leave behind, who end with their process, is undone: Lightning's seed in the environment, and the
+    form of warnings.
+    """
+    before, environment, form = _settings(), dict(os.environ), warnings.formatwarning
     yield
-    assert _settings_of_the_hub() == before, "settings of the hub's libraries were left changed"
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    warnings.formatwarning = form
+    assert _settings() == before, "settings of libraries were left changed"
 
 
-def _settings_of_the_hub() -> tuple[object, ...]:
+def _settings() -> dict[str, object]:
     from datasets import config
     from huggingface_hub import constants
 
-    return constants.HF_HUB_OFFLINE, constants.ENDPOINT, config.HF_HUB_OFFLINE, config.HF_ENDPOINT
+    return {
+        "working directory": Path.cwd(),
+        "hub": (constants.HF_HUB_OFFLINE, constants.ENDPOINT, config.HF_HUB_OFFLINE, config.HF_ENDPOINT),
+        "data sets": config.HF_DATASETS_CACHE,
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "garbage": gc.isenabled(),
+    }
 
 
 @pytest.fixture(scope="session", autouse=True)
