@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -54,9 +55,14 @@ def part(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path, runtime: bool = True) -> Iterator[str]:
     """Modules a file imports, inside functions too; those only type checkers see if not `runtime`."""
-    tree = ast.parse(file.read_text())
+    tree = tree_of(file)
     hidden = {
         id(node)
         for block in ast.walk(tree)
@@ -79,24 +85,24 @@ def level(name: str) -> int:
     return next(number for number, parts in enumerate(LEVELS) if name in parts)
 
 
-@pytest.mark.parametrize("name", lit_memories.__all__)
-def test_what_the_package_promises_is_there(name: str) -> None:
-    assert getattr(lit_memories, name).__name__ == name
+def test_what_the_package_promises_is_there() -> None:
+    assert [getattr(lit_memories, name).__name__ for name in lit_memories.__all__] == lit_memories.__all__
 
 
 def test_every_part_has_its_level() -> None:
     assert {part(file) for file in FILES} == set().union(*LEVELS)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_arrows_point_down(file: Path) -> None:
-    own = part(file)
-    for module in imports(file):
-        if module.startswith("lit_memories.") and own != "__init__":
-            other = module.split(".")[1]
-            if other == own or (own, other) in PEERS:
-                continue
-            assert level(other) < level(own), f"{own} must not import {other}"
+def test_arrows_point_down() -> None:
+    up = [
+        f"{file.relative_to(PACKAGE)} must not import {module}"
+        for file in FILES
+        for module in imports(file)
+        if module.startswith("lit_memories.") and (own := part(file)) != "__init__"
+        if (other := module.split(".")[1]) != own and (own, other) not in PEERS
+        if level(other) >= level(own)
+    ]
+    assert not up
 
 
 @pytest.mark.parametrize(
@@ -129,28 +135,32 @@ def test_the_functional_metrics_know_no_metric_class() -> None:
                 queue += [name] if name not in seen else []
 
 
-def loaded(statement: str) -> set[str]:
-    """Top-level modules in a process after a statement."""
-    code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+def loaded(*statements: str) -> list[set[str]]:
+    """Top-level modules in a process after each of some statements."""
+    names = "print(*sorted({name.split('.')[0] for name in sys.modules}), sep=',')"
+    code = "\n".join(["import sys", *(f"try: {statement}\nfinally: {names}" for statement in statements)])
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    return set(run.stdout.split("\n")[-2].split())
+    return [set(line.split(",")) for line in run.stdout.splitlines() if ",sys," in line]
 
 
-def test_the_report_needs_neither_lightning_nor_diffusers() -> None:
-    """Transformers is there only because torchmetrics looks for it."""
-    modules = loaded("import lit_memories.report, lit_memories.report.main, lit_memories.tools.status")
-    assert "lit_memories" in modules
-    assert not {"lightning", "diffusers", "datasets"} & modules
+def test_nothing_is_loaded_that_a_command_has_no_use_for() -> None:
+    """Help nothing heavy, the report no Lightning, a recipe's help no models; transformers is torchmetrics' own."""
+    after_help, after_report, after_recipe = loaded(
+        "from lit_memories.cli import main; main(['--help'])",
+        "import lit_memories.report, lit_memories.report.main, lit_memories.tools.status",
+        "main(['predict', '--help'])",
+    )
+    assert "lit_memories" in after_help
+    assert not {"torch", "lightning", "diffusers", "transformers"} & after_help
+    assert "torch" in after_report
+    assert not {"lightning", "diffusers", "datasets"} & after_report
+    assert "lightning" in after_recipe
+    assert not {"diffusers", "datasets"} & after_recipe
 
 
-def test_help_loads_nothing_heavy() -> None:
-    modules = loaded("from lit_memories.cli import main; main(['--help'])")
-    assert not {"torch", "lightning", "diffusers", "transformers"} & modules
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_files_are_short(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 350
+def test_files_are_short() -> None:
+    lengths = {str(file.relative_to(PACKAGE)): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert not {file: length for file, length in lengths.items() if length > 350}
 
 
 def undocumented(tree: ast.AST, prefix: str = "") -> Iterator[str]:
@@ -165,11 +175,9 @@ def undocumented(tree: ast.AST, prefix: str = "") -> Iterator[str]:
                 yield from undocumented(node, f"{prefix}{node.name}.")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_what_is_public_is_documented(file: Path) -> None:
-    tree = ast.parse(file.read_text())
-    assert ast.get_docstring(tree), f"{file} says nothing"
-    assert list(undocumented(tree)) == []
+def test_what_is_public_is_documented() -> None:
+    assert not [str(file) for file in FILES if not ast.get_docstring(tree_of(file))], "they say nothing"
+    assert not [f"{file.relative_to(PACKAGE)}: {name}" for file in FILES for name in undocumented(tree_of(file))]
 
 
 @pytest.mark.parametrize("folder", ["ops", "metrics"])
@@ -187,10 +195,9 @@ def examples(names: list[str]) -> None:
     print(sum(result.attempted for result in results))  # noqa: T201
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_text_is_read_and_written_in_a_stated_encoding(file: Path) -> None:
-    """Without one it would be the locale's, and a caption another one on another machine."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def without_encoding(tree: ast.AST) -> Iterator[str]:
+    """Calls that read or write text and name no encoding."""
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -201,7 +208,14 @@ def test_text_is_read_and_written_in_a_stated_encoding(file: Path) -> None:
         if name == "open" and any(isinstance(mode, str) and "b" in mode for mode in modes):
             continue
         stated = {keyword.arg for keyword in node.keywords}
-        assert "encoding" in stated or (name == "open" and receiver in {"gallery", "self"}), ast.unparse(node)
+        if "encoding" not in stated and not (name == "open" and receiver in {"gallery", "self"}):
+            yield ast.unparse(node)
+
+
+def test_text_is_read_and_written_in_a_stated_encoding() -> None:
+    """Without one it would be the locale's, and a caption another one on another machine."""
+    assert not [f"{file.relative_to(PACKAGE)}: {call}" for file in FILES for call in without_encoding(tree_of(file))]
+    assert list(without_encoding(ast.parse("file.read_text()"))) == ["file.read_text()"], "the control"
 
 
 WRITING = {
@@ -256,11 +270,10 @@ def writes(tree: ast.AST) -> Iterator[str]:
                 yield from [] if given & used else [ast.unparse(call)]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_files_are_written_in_one_place(file: Path) -> None:
+def test_files_are_written_in_one_place() -> None:
     """There they are whole, behind no link, of the user's mode, and a full disk is named."""
-    found = list(writes(ast.parse(file.read_text(encoding="utf-8"))))
-    assert bool(found) == (str(file.relative_to(PACKAGE)) in WRITERS), found
+    found = {str(file.relative_to(PACKAGE)): list(writes(tree_of(file))) for file in FILES}
+    assert not {file: calls for file, calls in found.items() if bool(calls) != (file in WRITERS)}
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def arguments(calm: Path, tiny_classifier: Path, images: Path) -> Arguments:
             f"--model.judge.classifier={tiny_classifier}",
             "--model.name=tiny",
             "--model.num_inference_steps=4",
+            "--model.block_size=4",
             FEW_LEVELS,
             "--model.keep_images=1",
             f"--data.concept_images={{class_path: ImageSource, init_args: {{path: {images / 'concept'}}}}}",

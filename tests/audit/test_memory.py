@@ -69,7 +69,7 @@ def test_nothing_is_lost(undisturbed: Path, arguments: Arguments, tmp_path: Path
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         failing(patch, ERRORS["cpu"], 60)
-        with pytest.raises(SystemExit, match="out of memory at block_size 8 and images of 64 x 64 pixels") as stop:
+        with pytest.raises(SystemExit, match="out of memory at block_size 4 and images of 64 x 64 pixels") as stop:
             main(arguments(run))
     assert "\n" not in str(stop.value)
     assert str(run) in str(stop.value)

@@ -45,27 +45,38 @@ def recipe(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(recipe: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished run, for looking at."""
-    return smoke(recipe, tiny, tmp_path_factory.mktemp(recipe.stem) / "run", **TINY)
+def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with prompts that say more than half precision rounds off, which methods train on."""
+    diffusion, folder = Diffusion.from_pretrained(tiny), tmp_path_factory.mktemp("loud") / "pipeline"
+    for name, parameter in diffusion.network.named_parameters():
+        if name.endswith(("attn2.to_v.weight", "attn2.to_out.0.weight")):
+            parameter.data *= 3
+    diffusion.pipeline().save_pretrained(folder)
+    return folder
 
 
-def test_it_erases(recipe: Path, tiny: Path, run: Path) -> None:
+@pytest.fixture(scope="module")
+def run(recipe: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run in full precision, for looking at."""
+    return smoke(recipe, base, tmp_path_factory.mktemp(recipe.stem) / "run", **TINY)
+
+
+def test_it_erases(recipe: Path, base: Path, run: Path) -> None:
     """The artefact fits, changes the prediction, and leaves everything outside the selection as it was."""
     erasure = Erasure.load(run)
-    base = Diffusion.from_pretrained(tiny)
-    original = base.state_dict()
-    erased = Diffusion.from_pretrained(tiny, erasure=run, gated=not erasure.mergeable)
+    vanilla = Diffusion.from_pretrained(base)
+    original = vanilla.state_dict()
+    erased = Diffusion.from_pretrained(base, erasure=run, gated=not erasure.mergeable)
     found = erased.state_dict()
     differs = {name for name, tensor in original.items() if not torch.equal(tensor, found[name])}
     weights = {f"{name.rsplit('.', 1)[0]}.weight" for name in erasure.tensors}
     assert bool(differs) == erasure.mergeable, "what no weights can hold acts from beside"
     assert differs <= (weights if erasure.is_adapter else set(erasure.tensors))
     prompts = [erasure.provenance.concept["phrase"]]
-    noise = [predicted(model, prompts) for model in (base, erased)]
+    noise = [predicted(model, prompts) for model in (vanilla, erased)]
     assert not torch.equal(*noise)
     if erasure.is_adapter and (erasure.provenance.gate is not None or not erasure.mergeable):
-        gated = Diffusion.from_pretrained(tiny, erasure=run)
+        gated = Diffusion.from_pretrained(base, erasure=run)
         state = gated.state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in original.items()), "it acts from beside"
         torch.testing.assert_close(predicted(gated, prompts), noise[1])
@@ -86,9 +97,9 @@ def artefact(folder: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("recipe", CLOSED, ids=label, scope="module", indirect=True)
-def test_twice_is_the_same(recipe: Path, tiny: Path, run: Path, tmp_path: Path) -> None:
+def test_twice_is_the_same(recipe: Path, base: Path, run: Path, tmp_path: Path) -> None:
     """Of the others, the run that is resumed below is the second; images for it are drawn anew."""
-    assert artefact(smoke(recipe, tiny, tmp_path / "run", **TINY)) == artefact(run)
+    assert artefact(smoke(recipe, base, tmp_path / "run", **TINY)) == artefact(run)
 
 
 KEEP = (
@@ -99,48 +110,36 @@ KEEP = (
 
 
 @pytest.mark.parametrize("recipe", marked(GRADIENT), ids=label, scope="module", indirect=True)
-def test_resumed_is_uninterrupted(recipe: Path, tiny: Path, run: Path, tmp_path: Path) -> None:
+def test_resumed_is_uninterrupted(recipe: Path, base: Path, run: Path, tmp_path: Path) -> None:
     keep = [option.replace("%s", str(tmp_path / "kept")) for option in KEEP]
-    smoke(recipe, tiny, tmp_path / "half", *keep, "--trainer.max_steps=2", **TINY)
+    smoke(recipe, base, tmp_path / "half", *keep, "--trainer.max_steps=2", **TINY)
     assert artefact(tmp_path / "half") != artefact(run), "the control: it stopped in the middle"
-    smoke(recipe, tiny, tmp_path / "half", *keep, f"--ckpt_path={tmp_path / 'kept' / 'last.ckpt'}", **TINY)
+    smoke(recipe, base, tmp_path / "half", *keep, f"--ckpt_path={tmp_path / 'kept' / 'last.ckpt'}", **TINY)
     assert artefact(tmp_path / "half") == artefact(run)
 
 
-@pytest.fixture(scope="module")
-def loud(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with prompts that say more than half precision rounds off, which methods train on."""
-    diffusion, folder = Diffusion.from_pretrained(tiny), tmp_path_factory.mktemp("loud") / "pipeline"
-    for name, parameter in diffusion.network.named_parameters():
-        if name.endswith(("attn2.to_v.weight", "attn2.to_out.0.weight")):
-            parameter.data *= 3
-    diffusion.pipeline().save_pretrained(folder)
-    return folder
-
-
-def test_half_precision_computes_and_float32_stores(recipe: Path, loud: Path, tmp_path: Path) -> None:
+def test_half_precision_computes_and_float32_stores(recipe: Path, base: Path, run: Path, tmp_path: Path) -> None:
     """What is trained in bf16-mixed goes where it goes in full precision, roughly."""
-    for precision in ("32-true", "bf16-mixed"):
-        smoke(recipe, loud, tmp_path / precision, f"--trainer.precision={precision}", **TINY)
-    tensors = load_file(tmp_path / "bf16-mixed" / "erasure.safetensors").values()
+    smoke(recipe, base, tmp_path / "run", "--trainer.precision=bf16-mixed", **TINY)
+    tensors = load_file(tmp_path / "run" / "erasure.safetensors").values()
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors)
-    full, half = (moved(tmp_path / precision, loud) for precision in ("32-true", "bf16-mixed"))
+    full, half = moved(run, base), moved(tmp_path / "run", base)
     assert torch.cosine_similarity(full, half, dim=0) > 0.8
     if not is_closed_form(recipe):
         assert not torch.equal(full, half), "the control: it did compute in half precision"
 
 
-def built(recipe: Path, tiny: Path) -> Eraser:
+def built(recipe: Path, base: Path) -> Eraser:
     """A recipe's method, small, on the tiny model."""
     settings = yaml.safe_load(recipe.read_text())["model"]["init_args"]
     concept = Concept(**yaml.safe_load((recipe.parent / settings.pop("concept")).read_text()))
-    settings = settings | small(recipe, **TINY) | {"diffusion": Diffusion.from_pretrained(tiny), "concept": concept}
+    settings = settings | small(recipe, **TINY) | {"diffusion": Diffusion.from_pretrained(base), "concept": concept}
     return method(recipe)(**settings)
 
 
-def test_the_teacher_is_the_original_in_half_precision_too(recipe: Path, tiny: Path) -> None:
+def test_the_teacher_is_the_original_in_half_precision_too(recipe: Path, base: Path) -> None:
     """Autocast keeps rounded copies of weights: without care the student goes on with the teacher's."""
-    eraser, original = built(recipe, tiny), Diffusion.from_pretrained(tiny)
+    eraser, original = built(recipe, base), Diffusion.from_pretrained(base)
     for parameter in eraser.selected.values():
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     prompts = [eraser.concept.phrase]
@@ -152,10 +151,10 @@ def test_the_teacher_is_the_original_in_half_precision_too(recipe: Path, tiny: P
     assert not torch.equal(student, truth), "the control"
 
 
-def test_the_probe_starts_at_one_in_half_precision_too(recipe: Path, tiny: Path, tmp_path: Path) -> None:
+def test_the_probe_starts_at_one_in_half_precision_too(recipe: Path, base: Path, tmp_path: Path) -> None:
     options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = Trainer(accelerator="cpu", precision="bf16-mixed", default_root_dir=tmp_path, **options)
-    (ratios,) = trainer.validate(built(recipe, tiny), verbose=False)
+    (ratios,) = trainer.validate(built(recipe, base), verbose=False)
     assert ratios == {"val/erase_ratio": 1, "val/retain_drift": 0}
 
 
@@ -167,9 +166,9 @@ def two_devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer]:
     return trainer
 
 
-def test_methods_for_one_process_refuse_two(recipe: Path, tiny: Path, two_devices: Trainer) -> None:
+def test_methods_for_one_process_refuse_two(recipe: Path, base: Path, two_devices: Trainer) -> None:
     """Before anything is loaded or drawn; the others do not."""
-    eraser = built(recipe, tiny)
+    eraser = built(recipe, base)
     eraser.trainer = two_devices
     if method(recipe).one_process is None:
         eraser.setup("fit")

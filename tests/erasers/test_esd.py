@@ -240,20 +240,18 @@ KEEP = (
 )
 
 
-def test_resumed_is_uninterrupted_and_twice_is_the_same(
+def test_resumed_is_uninterrupted_and_so_twice_the_same(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep = [option.replace("%s", str(tmp_path / "kept")) for option in KEEP]
-    whole, twice, half = tmp_path / "whole", tmp_path / "twice", tmp_path / "half"
-    for folder in (whole, twice):
-        main(["fit", *command(folder, tiny, "--trainer.limit_train_batches=4")])
-        assert f"the erasure is in {folder}; to audit it: lit-memories predict --config" in capsys.readouterr().out
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    main(["fit", *command(whole, tiny, "--trainer.limit_train_batches=4")])
+    assert f"the erasure is in {whole}; to audit it: lit-memories predict --config" in capsys.readouterr().out
     main(["fit", *command(half, tiny, "--trainer.max_steps=2", *keep)])
     last = tmp_path / "kept" / "last.ckpt"
     assert last.stat().st_size < 1.2 * sum(p.stat().st_size for p in (tiny / "unet").glob("*.safetensors"))
     resumed = ["--trainer.limit_train_batches=4", f"--ckpt_path={last}", *keep]
     main(["fit", *command(half, tiny, *resumed)])
-    assert artefact(whole) == artefact(twice)
     assert artefact(whole) == artefact(half)
     main(["fit", *command(tmp_path / "other", tiny, "--trainer.limit_train_batches=4", "--model.seed=1")])
     assert artefact(tmp_path / "other") != artefact(whole), "the control: another seed, another artefact"

@@ -61,11 +61,12 @@ def test_seeds_are_found_again(flows: dict[str, Path], name: str) -> None:
     """The implicit steps are solved for the velocity, from the picture to noise alone."""
     model = Diffusion(str(flows[name]))
     steps, start = model.schedule.ddim_steps(4), seeds(model)
-    predict = model.predict_fn(model.encode_prompts(PROMPTS))
+    embeds = model.encode_prompts(PROMPTS)
+    predict = model.predict_fn(embeds)
     made = rollout_rows(lambda x, t, rows: predict(x, t), start, steps)
 
     def some(latents: Tensor, timestep: float, rows: Tensor) -> Tensor:
-        return model.predict(latents, timestep, model.encode_prompts(PROMPTS)[rows])
+        return model.predict(latents, timestep, embeds[rows])
 
     found = FixedPoint(40, 1e-6)(some, made, steps)
     assert found.converged.all()

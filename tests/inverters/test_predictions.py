@@ -22,11 +22,17 @@ from lit_memories.ops.rollout import rollout
 
 SPACINGS = ("leading", "linspace", "trailing")
 KINDS = list(product(("epsilon", "v_prediction"), SPACINGS))
+QUICK = {("epsilon", "leading"), ("epsilon", "linspace"), ("v_prediction", "trailing")}
+"""Every kind and every spacing, though not each with each."""
 PROMPTS = ["umbrella", "a red star", ""]
 COUNT = 5
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=" ".join)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS],
+    ids=[" ".join(kind) for kind in KINDS],
+)
 def diffusion(request: pytest.FixtureRequest, tiny: Path) -> Diffusion:
     """The tiny pipeline in double, its network tamed so that steps contract."""
     kind, spacing = request.param

@@ -118,7 +118,7 @@ def test_large_sets_have_students_quantile():
 @pytest.mark.parametrize(("mean", "n"), [(90, 16), (12, 16), (6, 32)])
 def test_a_fraction_is_held_whether_or_not_its_unit_is_told_from_nothing(mean, n):
     rng, found = np.random.default_rng(n), []
-    for _ in range(150):
+    for _ in range(60):
         e, r = (rng.normal(size=(2, n)) for _ in range(2))
         concept, reference = ((0.3 * mean, mean), (0, 0))
         tables = [

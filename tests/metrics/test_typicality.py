@@ -28,10 +28,11 @@ def p_values(seeds):
     return {name: test.p_value for name, test in tests.items()} | {"combined": combined_p_value(tests)}
 
 
-@pytest.fixture(scope="module", params=[SMALL, LARGE], ids=["16x16", "64x64"])
+@pytest.fixture(scope="module", params=[(SMALL, 40), (LARGE, 12)], ids=["16x16", "64x64"])
 def under_the_prior(request):
-    """p-values of 2000 seeds, each batch drawn anew to keep memory small."""
-    batches = [p_values(prior(50, request.param, seed)) for seed in range(40)]
+    """p-values of 2000 seeds, or of 600 large ones, each batch drawn anew to keep memory small."""
+    shape, count = request.param
+    batches = [p_values(prior(50, shape, seed)) for seed in range(count)]
     return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}
 
 
@@ -45,7 +46,7 @@ def binomial_range(count, rate):
 def test_false_alarms_are_as_many_as_stated(under_the_prior, name, level):
     found = under_the_prior[name]
     low, high = binomial_range(len(found), level)
-    assert len(found) == 2000
+    assert len(found) >= 600
     assert low <= (found <= level).sum() <= high
 
 
@@ -56,8 +57,9 @@ def test_p_values_are_uniform_under_the_prior(under_the_prior, name):
 
 @pytest.mark.parametrize("level", [0.01, 0.05])
 def test_the_combined_test_keeps_its_level_without_giving_much_away(under_the_prior, level):
-    found = (under_the_prior["combined"] <= level).sum()
-    assert binomial_range(2000, 0.75 * level)[0] <= found <= binomial_range(2000, level)[1]
+    values = under_the_prior["combined"]
+    found = (values <= level).sum()
+    assert binomial_range(len(values), 0.75 * level)[0] <= found <= binomial_range(len(values), level)[1]
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 5), SMALL, (1, 32, 32)])

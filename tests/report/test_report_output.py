@@ -27,6 +27,12 @@ EVIL = '<script>alert("$x_1$")</script> & 100 % \\emph{x}'
 
 
 @pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two of few samples, for what is the same whatever is reported; read only."""
+    return world(tmp_path_factory.mktemp("pair"), count=6)[-2:]
+
+
+@pytest.fixture(scope="module")
 def made(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "deep" / "out"
     report(runs, out=out, draws=100)
@@ -76,12 +82,12 @@ def test_files(made):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_gets_a_bar_and_a_file_none(terminal, runs, tmp_path, monkeypatch, capsys):
+def test_a_terminal_gets_a_bar_and_a_file_none(terminal, pair, tmp_path, monkeypatch, capsys):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, legacy_windows=False)
     monkeypatch.setattr(progress, "Console", lambda stderr: console if stderr else None)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    report(runs, out=tmp_path, draws=20)
+    report(pair, out=tmp_path, draws=20)
     shown = console.file.getvalue()
     seen = [shown.find(stage) for stage in ("reading vanilla", "tests", "placebos of vanilla", "figures", "page")]
     assert seen == sorted(seen) if terminal else shown == ""
@@ -232,15 +238,15 @@ def test_missing_control_reads_not_calibrated(tmp_path, capsys):
     assert "not calibrated" in (tmp_path / "out" / "tables" / "main.tex").read_text()
 
 
-def test_terminal_ends_with_where_and_how(made, runs, tmp_path, capsys):
-    report(runs, out=tmp_path / "out", draws=20)
+def test_terminal_ends_with_where_and_how(pair, tmp_path, capsys):
+    report(pair, out=tmp_path / "out", draws=20)
     how, where = capsys.readouterr().out.strip().rsplit("\n", 1)
     assert " ".join(how.split()).endswith("a verdict holds for these prompts, this guidance and this inverter only.")
     assert where.strip() == f"Report: {tmp_path / 'out' / 'report.html'}"
 
 
 def test_missing_and_broken_pictures_are_said(tmp_path):
-    runs = world(tmp_path, count=6, pictures=2)
+    runs = world(tmp_path, count=6, pictures=2)[-2:]
     (runs[0] / "images" / "concept-0000-regenerated.png").write_bytes(b"no picture")
     (runs[1] / "images" / "concept-0001-regenerated.png").unlink()
     report(runs, out=tmp_path / "out", draws=20)
@@ -249,8 +255,9 @@ def test_missing_and_broken_pictures_are_said(tmp_path):
 
 def test_no_pictures_and_figures_of_an_earlier_report(tmp_path):
     out = tmp_path / "out"
-    report(world(tmp_path / "a", count=6, pictures=1), out=out, draws=20)
-    report(world(tmp_path / "b", count=6), out=out, draws=20)
+    report(world(tmp_path / "a", count=6, pictures=1)[-2:], out=out, draws=20)
+    assert (out / "figures" / "rebuilt.png").exists()
+    report(world(tmp_path / "b", count=6)[-2:], out=out, draws=20)
     assert not (out / "figures" / "rebuilt.png").exists()
     html = (out / "report.html").read_text()
     assert "No run kept such pictures." in html
@@ -286,8 +293,8 @@ def test_draws_must_be_positive(runs, tmp_path):
         report(runs, out=tmp_path, draws=0)
 
 
-def test_command_line(runs, tmp_path):
-    main(["report", *map(str, runs), "--out", str(tmp_path), "--draws", "20"])
+def test_command_line(pair, tmp_path):
+    main(["report", *map(str, pair), "--out", str(tmp_path), "--draws", "20"])
     assert json.loads((tmp_path / "results.json").read_text())["resampling"] == {"draws": 20, "seed": 0}
 
 

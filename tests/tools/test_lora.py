@@ -245,8 +245,8 @@ def becomes(base: str, out: Path, original: Diffusion, wanted: Mapping[tuple[str
 
 
 def weight_of(original: Diffusion, part: str, layer: str) -> Tensor:
-    names = {name.replace("text_model.", ""): tensor for name, tensor in original.state_dict().items()}
-    return names[f"{part}.{layer}.weight"]
+    network = getattr(original, part)
+    return getattr(network, "text_model", network).get_submodule(layer).weight
 
 
 @pytest.mark.parametrize("form", ["peft", "kohya, by outputs", "kohya, by inputs"])
