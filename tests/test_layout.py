@@ -26,6 +26,7 @@ LEVELS = (
     {"records", "processes", "lightning_files"},
     {"seeds", "lock"},
     {"runs"},
+    {"shared_runs"},
     {"prompt_rows"},
     {"joint_conditioning"},
     {"conditioning", "denoisers", "autoencoder"},
@@ -38,6 +39,7 @@ LEVELS = (
     {"attacks"},
     {"audit", "erasers", "training", "statistics"},
     {"report"},
+    {"leaderboard"},
     {"recipes"},
     {"tools"},
     {"cli", "__main__", "__init__"},
@@ -138,7 +140,7 @@ def loaded(statement: str) -> set[str]:
 
 def test_the_report_needs_neither_lightning_nor_diffusers() -> None:
     """Transformers is there only because torchmetrics looks for it."""
-    modules = loaded("import lit_memories.report, lit_memories.report.main, lit_memories.tools.status")
+    modules = loaded("import lit_memories.report.main, lit_memories.leaderboard.main, lit_memories.tools.status")
     assert "lit_memories" in modules
     assert not {"lightning", "diffusers", "datasets"} & modules
 
