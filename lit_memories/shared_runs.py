@@ -22,11 +22,14 @@ from lit_memories.storage.hub import fetch, is_id, push, redact
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a folder in a repository may be called."""
-FILES = re.compile(
-    rf"(?:{PART.pattern}/)?(?:{re.escape(RUN_FILE)}|{re.escape(RECORDS_FILE)}|{re.escape(COST_FILE)}"
-    rf"|{re.escape(SEEDS_FILE)}|{SEEDS}/[0-9a-f]{{1,8}}\.safetensors)"
-)
+_TOP = "|".join(map(re.escape, (RUN_FILE, RECORDS_FILE, COST_FILE, SEEDS_FILE)))
+_OWN = rf"(?:{_TOP}|{SEEDS}/[0-9a-f]{{1,8}}\.safetensors)"
+OWN_FILES = re.compile(_OWN)
+"""Files of a run folder that are sent."""
+FILES = re.compile(rf"(?:{PART.pattern}/)?{_OWN}")
 """Files of a repository that are fetched."""
+REPORT_FILE = "results.json"
+"""By which a report is known."""
 MOST_RUNS = 200
 LARGEST = {".json": 1 << 26, ".jsonl": 1 << 30, ".safetensors": 1 << 32}
 """Bytes that a file of the hub may have, by its kind."""
@@ -51,7 +54,13 @@ def read_runs(name: str) -> list[Run]:
     folder = Path(name)
     if not folder.exists() and name.strip() and is_id(name):
         return from_hub(name)
-    return [read_run(place) for place in run_folders(folder) or [folder]]
+    places = run_folders(folder)
+    if not places and (folder / REPORT_FILE).is_file():
+        raise ValueError(
+            f"{folder} is a report without the runs it was made of, whose numbers cannot be computed anew: name the "
+            "folders of its runs"
+        )
+    return [read_run(place) for place in places or [folder]]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -139,10 +148,20 @@ def push_to_hub(
 
 
 def _wanted(files: Sequence[str]) -> Sequence[str]:
+    """Files of a repository that are wanted, those last that say what the others are.
+
+    Raises:
+        FileNotFoundError: if there is no run, or one has records and does not say of what, as a download that broke off
+            leaves it in the cache.
+    """
     wanted = sorted(file for file in files if FILES.fullmatch(file))
-    if not any(file.rpartition("/")[2] == RUN_FILE for file in wanted):
+    runs = {file.rpartition("/")[0] for file in wanted if file.rpartition("/")[2] == RUN_FILE}
+    if not runs:
         raise FileNotFoundError(f"it holds no audit: it has no {RUN_FILE}, nor has a folder in it")
-    return wanted
+    records = {file.rpartition("/")[0] for file in wanted if file.rpartition("/")[2] == RECORDS_FILE}
+    if alone := sorted(records - runs):
+        raise FileNotFoundError(f"{alone[0] or 'it'} has records and no {RUN_FILE}")
+    return sorted(wanted, key=lambda file: file.endswith(RUN_FILE))
 
 
 def _check_sizes(name: str, sizes: Mapping[str, int]) -> None:
@@ -181,7 +200,7 @@ def _copy(place: Path, target: Path) -> None:
     check_inside(place, (RUN_FILE, RECORDS_FILE, COST_FILE, SEEDS_FILE, SEEDS))
     for file in _regular(place):
         name = file.relative_to(place).as_posix()
-        if not FILES.fullmatch(name) or name.partition("/")[0] not in (*_TOP, SEEDS):
+        if not OWN_FILES.fullmatch(name):
             continue
         check_regular(file)
         if file.suffix != ".safetensors":
@@ -190,9 +209,6 @@ def _copy(place: Path, target: Path) -> None:
                 raise ValueError(f"{file} holds what looks like a token, which would be read by all: take it out first")
         with whole(target / name) as part:
             shutil.copyfile(file, part)
-
-
-_TOP = RUN_FILE, RECORDS_FILE, COST_FILE, SEEDS_FILE
 
 
 def _card(runs: Sequence[Run], repo_id: str, license_id: str | None) -> str:

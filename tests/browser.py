@@ -28,13 +28,13 @@ class Browser:
         receive: where answers and events are read.
 
     Attributes:
-        requested: addresses that the page asked for, itself first.
+        requested: addresses that were asked for, the page's first; what its own policy forbids is not.
         said: errors of scripts and of the page's policy.
     """
 
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive, self._rest, self._count = send, receive, b"", 0
-        self.requested: list[str] = []
+        self._asked: dict[str, str] = {}
         self.said: list[str] = []
         self._loaded = False
         self._session: str | None = None
@@ -42,6 +42,11 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+
+    @property
+    def requested(self) -> list[str]:
+        """See above."""
+        return list(self._asked.values())
 
     def call(self, method: str, **options: Any) -> dict[str, Any]:
         """Send one command and wait for its answer, noting what happens meanwhile."""
@@ -56,7 +61,7 @@ class Browser:
 
     def open(self, file: Path, width: int = 1200, dark: bool = False) -> None:
         """Load a file and wait until it is there."""
-        self.requested, self.said, self._loaded = [], [], False
+        self._asked, self.said, self._loaded = {}, [], False
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -111,7 +116,9 @@ class Browser:
         told = event.get("params", {})
         match event.get("method"):
             case "Network.requestWillBeSent":
-                self.requested.append(told["request"]["url"])
+                self._asked[told["requestId"]] = told["request"]["url"]
+            case "Network.loadingFailed" if told.get("blockedReason") == "csp":
+                del self._asked[told["requestId"]]
             case "Runtime.exceptionThrown":
                 self.said.append(told["exceptionDetails"]["text"])
             case "Log.entryAdded":

@@ -65,10 +65,25 @@ def leaderboard(
     with stages(sum(len(one.runs) + 2 for one in comparisons) + 1) as begin:
         boards = [board(one, number, known, draws, seed, begin) for number, one in enumerate(comparisons, 1)]
         begin("page")
-        page = render(boards, draws, seed)
-    write(out / NUMBERS_FILE, to_json(numbers(boards, draws, seed)), out)
-    write(out / PAGE_FILE, page.encode(errors="backslashreplace"), out)
+        write_leaderboard(boards, out, draws, seed)
     _print(boards, out)
+
+
+def write_leaderboard(boards: Sequence[Board], out: Path, draws: int, seed: int) -> None:
+    """Write page and numbers.
+
+    Args:
+        boards: its tables.
+        out: folder to write.
+        draws: resamples of the bootstrap that they were made with.
+        seed: of the resampling.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    found = to_json(numbers(boards, draws, seed)), render(boards, draws, seed)
+    for file, text in zip((NUMBERS_FILE, PAGE_FILE), found, strict=True):
+        write(out / file, text.encode(errors="backslashreplace"), out)
 
 
 def _check_out(out: Path, folders: Sequence[str]) -> None:
@@ -85,7 +100,8 @@ def _check_out(out: Path, folders: Sequence[str]) -> None:
 def _print(boards: Sequence[Board], out: Path) -> None:
     console = Console(highlight=False)
     for one in boards:
-        console.print(Text(printable(f"“{one.concept}” of {one.base}: {len(one.rows)} erased models")))
+        count = f"{len(one.rows)} erased {'model' if len(one.rows) == 1 else 'models'}"
+        console.print(Text(printable(f"“{one.concept}” of {one.base}: {count}")), soft_wrap=True)
         for model in one.rows:
-            console.print(Text(printable(f"  {model.name}: {model.verdict.category}")))
+            console.print(Text(printable(f"{model.name}: {model.verdict.category}")), soft_wrap=True)
     console.print(Text(printable(f"Leaderboard: {out / PAGE_FILE}")), soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,15 @@ COUNT = 24
 WORLD: dict[str, Any] = {**SETTINGS, "vae": {"weights": "v"}}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
 CURVE = {"doses": [0.0, 1.0, 4.0, 16.0, 64.0, 256.0], "readings": [1.0, 0.95, 0.8, 0.5, 0.2, 0.0]}
+
+
+@dataclass
+class Made:
+    """Run folders, a scale that holds for them, and where the leaderboard of them is; read only."""
+
+    folders: list[Path]
+    scale: Path
+    out: Path
 
 
 def modelled(name: str, role: str = "erased", **options: Any) -> Model:
