@@ -11,7 +11,8 @@ from board_runs import MODELS, WORLD, describe, modelled, write
 from lit_memories.cli import main
 from lit_memories.leaderboard import leaderboard
 from lit_memories.leaderboard import main as command
-from lit_memories.runs import RunInfo
+from lit_memories.leaderboard.groups import grouped
+from lit_memories.runs import RunInfo, read_run
 from lit_memories.shared_runs import read_runs, run_folders
 
 
@@ -152,10 +153,16 @@ def test_other_settings_of_what_vanilla_was_not_asked(few: list[Path], tmp_path:
 
 
 def test_other_samples(few: list[Path], tmp_path: Path) -> None:
-    """As many or not: what they share would be another audit for each pair."""
+    """What they share would be another audit for each pair; references may have been asked about more."""
     more = write(tmp_path / "more", modelled("more", surprise=1.0), count=12)
+    told = "were asked about other samples of the concept set: 8 of 'synthetic' | {} of 'synthetic', {} in common"
     said = refused([*few, more], tmp_path)
-    assert "they were asked about other samples of the concept set: 8 of 'synthetic' | 12 of 'synthetic', 8 in" in said
+    assert f"{few[2]} and {more} cannot be compared, they {told.format(12, 8)}" in said
+    less = write(tmp_path / "less", MODELS[1], count=6)
+    assert told.format(6, 6) in refused([few[0], less, few[2]], tmp_path)
+    large = [write(tmp_path / "large", model, count=12) for model in MODELS[:2]]
+    (found,) = grouped([read_run(folder) for folder in (*large, few[2])])
+    assert len(found.runs) == 3
 
 
 @pytest.mark.parametrize("role", ["vanilla", "control"])
