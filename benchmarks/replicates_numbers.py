@@ -19,6 +19,7 @@ from torch import Tensor
 from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.metrics.crossed import Crossed, crossed, least_difference
 from lit_memories.metrics.intervals import ratio_interval
+from lit_memories.metrics.ranks import rank_interval
 
 HELD_BACK = ("castle",)
 """Concepts that no recipe was tuned on, nor any choice of an audit made."""
@@ -144,9 +145,8 @@ class Replicates:
         ranks = {}
         for method, own in means.items():
             told = [self.compared(method, other) for other in means if other != method]
-            ends = [found.interval() for found in told if found is not None and found.count > 1]
-            below, above = sum(end.low > 0 for end in ends), sum(end.high < 0 for end in ends)
-            ranks[method] = own.value, 1 + below, len(means) - above
+            ends = [found.interval() if found is not None and found.count > 1 else None for found in told]
+            ranks[method] = own.value, *rank_interval(ends)
         return dict(sorted(ranks.items(), key=lambda item: item[1][0]))
 
     def savings(self, concept: str, method: str) -> Estimate | None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from lit_memories.erasure import Erasure
     from lit_memories.records import Record
     from lit_memories.runs import Run, read_run
+    from lit_memories.shared_runs import read_runs
 
-__all__ = ["Concept", "Diffusion", "Erasure", "Record", "Run", "read_run"]
+__all__ = ["Concept", "Diffusion", "Erasure", "Record", "Run", "read_run", "read_runs"]
 
 _HOME = {
     "Concept": "concept",
@@ -25,6 +26,7 @@ _HOME = {
     "Record": "records",
     "Run": "runs",
     "read_run": "runs",
+    "read_runs": "shared_runs",
 }
 
 

@@ -20,6 +20,10 @@ from lit_memories.terminal import SAFE, printable, said
 
 TOOLS: dict[str, tuple[str, str]] = {
     "report": ("lit_memories.report", "compare audited models: tables, figures, one HTML file"),
+    "leaderboard": (
+        "lit_memories.leaderboard",
+        "compare erased models of many makers on one page that sorts and filters",
+    ),
     "status": ("lit_memories.tools.status", "how far are these audits? for running and stopped ones"),
     "audit": ("lit_memories.tools.audit", "audit a model for a concept in one command, by a recipe that it writes"),
     "quickstart": ("lit_memories.tools.quickstart", "erase a pictogram concept and audit four models, in minutes"),
@@ -28,7 +32,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     "findings": ("lit_memories.tools.findings", "write what attacks found as a data set with a card"),
     "transfers": ("lit_memories.tools.transfers", "does what opened one model open another? a table of replays"),
     "export": ("lit_memories.tools.export", "write a base model with an erasure as a full diffusers pipeline"),
-    "push": ("lit_memories.tools.export", "send an erasure with its model card to the hub"),
+    "push": ("lit_memories.tools.export", "send an erasure, or audits, with a card to the hub"),
     "convert": (
         "lit_memories.tools.convert",
         "make an erasure of weights that another tool erased: ESD, UCE, AC, SPM …",
@@ -279,6 +283,7 @@ def _tool(name: str, argv: list[str]) -> None:
 
 MANY: dict[str, tuple[str, str | None, type, str]] = {
     **dict.fromkeys(("report", "status", "findings", "transfers"), ("runs", "+", Path, "run folders")),
+    "leaderboard": ("folders", "+", str, "run folders, folders that hold some, or ids on the hub"),
     "recipes": ("words", "*", str, "list [FOLDER], show NAME or copy NAME|FOLDER DEST; list if there are none"),
     "audit": ("model", None, str, "erasure or whole model: folder or hub id"),
 }

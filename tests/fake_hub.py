@@ -55,6 +55,8 @@ class Repo:
     granted: frozenset[str] | None = None
     private: bool = False
     truncated: set[str] = field(default_factory=set)
+    claimed: dict[str, int] = field(default_factory=dict)
+    """Sizes that it says files have, where they have others."""
 
     def commit(self, files: dict[str, bytes], revision: str) -> str:
         digest = _sha1(f"{len(self.commits)} {revision}".encode())
@@ -316,7 +318,7 @@ def _get(handler: Any, hub: FakeHub, path: str) -> None:
             refs = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": sha} for n, sha in repo.refs.items()]
             handler.json({"branches": refs, "converts": [], "tags": []})
         elif match[3] == "revision":
-            handler.json(_info(repo, unquote(match[2]), _sha(repo, match[4])))
+            handler.json(_info(handler, repo, unquote(match[2]), _sha(repo, match[4])))
         else:
             revision, _, under = match[4].partition("/")
             handler.json(_tree(handler, repo.commits[_sha(repo, revision)], unquote(under)))
@@ -326,12 +328,15 @@ def _get(handler: Any, hub: FakeHub, path: str) -> None:
         handler.json({"type": "user", "name": "somebody", "orgs": [], "auth": {"type": "access_token"}})
     elif match := INFO.fullmatch(path):
         repo = _repo(handler, hub, match[1], unquote(match[2]))
-        handler.json(_info(repo, unquote(match[2]), _sha(repo, "main")))
+        handler.json(_info(handler, repo, unquote(match[2]), _sha(repo, "main")))
     else:
         raise RefusedError(404, "", f"no page {path}")
 
 
-def _info(repo: Repo, repo_id: str, sha: str) -> dict[str, Any]:
+def _info(handler: Any, repo: Repo, repo_id: str, sha: str) -> dict[str, Any]:
+    """What the hub says of a repository; with ``blobs`` in the query, how large its files are."""
+    files = repo.commits[sha] if "blobs" in handler.query else {}
+    sizes = {name: {"size": repo.claimed.get(name, len(content))} for name, content in files.items()}
     return {
         "_id": "0",
         "id": repo_id,
@@ -345,7 +350,7 @@ def _info(repo: Repo, repo_id: str, sha: str) -> dict[str, Any]:
         "tags": [],
         "lastModified": DATE,
         "createdAt": DATE,
-        "siblings": [{"rfilename": name} for name in repo.commits[sha]],
+        "siblings": [{"rfilename": name} | sizes.get(name, {}) for name in repo.commits[sha]],
     }
 
 

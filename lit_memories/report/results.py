@@ -52,7 +52,7 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
     null = Null(info.dimension)
     found: Results = {
         "schema": RESULTS_SCHEMA,
-        "version": _version(),
+        "version": release(),
         "concept": info.concept,
         "vanilla": None,
         "control": None,
@@ -80,8 +80,8 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
     return found
 
 
-def to_json(found: Results) -> str:
-    """The text of ``results.json``; NaN and infinity become null."""
+def to_json(found: Mapping[str, Any]) -> str:
+    """The text of ``results.json``, or of another file of numbers; NaN and infinity become null."""
     return json.dumps(_plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -172,7 +172,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _version() -> str:
+def release() -> str:
+    """The version of this package, which results and pages name."""
     try:
         return version("lit-memories")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
 """What attacks bring back, less what plain draws and a model that never knew show of it: records to numbers."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
@@ -102,6 +102,34 @@ def door_notes(comparison: Comparison) -> list[str]:
     """Which attacks on which runs differ in their settings from those on the control, a line each."""
     found = (_differ(comparison, row, name) for row, run in enumerate(comparison.runs) for name in _attacks(run))
     return [line for line in found if line]
+
+
+def best_gain(comparison: Comparison, row: int, names: Sequence[str], level: float = LEVEL) -> Estimate | None:
+    """The most that any of some attacks gains over the model that never knew, whichever it is.
+
+    Its interval is that of the largest of several gains, each with an interval by which all hold together.
+
+    Args:
+        comparison: runs that may be compared.
+        row: of the run.
+        names: of the attacks.
+        level: confidence of the interval.
+
+    Returns:
+        None if no attack was put to the control with the same samples.
+    """
+    found = []
+    for name in names:
+        own = _tried(comparison, row, name)
+        control, _ = _beside_control(comparison, row, name, own)
+        against = [(own[key].success, control[key].success) for key in own if key in control]
+        found.append(_gain(against, 1 - (1 - level) / len(names)))
+    gains = [gain for gain in found if gain is not None]
+    if not gains:
+        return None
+    best = max(gains, key=lambda gain: gain.value)
+    ends = max(gain.low for gain in gains), max(gain.high for gain in gains)
+    return Estimate(best.value, *ends, level, best.count)
 
 
 def _attacks(run: Run) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +41,8 @@ SECRET = re.compile(
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """Says which of a repository's files are wanted; raises FileNotFoundError if what is needed is not among them."""
+Check = Callable[[Mapping[str, int]], None]
+"""Raises ValueError if files are larger than they may be, by their sizes in bytes."""
 
 
 class Fetched(NamedTuple):
@@ -55,7 +57,7 @@ class Fetched(NamedTuple):
     commit: str | None
 
 
-def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
+def fetch(name: str, choose: Choose, revision: str | None = None, check: Check | None = None) -> Fetched:
     """A folder on this machine with files of a repository, or the folder itself if `name` is one.
 
     ``checkpoints/NAME`` is a model that ships with this package, wherever that has it, and never one of the hub.
@@ -65,6 +67,7 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
         name: file, folder, or hub id; ``user/name@revision`` is the id at a revision.
         choose: says which of all files are wanted.
         revision: branch, tag or commit of a hub id; its main branch if None.
+        check: is told the sizes that the hub says the chosen files have, before any is fetched.
 
     Raises:
         FileNotFoundError: if there is no such file, folder, repository or revision, or none can be had.
@@ -88,7 +91,7 @@ def fetch(name: str, choose: Choose, revision: str | None = None) -> Fetched:
     repo_id, _, pin = name.partition("@")
     if pin and revision is not None:
         raise ValueError(f"{name} names a revision already: leave out {revision!r}")
-    return _fetch(repo_id, choose, pin or revision)
+    return _fetch(repo_id, choose, pin or revision, check)
 
 
 def reach() -> str:
@@ -113,8 +116,16 @@ def is_id(name: str) -> bool:
     )
 
 
-def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token: str | None, message: str) -> str:
-    """Send an erasure's files to a repository, which is made if there is none, as one commit.
+def push(
+    folder: Path,
+    repo_id: str,
+    files: Sequence[str],
+    private: bool,
+    token: str | None,
+    message: str,
+    what: str = "the erasure",
+) -> str:
+    """Send files to a repository, which is made if there is none, as one commit.
 
     A card that somebody else wrote there stays.
 
@@ -125,6 +136,7 @@ def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token:
         private: whether a new repository is for its owner only; one that exists stays as it is.
         token: with write access; if None, the one that ``hf auth login`` stored.
         message: of the commit.
+        what: they are, in words.
 
     Returns:
         The commit.
@@ -149,7 +161,7 @@ def push(folder: Path, repo_id: str, files: Sequence[str], private: bool, token:
                 f"the hub does not let you write to {repo_id} ({status}): check the name, and log in with a token "
                 "that has write access, `hf auth login`"
             ) from None
-        raise OSError(f"cannot send the erasure to {repo_id}: {plain(error)}") from None
+        raise OSError(f"cannot send {what} to {repo_id}: {plain(error)}") from None
     return str(commit.oid)
 
 
@@ -184,12 +196,12 @@ def redact(text: str) -> str:
     return SECRET.sub(r"\1\2***", text.replace(own, "***") if own and len(own) >= 8 else text)
 
 
-def _fetch(repo_id: str, choose: Choose, revision: str | None) -> Fetched:
+def _fetch(repo_id: str, choose: Choose, revision: str | None, check: Check | None) -> Fetched:
     cached = _cached(repo_id, revision)
     if cached is not None and COMMIT.fullmatch(revision or "") and _complete(cached, choose):
         return Fetched(cached, revision)  # a commit does not change: nobody needs to be asked
     try:
-        info = HfApi().model_info(repo_id, revision=revision, timeout=TIMEOUT)
+        info = HfApi().model_info(repo_id, revision=revision, timeout=TIMEOUT, files_metadata=check is not None)
     except Exception as error:  # as above
         reason = _reason(repo_id, revision, error)
         if isinstance(error, RevisionNotFoundError) or cached is None or not _complete(cached, choose):
@@ -201,6 +213,8 @@ def _fetch(repo_id: str, choose: Choose, revision: str | None) -> Fetched:
         wanted = choose([file.rfilename for file in info.siblings or []])
     except FileNotFoundError as lacking:
         raise FileNotFoundError(f"{repo_id} on the hub, commit {commit}: {lacking}") from None
+    if check is not None:
+        check({file.rfilename: file.size or 0 for file in info.siblings or [] if file.rfilename in set(wanted)})
     for file in sorted(wanted, key=_is_weight):  # weights last, so that where they are in the cache, all is
         try:
             hf_hub_download(repo_id, file, revision=commit, etag_timeout=TIMEOUT)

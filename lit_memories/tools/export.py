@@ -6,10 +6,11 @@ from shlex import quote
 from huggingface_hub import constants
 
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import Erasure, Provenance, versions
+from lit_memories.erasure import PROVENANCE_FILE, Erasure, Provenance, versions
 from lit_memories.ops.attachments import check_mergeable
 from lit_memories.recipe_files import audit_command
 from lit_memories.settings import short_hash
+from lit_memories.shared_runs import push_to_hub, run_folders
 from lit_memories.storage.cards import CARD_FILE, erasure_of, marked
 from lit_memories.storage.files import check_inside, check_writable, whole_folder, write
 from lit_memories.storage.hub import redact
@@ -101,14 +102,18 @@ pipeline = {kind}.from_pretrained("path/to/this/folder")
 def push(
     folder: Path, repo_id: str, private: bool = False, license_id: str | None = None, message: str | None = None
 ) -> None:
-    """Send an erasure with its model card to the hub, with the token that ``hf auth login`` or HF_TOKEN holds.
+    """Send an erasure, or audits, with a card to the hub, with the token that ``hf auth login`` or HF_TOKEN holds.
 
     Args:
-        folder: of the erasure.
+        folder: of the erasure; or a run folder, or one that holds some, of which records and seeds are sent.
         repo_id: ``user/name``; made if there is none.
         private: whether a new repository is for its owner only.
         license_id: the hub's name of a license, such as creativeml-openrail-m.
         message: of the commit.
     """
-    commit = Erasure.load(folder).push_to_hub(repo_id, private=private, license_id=license_id, commit_message=message)
+    if not (folder / PROVENANCE_FILE).is_file() and run_folders(folder):
+        commit = push_to_hub(folder, repo_id, private=private, license_id=license_id, commit_message=message)
+    else:
+        erasure = Erasure.load(folder)
+        commit = erasure.push_to_hub(repo_id, private=private, license_id=license_id, commit_message=message)
     print(f"{constants.ENDPOINT}/{repo_id} at {commit}")  # noqa: T201 - this is the program's output
