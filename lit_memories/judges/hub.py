@@ -40,6 +40,26 @@ def _wanted(files: Sequence[str]) -> list[str]:
     return [file for file in files if "/" not in file and file.endswith((".json", ".txt"))] + weights
 
 
+def locate_processor(model_id: str, revision: str | None = None) -> Path:
+    """The folder of a model's tokenizer and image processor, without its weights.
+
+    Args:
+        model_id: folder, or hub id.
+        revision: git revision of a hub id.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or neither cache nor hub has it.
+    """
+    return fetch(model_id, _texts, revision).folder
+
+
+def _texts(files: Sequence[str]) -> list[str]:
+    """Configurations and vocabularies."""
+    if "preprocessor_config.json" not in files and "processor_config.json" not in files:
+        raise FileNotFoundError("it has no image processor: expected is preprocessor_config.json")
+    return [file for file in files if "/" not in file and file.endswith((".json", ".txt"))]
+
+
 def load_model(loader: Any, folder: Path) -> Any:
     """A frozen model in evaluation mode and single precision.
 
