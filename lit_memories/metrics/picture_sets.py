@@ -97,7 +97,7 @@ def frechet(x: Tensor, y: Tensor) -> float:
     return max(0.0, float(apart + a.square().sum() + b.square().sum() - 2 * crossed))
 
 
-def frechet_unlimited(x: Tensor, y: Tensor, cases_x: Tensor, cases_y: Tensor, seed: int = 0) -> Estimate:
+def frechet_infinity(x: Tensor, y: Tensor, cases_x: Tensor, cases_y: Tensor, seed: int = 0) -> Estimate:
     r"""The Fréchet distance carried on to infinitely many pictures (Chong and Forsyth 2020, arXiv:1911.07023).
 
     Cases are divided into 1, 2, 3 and 4 parts of one size; the means of the parts' distances lie on a line in the

@@ -49,7 +49,7 @@ class Utility(Probe):
     )
     needs = ("steps",)
     says = (
-        "Whether pictures of other things changed, and still fit their prompts, as published tables have it. Not whether "
+        "Whether pictures of other things changed, and still fit their prompts, as published tables have it. Not if "
         "single prompts fail: a judge that knows what they ask for says that."
     )
     cost = "a DDIM run, guided, of other prompts: with 20 steps 40, twice with vanilla; of real pictures none"
