@@ -59,9 +59,10 @@ class InceptionFeatures(Features):
         try:
             torch.load(file, map_location="cpu", weights_only=True)  # refuses all that the next line must not meet
             return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file), antialias=False)
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"{file} holds no weights of FID's Inception network: {reason}") from None
+        except Exception:  # a file that anybody may have made can fail in any way
+            raise ValueError(
+                f"{file} holds no weights of FID's Inception network, or is a pickle that needs code to be run"
+            ) from None
 
     def look(self, network: nn.Module, image: Tensor) -> Tensor:
         """Features (1, 2048); the network squeezes pictures to its size as TensorFlow did."""

@@ -120,6 +120,8 @@ def frechet_infinity(x: Tensor, y: Tensor, cases_x: Tensor, cases_y: Tensor, see
     x, y = _checked(x, y, cases_x, cases_y)
     cases = torch.cat([cases_x, cases_y]).unique()
     mixed = cases[torch.randperm(len(cases), generator=torch.Generator().manual_seed(seed))]
+    held_by = torch.isin(mixed, cases_x).int() + 2 * torch.isin(mixed, cases_y).int()
+    mixed = mixed[held_by.argsort(stable=True)]  # so that each part has as much of either set
     divisions = [_divided(x, y, cases_x, cases_y, mixed, parts) for parts in range(1, PARTS + 1)]
     enough = [pairs for pairs in divisions if min(map(len, sum(pairs, ()))) >= ENOUGH * x.shape[1]]
     if len(enough) < 2:
