@@ -1,5 +1,6 @@
 """The probe of utility in an audit: what it keeps, that nothing beside a picture matters, and what happens offline."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from cli_errors import refused
+from torch import nn
 
-from lit_memories.classifier import PictogramDistance, PictogramFeatures
+from lit_memories.classifier import PictogramClassifier, PictogramDistance, PictogramFeatures
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance
+from lit_memories.judges.measures import TextScore
 from lit_memories.judges.networks import CLIPFeatures
 from lit_memories.probes.utility import OUT_OF_REACH, Utility
 from lit_memories.records import artefact_path
@@ -210,3 +213,63 @@ def test_options_that_make_no_sense_are_refused(tiny_classifier: Path, diffusion
         with pytest.raises(ValueError, match=said):
             Utility(**options)
     assert [one.name for one in Utility([own, CLIPFeatures()]).features] == ["pictogram", "clip"]
+
+
+class Length(TextScore):
+    """A score that knows of the prompt's length alone."""
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+
+    def load(self) -> nn.Module:
+        return nn.Identity()
+
+    def look(self, image: torch.Tensor, prompt: str) -> torch.Tensor:
+        return torch.tensor(self.unit * len(prompt))
+
+    def identity(self) -> str:
+        return f"Length {self.unit}"
+
+
+def test_every_option_is_a_setting_of_its_own_numbers(
+    tiny_classifier: Path, diffusion: Diffusion, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    PictogramClassifier((8, 8)).save_pretrained(tmp_path)
+    other = Diffusion.from_pretrained(diffusion.base)
+    with torch.no_grad():
+        next(other.network.parameters()).add_(1)
+    usual = {
+        "features": [PictogramFeatures(tiny_classifier)],
+        "clip": Length(1.0),
+        "preference": Length(1.0),
+        "distance": PictogramDistance(tiny_classifier),
+        "vanilla": diffusion,
+        "guidance_scale": 3.0,
+    }
+    changed = {
+        "features": [PictogramFeatures(tmp_path)],
+        "clip": Length(2.0),
+        "preference": Length(2.0),
+        "distance": PictogramDistance(tmp_path),
+        "vanilla": other,
+        "guidance_scale": 2.0,
+    }
+    assert changed.keys() == inspect.signature(Utility).parameters.keys(), "a new option needs a value here"
+    found = [Utility(**usual), Utility(**usual), *(Utility(**usual | {name: value}) for name, value in changed.items())]
+    settings = [json.dumps(probe.settings(diffusion.schedule), sort_keys=True) for probe in found]
+    assert settings[0] == settings[1]
+    assert len(set(settings)) == len(settings) - 1
+
+
+def test_scores_are_asked_under_each_pictures_prompt(arguments: Arguments, asked: Probes, tmp_path: Path) -> None:
+    own = {"class_path": f"{__name__}.Length", "init_args": {"unit": 0.5}}
+    more = {"clip": own, "preference": own, "distance": None, "vanilla": None, "features": []}
+    main(arguments(tmp_path, asked(**more), *SMALL, batch_size=4))
+    run = read_run(tmp_path)
+    records = [*run.of("retained", "utility"), *run.of("reference", "utility")]
+    assert len(records) == 7 + 5
+    for record in records:
+        assert record.probes["utility"] == {name: len(record.prompt) / 2 for name in ("clip_score", "preference")}
+    assert not (tmp_path / "artefacts").exists()
+    assert run.info.complete
