@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lit_memories.concept import Concept
 from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.judges.base import Judge, Verdict
+from lit_memories.judges.measures import Features, Measure, PictureDistance, layered_distance
 from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.storage.configs import check_config, read_config
 from lit_memories.storage.loading import check_finite, load_model
@@ -45,8 +47,19 @@ class PictogramClassifier(ModelMixin, ConfigMixin):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (n, classes) a factor for images (n, 3, 64, 64) in [0, 1]."""
-        features = self.features(images * 2 - 1).mean((2, 3))
+        features = self.pooled(images)
         return {factor: head(features) for factor, head in self.heads.items()}
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """What each halving leaves (n, channels, h, w) of images (n, 3, 64, 64) in [0, 1]."""
+        found = [images * 2 - 1]
+        for block in self.features:
+            found.append(block(found[-1]))
+        return found[1:]
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """The features that its heads see (n, channels)."""
+        return self.layers(images)[-1].mean((2, 3))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, list[str]]:
@@ -127,6 +140,57 @@ class PictogramJudge(Judge):
     def identity(self, concept: Concept) -> str:
         """The weights, and which factors are the concept."""
         return f"PictogramJudge {fingerprint(self)} factors={concept.factors}"
+
+
+class _OfClassifier(Measure):
+    """What the pictogram world's classifier sees.
+
+    Args:
+        classifier: folder of the trained classifier.
+    """
+
+    def __init__(self, classifier: Path) -> None:
+        self.classifier = classifier
+
+    @property
+    def remote(self) -> bool:
+        """It is on this machine."""
+        return False
+
+    def load(self) -> nn.Module:
+        """The classifier."""
+        return load_classifier(self.classifier)
+
+    def identity(self) -> str:
+        """The weights."""
+        return f"{type(self).__name__} {fingerprint(self.network)}"
+
+
+class PictogramFeatures(_OfClassifier, Features):
+    """The 128 features by which the classifier tells pictograms apart.
+
+    Args:
+        classifier: folder of the trained classifier.
+    """
+
+    name = "pictogram"
+
+    def look(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Features (1, 128) of one picture."""
+        return cast(PictogramClassifier, network).pooled(image)
+
+
+class PictogramDistance(_OfClassifier, PictureDistance):
+    """LPIPS's form on the classifier's layers, with weights of 1: nobody's judgements were learnt.
+
+    Args:
+        classifier: folder of the trained classifier.
+    """
+
+    def look(self, network: nn.Module, image: Tensor, other: Tensor) -> Tensor:
+        """The distance of one pair of pictures."""
+        classifier = cast(PictogramClassifier, network)
+        return layered_distance(classifier.layers(image), classifier.layers(other))
 
 
 def _compare(seen: Mapping[str, list[str]], prompt: str) -> dict[str, bool] | None:

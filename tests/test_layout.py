@@ -149,7 +149,7 @@ def test_nothing_is_loaded_that_a_command_has_no_use_for() -> None:
     """Help nothing heavy, the report no Lightning, a recipe's help no models; transformers is torchmetrics' own."""
     after_help, after_report, after_recipe = loaded(
         "from lit_memories.cli import main; main(['--help'])",
-        "import lit_memories.report, lit_memories.report.main, lit_memories.leaderboard.main, lit_memories.tools.status",
+        "import lit_memories.report.main, lit_memories.leaderboard.main, lit_memories.tools.status",
         "main(['predict', '--help'])",
     )
     assert "lit_memories" in after_help

@@ -21,6 +21,7 @@ from lit_memories.images import to_pil
 from lit_memories.inverters.base import Inverter
 from lit_memories.probes.base import Answers, Probe
 from lit_memories.probes.denoising import Denoising
+from lit_memories.probes.judging import Judging
 from lit_memories.probes.known import Known
 from lit_memories.probes.samples import Samples
 from lit_memories.probes.seed import Seed
@@ -42,6 +43,9 @@ class ConceptAudit(Audit):
         posterior_seed: look at a sample of each image's posterior under the encoder, drawn from this seed for every
             image, instead of its mean; the official code does so, with 42, before it calls ReNoise.
         **options: see `Audit`.
+
+    Raises:
+        ValueError: as `Audit` does, or if the judge's errors are to be measured and are not.
     """
 
     def __init__(
@@ -55,6 +59,11 @@ class ConceptAudit(Audit):
     ) -> None:
         usual = (Denoising(), Samples(), Seed(), Typicality(), Known())
         super().__init__(diffusion, inverter, concept, usual if probes is None else probes, **options)
+        if self.judge is not None and self.judge.fallible and Judging.name not in self.probes:
+            raise ValueError(
+                f"{type(self.judge).__name__} is often wrong, and its rates say nothing without how often: add the "
+                "probe that measures it, --model.probes+=Judging"
+            )
         for probe in self.probes.values():
             probe.check(diffusion, self.num_inference_steps)
         self._posterior_seed = posterior_seed

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ class Judge(nn.Module, ABC):
     A judge is loaded once, when it is built, and is a part of the audit: it goes to the audit's device.
     """
 
+    fallible: ClassVar[bool] = False
+    """Whether an audit with this judge has to measure how often it is wrong, with the probe ``judging``."""
+
     @torch.no_grad()
     def forward(self, images: Tensor, prompts: Sequence[str], concept: Concept) -> list[Verdict]:
         """Judge pictures one at a time, so that a verdict does not depend on the pictures beside it.
@@ -34,7 +37,7 @@ class Judge(nn.Module, ABC):
             the audit flags the sample.
         """
         pairs = zip(images.split(1), prompts, strict=True)
-        return [_sound(self.look(image, prompt, concept)) for image, prompt in pairs]
+        return [sound(self.look(image, prompt, concept)) for image, prompt in pairs]
 
     def check(self, concept: Concept) -> None:
         """Refuse a concept that this judge cannot tell, before any picture is looked at; any is told if not overridden.
@@ -52,7 +55,7 @@ class Judge(nn.Module, ABC):
         """All that verdicts depend on besides picture and prompt; part of the audit's settings."""
 
 
-def _sound(verdict: Verdict) -> Verdict:
+def sound(verdict: Verdict) -> Verdict:
     """The verdict, which is NaN where any number of it is."""
     lost = any(isinstance(value, float) and not math.isfinite(value) for value in verdict.values())
     return {**verdict, "shows_concept": math.nan} if lost else verdict

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from lit_memories.storage import loading
 from lit_memories.storage.complete import check_vocabulary
-from lit_memories.storage.configs import check_config, numbers_of, read_config
+from lit_memories.storage.configs import check_config, check_size, numbers_of, read_config
 from lit_memories.storage.hub import fetch, plain
 from lit_memories.storage.shards import complete_sets
 
 SIDE_LIMIT = 4096
 """Pixels a side of what a judge looks at; the largest classifiers take 1024."""
+TEXTS = (".json", ".txt", ".jinja")
+"""Ends of the names of configurations, vocabularies and templates."""
 CROP_LEAST = 0.1
 """Least share of a picture that processors cut out, and which they enlarge the rest for."""
 
@@ -37,7 +39,27 @@ def _wanted(files: Sequence[str]) -> list[str]:
     weights = complete_sets(files).get((None, "safetensors"))
     if "config.json" not in files or weights is None:
         raise FileNotFoundError("it has no model: expected are config.json and safetensors weights")
-    return [file for file in files if "/" not in file and file.endswith((".json", ".txt"))] + weights
+    return [file for file in files if "/" not in file and file.endswith(TEXTS)] + weights
+
+
+def locate_processor(model_id: str, revision: str | None = None) -> Path:
+    """The folder of a model's tokenizer and image processor, without its weights.
+
+    Args:
+        model_id: folder, or hub id.
+        revision: git revision of a hub id.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or neither cache nor hub has it.
+    """
+    return fetch(model_id, _texts, revision).folder
+
+
+def _texts(files: Sequence[str]) -> list[str]:
+    """Configurations and vocabularies."""
+    if "preprocessor_config.json" not in files and "processor_config.json" not in files:
+        raise FileNotFoundError("it has no image processor: expected is preprocessor_config.json")
+    return [file for file in files if "/" not in file and file.endswith(TEXTS)]
 
 
 def load_model(loader: Any, folder: Path) -> Any:
@@ -91,6 +113,22 @@ def load_tokenizer(folder: Path) -> Any:
     """
     check_vocabulary(folder)
     return _load_part(AutoTokenizer, folder, "tokenizer")
+
+
+def load_processor(folder: Path) -> Any:
+    """What makes a model's input of pictures and texts together; its image processor should have been looked at before.
+
+    Raises:
+        FileNotFoundError: if the folder holds none, or a package that it needs is not installed.
+        ValueError: if its files are larger than any tokenizer's.
+    """
+    check_vocabulary(folder)
+    for file in folder.glob("*.jinja"):
+        check_size(file)
+    processor = _load_part(AutoProcessor, folder, "processor", backend="pil")
+    if not (hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")):
+        raise FileNotFoundError(f"{folder} has no processor of pictures and texts together: is it a model of both?")
+    return processor
 
 
 def _load_part(loader: Any, folder: Path, name: str, **options: Any) -> Any:

@@ -193,7 +193,7 @@ class Probe(ABC):
     """How many pictures of a set, its first that can be read, it teaches the model; it is not asked about them."""
     leaves_seeds: ClassVar[bool] = False
     """Whether each of its answers comes with a seed to keep."""
-    leaves_artefacts: ClassVar[bool] = False
+    leaves_artefacts: bool = False
     """Whether each of its answers comes with artefacts to keep; those that are lost or damaged are then made anew."""
     pictures: ClassVar[bool] = False
     """Whether it leaves pictures of the first samples of a set."""

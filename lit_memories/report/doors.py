@@ -10,6 +10,7 @@ from lit_memories.metrics.bootstrap import Estimate
 from lit_memories.records import TOO_FEW
 from lit_memories.report.figures import MARKERS, ROLE_COLOURS, WIDTH, blank, png, shorten, style
 from lit_memories.report.formats import Column, Table, Value, number, percent
+from lit_memories.report.judging import judge_columns
 from lit_memories.runs import Role
 from lit_memories.statistics.criteria import Category, gains, opened, sure
 from lit_memories.statistics.doors import Door, Typical
@@ -93,10 +94,11 @@ def door_tables(summary: Summary) -> list[Table]:
     doors = [(run, run.doors[name]) for name in _names(summary) for run in summary.runs if name in run.doors]
     rows = tuple(DoorRow(run, door.attack, door) for run, door in doors)
     seeds = tuple(DoorRow(run, door.attack, typical) for run, door in doors for typical in door.typical)
-    tables = [Table("doors", "Doors: what attacks bring back", DOORS, rows)] if rows else []
+    columns = (*DOORS, *judge_columns(summary))
+    tables = [Table("doors", "Doors: what attacks bring back", columns, rows)] if rows else []
     if seeds:
         title = "Seeds: what attacks bring back, by how typical of the prior the seed may be"
-        tables.append(Table("door_seeds", title, SEEDS, seeds, detail=True))
+        tables.append(Table("door_seeds", title, (*SEEDS, *judge_columns(summary)), seeds, detail=True))
     return tables
 
 

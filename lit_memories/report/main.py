@@ -16,6 +16,7 @@ from lit_memories.report.image_figures import memories_figure
 from lit_memories.report.progress import stages
 from lit_memories.report.results import ConceptLevel, results, to_json
 from lit_memories.report.tables import cost_line, memory_tables, tables
+from lit_memories.report.utility import HOW_TO_READ as UTILITY
 from lit_memories.report.verdict import judge, limits
 from lit_memories.runs import Run, read_run
 from lit_memories.statistics.exposure import SHIPPED, Scale, expose, read_scale
@@ -195,6 +196,8 @@ def _print(level: ConceptLevel | None, memories: Sequence[Memories], shown: Sequ
             console.print()
         if table.name == "doors" and level is not None:
             console.print(Padding(Text(printable(" ".join((PROVEN, *missing(level.summary))))), (0, 0, 1, 0)))
+        if table.name == "utility":
+            console.print(Padding(Text(UTILITY), (0, 0, 1, 0)))
     for verdict in level.verdicts if level else ():
         console.print(Text(printable(f"{verdict.name}: {verdict.category}"), style="bold"))
         text = printable(" ".join((verdict.headline, *verdict.sentences)))

@@ -15,6 +15,7 @@ from lit_memories.report.formats import Table, decimal
 from lit_memories.report.results import ConceptLevel
 from lit_memories.report.schema import Results
 from lit_memories.report.tables import memory_tables, probe_tables, tables
+from lit_memories.report.utility import HOW_TO_READ
 from lit_memories.report.verdict import Verdict, limits
 from lit_memories.statistics.image_level import Memories
 from lit_memories.statistics.quantities import RunStatistics, Summary
@@ -95,6 +96,7 @@ def render(
         inverted=inverted(level.summary) if level else "",
         proven=PROVEN,
         missing=missing(level.summary) if level else (),
+        utility=HOW_TO_READ,
         memories=[(f"memories-{number}", found.name, found.role) for number, found in enumerate(memories, 1)],
         settings=[
             (title, flatten(settings))

@@ -62,6 +62,7 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
         "resampling": {"draws": draws, "seed": seed},
         "notes": [],
         "precision": [],
+        "judge": None,
         "runs": [],
         "memories": _image_level(memories) if memories else None,
     }
@@ -75,6 +76,7 @@ def results(level: ConceptLevel | None, memories: Sequence[Memories], draws: int
             "scale": summary.scale,
             "notes": list(summary.notes),
             "precision": precision_sentences(summary),
+            "judge": _plain(summary.judge),
             "runs": [_run(statistics, verdict, run) for statistics, verdict, run in runs],
         }
     return found

@@ -167,6 +167,29 @@ class DoorResult(TypedDict):
     lacks: list[str]
 
 
+class SetDistanceResult(TypedDict):
+    """`SetDistance`."""
+
+    features: str
+    dimension: int
+    against: str
+    pictures: int
+    others: int
+    kid: EstimateResult
+    cmmd: EstimateResult | None
+    fid: float
+    fid_infinity: EstimateResult
+
+
+class JudgeResult(TypedDict):
+    """`JudgeErrors`."""
+
+    missed: EstimateResult
+    alarms: EstimateResult
+    missed_in_vanilla: EstimateResult | None
+    alarms_in_vanilla: EstimateResult | None
+
+
 class PairingResult(TypedDict):
     """`Pairing`."""
 
@@ -207,6 +230,7 @@ class RunResult(TypedDict):
     profile: dict[str, list[float]] | None
     exposures: dict[str, ExposureResult]
     doors: dict[str, DoorResult]
+    utility: list[SetDistanceResult]
     paper: PaperResult | None
     inverter: InverterResult
     pairing: dict[str, PairingResult]
@@ -304,5 +328,6 @@ class Results(TypedDict):
     resampling: ResamplingResult
     notes: list[str]
     precision: list[str]
+    judge: JudgeResult | None
     runs: list[RunResult]
     memories: ImageLevelResult | None

@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lit_memories.numbers import Asked, Number
+from lit_memories.probes.judging import Judging
 from lit_memories.report.doors import door_tables
 from lit_memories.report.exposure import exposure_columns
 from lit_memories.report.formats import Column, Row, Table, Value
+from lit_memories.report.judging import judge_columns
+from lit_memories.report.utility import utility_table
 from lit_memories.statistics.image_level import Memories
 from lit_memories.statistics.pairing import HEADLINES
 from lit_memories.statistics.placebos import Placebo, Placebos
@@ -122,15 +125,18 @@ STAGES = (
     Column("seen", "concept in regenerated, %", lambda run: run.stages.seen, digits=0, percent=True),
     Column("converged", "converged, %", lambda run: run.stages.converged, digits=0, percent=True),
 )
+JUDGED = {"shows_concept", "success"}
+"""Rates that a judge gives."""
 
 
 def tables(summary: Summary) -> list[Table]:
     """The tables of a report: the verdict's, one for each probe that was asked, and what they rest on."""
     empty = any("denoising.surprise_empty" in run.numbers for run in summary.runs)
-    main = (*MAIN, *([WORDS] if empty else []), *PRICE)
+    main = (*MAIN, *([WORDS] if empty else []), *PRICE, *judge_columns(summary))
     found = [Table("main", "What was forgotten, and at what price", main, summary.runs), *door_tables(summary)]
+    found += utility_table(summary)
     if any(run.paper is not None for run in summary.runs):
-        found.append(Table("paper", "The paper's measures", PAPER, summary.runs))
+        found.append(Table("paper", "The paper's measures", (*PAPER, *judge_columns(summary)), summary.runs))
     for name, title, columns in (
         ("exposure", "Pictures of the concept that a model has seen which reads the same", exposure_columns(summary)),
         ("conditionings", "Forgetting under other prompts and guidance, nats", _conditionings(summary)),
@@ -152,6 +158,8 @@ def probe_tables(summary: Summary) -> list[Table]:
     for asked in summary.probes.values():
         columns = [column for number in asked.numbers for column in _columns(summary, asked, number)]
         if columns:
+            judged = any(number.name in JUDGED and number.compare == "rate" for number in asked.numbers)
+            columns += judge_columns(summary) if judged and asked.name != Judging.name else ()
             title = asked.question or asked.name
             found.append(Table(f"probe_{asked.name}", title, (NAME, *columns), summary.runs, detail=True))
     return found

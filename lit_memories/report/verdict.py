@@ -14,6 +14,7 @@ from lit_memories.report.doors import door_headline, door_sentences
 from lit_memories.report.exposure import exposure_sentences
 from lit_memories.report.formats import number, percent
 from lit_memories.report.guarded import guard_sentences
+from lit_memories.report.judging import judge_sentences
 from lit_memories.report.relearning import relearning_sentences
 from lit_memories.statistics.criteria import (
     LARGE,
@@ -70,6 +71,7 @@ def _judge_one(summary: Summary, run: RunStatistics) -> Verdict:
     category = categorise(summary, run)
     sentences = [
         _prompted(run, summary.vanilla),
+        *judge_sentences(summary),
         *guard_sentences(run),
         *([_wreck(summary, run)] if category == "damaged" else _remembers(summary, run)),
         *door_sentences(summary, run),
@@ -293,6 +295,7 @@ def _vanilla(summary: Summary, run: RunStatistics) -> Verdict:
         sentences.append(
             f"Prompted for the concept, it shows it in {_percent(run.prompted)} of {run.prompted.count} samples."
         )
+        sentences += judge_sentences(summary)
     if gains(summary, run):
         sentences += door_sentences(summary, run)
     return Verdict(run.name, "by construction", f"{run.name} is the unchanged model.", tuple(sentences))

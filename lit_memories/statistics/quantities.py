@@ -9,8 +9,10 @@ from lit_memories.numbers import Asked, Number
 from lit_memories.runs import Role
 from lit_memories.statistics.conditionings import Conditioned
 from lit_memories.statistics.doors import Door
+from lit_memories.statistics.judging import JudgeErrors
 from lit_memories.statistics.pairing import Pairing
 from lit_memories.statistics.placebos import Placebos
+from lit_memories.statistics.utility import SetDistance
 
 
 def beyond(estimate: Estimate, size: float) -> bool:
@@ -182,6 +184,8 @@ class RunStatistics:
             where the scale says no more than "fewer than" or "more than".
         doors: what the attacks that it was put to came to, by name.
         guard: what erases at inference only; None where weights alone were audited.
+        utility: how far its pictures of other things are from vanilla's and from real ones; empty where it kept no
+            features of them.
     """
 
     name: str
@@ -203,6 +207,7 @@ class RunStatistics:
     exposures: dict[str, Estimate] = field(default_factory=dict)
     doors: dict[str, Door] = field(default_factory=dict)
     guard: Guarded | None = None
+    utility: tuple[SetDistance, ...] = ()
 
     @property
     def leading(self) -> NumberStatistics:
@@ -264,7 +269,8 @@ class Summary:
     """All runs, vanilla first, and what they share.
 
     Of its fields, ``scale`` is the name of the scale on which exposures stand, ``doses`` its rungs, ``no_scale`` why
-    there is none, and ``base`` the hub id or folder of the vanilla model.
+    there is none, ``base`` the hub id or folder of the vanilla model, and ``judge`` how often the runs' judge is wrong;
+    None where that was not measured.
     """
 
     concept_name: str
@@ -281,6 +287,7 @@ class Summary:
     doses: tuple[float, ...] = ()
     no_scale: str | None = None
     base: str | None = None
+    judge: JudgeErrors | None = None
 
     @property
     def vanilla(self) -> RunStatistics:

@@ -19,10 +19,12 @@ from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.chance import Chance
 from lit_memories.statistics.convergence import converged_share, inversion_of, unmeasured
 from lit_memories.statistics.doors import door_notes, doors
+from lit_memories.statistics.judging import judge_errors
 from lit_memories.statistics.numbers import number_statistics, tested
 from lit_memories.statistics.pairing import PAIRED, Comparison, unreadable
 from lit_memories.statistics.profiles import profile
 from lit_memories.statistics.quantities import Guarded, InverterStatistics, PaperStatistics, RunStatistics, Summary
+from lit_memories.statistics.utility import set_distances, utility_notes
 
 
 def _silent(stage: str) -> None:
@@ -67,8 +69,13 @@ def summarise(
         null_sd=null.sd,
         guidance_scale=_guidance(settings.get("seed", {})),
         inverter=_inverter_name(settings.get("seed", {})),
-        notes=(*comparison.notes, *door_notes(comparison)),
+        notes=(
+            *comparison.notes,
+            *door_notes(comparison),
+            *utility_notes(comparison, {run.name: run.utility for run in runs}),
+        ),
         base=info.model.get("base"),
+        judge=judge_errors(comparison),
     )
 
 
@@ -117,6 +124,7 @@ def _run(comparison: Comparison, row: int, null: Null, chance: Chance) -> RunSta
         profile=profile(comparison, row),
         doors=doors(comparison, row),
         guard=_guard(run, comparison.runs[0]),
+        utility=set_distances(comparison, row, chance.seed),
     )
 
 

@@ -24,6 +24,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "block_out_channels": (1, NUMBER_LIMIT),
 }
 """Entries that take memory which no weight accounts for, or that results are divided by."""
+UNBOUNDED = ("rope_theta",)
+"""Entries that take no memory however large they are."""
 ALIKE = ("block_out_channels", "down_block_types", "up_block_types")
 """Lists with an entry for each level of a network."""
 
@@ -75,7 +77,7 @@ def check_config(config: Mapping[str, Any], file: Path, kind: type) -> None:
     hints = get_type_hints(inspect.unwrap(kind.__init__)) if issubclass(kind, ConfigMixin) else {}  # type: ignore[misc]
     open_ones = {name for name, entry in inspect.signature(kind.__init__).parameters.items() if entry.default is None}  # type: ignore[misc]
     for name, value in config.items():
-        numbers = list(numbers_of(value))
+        numbers = [] if name in UNBOUNDED else list(numbers_of(value))
         fits = _fits(value, hints.get(name, Any)) or (value is None and name in open_ones)
         if not fits or (name in RANGES and not numbers):
             raise ValueError(f"{name} in {file} cannot be {_short(value)}: copy it from the model it was made of")
@@ -110,12 +112,14 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def numbers_of(value: Any) -> Iterator[int | float]:
-    """All numbers in a value of JSON, in no particular depth."""
+    """All numbers in a value of JSON, in no particular depth, but for those of `UNBOUNDED` entries in it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from numbers_of(part)
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in entries:
+            if name not in UNBOUNDED:
+                yield from numbers_of(part)
 
 
 def _short(value: Any) -> str:

@@ -97,7 +97,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Another value for each option of a probe."""
 
 
-@pytest.mark.parametrize("name", sorted(set(PROBES) - {"memories"}))
+@pytest.mark.parametrize("name", sorted(set(PROBES) - {"memories", "utility"}))  # the latter: test_utility.py
 def test_every_option_of_a_probe_is_its_own_setting(
     name: str, diffusion: Diffusion, judge: PictogramJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

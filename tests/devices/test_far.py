@@ -19,7 +19,7 @@ from lit_memories.audit.base import Audit
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.image import ImageAudit
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.classifier import PictogramJudge
+from lit_memories.classifier import PictogramDistance, PictogramFeatures, PictogramJudge
 from lit_memories.concept import Concept
 from lit_memories.data import pictograms
 from lit_memories.data.audit import AuditData
@@ -35,7 +35,7 @@ from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.ops.likelihood import log_likelihood
 from lit_memories.ops.path import PredictionType
-from lit_memories.probes import Denoising, Known, Likelihood, Reach, Samples, Seed, Typicality
+from lit_memories.probes import Denoising, Judging, Known, Likelihood, Reach, Samples, Seed, Typicality, Utility
 from lit_memories.storage.signed import unsign
 
 UMBRELLA = Concept("umbrella", "object", ["umbrella"], ["a star"], anchor="star", factors={"object": "umbrella"})
@@ -144,6 +144,8 @@ def audited(module: Audit, data: LightningDataModule, folder: Path, **device: An
 
 
 def concept_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tuple[Audit, LightningDataModule]:
+    features, distance = PictogramFeatures(classifier), PictogramDistance(classifier)
+    utility = Utility([features], distance=distance, vanilla=Diffusion.from_pretrained(tiny))
     audit = ConceptAudit(
         Diffusion.from_pretrained(tiny),
         FixedPoint(3),
@@ -153,7 +155,17 @@ def concept_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tu
         num_inference_steps=3,
         block_size=2,
         keep_images=1,
-        probes=[Denoising(levels=3), Samples(), Seed(), Typicality(), Reach(1), Known(), Likelihood()],
+        probes=[
+            Denoising(levels=3),
+            Samples(),
+            utility,
+            Judging(),
+            Seed(),
+            Typicality(),
+            Reach(1),
+            Known(),
+            Likelihood(),
+        ],
     )
     sources = [ImageSource(str(images / name)) for name in ("concept", "reference")]
     return audit, AuditData(*sources, known=1, prompted=1, conditionings=["own@3"])
