@@ -46,7 +46,7 @@ Choose = Callable[[Sequence[str]], Sequence[str]]
 class Fetched(NamedTuple):
     """Where something is.
 
-    Args:
+    Attributes:
         folder: on this machine.
         commit: what its revision was on the hub; None of a folder that does not come from there.
     """
