@@ -1,4 +1,4 @@
-"""What the site has beside the pages of docs/: a reference of the package, and pages of the repository that are linked to.
+"""What the site has beside the pages of docs/: a reference of the package, and files of the repository that are linked.
 
 Nothing of the package is imported: names are read from its files.
 """
@@ -56,7 +56,9 @@ def names() -> dict[str, str]:
 
     A word that may be a plain one, without capital, underscore or dot, is no name.
     """
-    full = [name for module, file in modules().items() for name in [module, *public(ast.parse(file.read_text()), module)]]
+    full = [
+        name for module, file in modules().items() for name in [module, *public(ast.parse(file.read_text()), module)]
+    ]
     known: dict[str, set[str]] = {}
     for name in dict.fromkeys(full):
         parts = name.split(".")
