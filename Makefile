@@ -8,7 +8,7 @@ MODELS := pictograms without-umbrella without-striped
 FLOW_MODELS := $(MODELS:%=flow-%)
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-validity benchmark-worlds docs checkpoints clean
+.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-validity benchmark-worlds docs figures checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,11 @@ install: .venv/installed ## make .venv with pinned versions
 	touch $@
 
 .venv/tested: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint,docs]'
+	touch $@
+
+.venv/documented: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 quickstart: .venv/installed ## erase a concept, audit four models, write runs/quickstart/report.html
@@ -64,7 +68,10 @@ benchmark-validity: .venv/installed ## try every number of an audit on models of
 benchmark-attacks: benchmark-erasure ## all attacks on models of known truth and erased ones, resumable, hours (docs/results/attacks.md)
 	$(BIN)/python benchmarks/attacks.py
 
-docs: .venv/installed ## figures and tables of docs/, from the shipped models
+docs: .venv/documented ## build the documentation as a site: build/site/index.html, no server and nothing from outside needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+figures: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py
 
 checkpoints: .venv/installed ## train and measure everything in checkpoints/ again (about three hours on one core)

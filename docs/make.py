@@ -1,6 +1,6 @@
 """Figures and tables of the documentation, from the shipped models and what was measured of them.
 
-    make docs
+    make figures
 
 Nothing here measures: `lit-memories measure`, the benchmarks and the quickstart have done that.
 """

@@ -115,7 +115,7 @@ def projector(vectors: Tensor) -> Tensor:
     Directions below 1e-5 of the largest are rounding.
 
     Example:
-        >>> projector(torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
+        >>> projector(torch.tensor([[2.0, 0.0], [1.0, 0.0]])).round(decimals=6)
         tensor([[1., 0.],
                 [0., 0.]], dtype=torch.float64)
     """

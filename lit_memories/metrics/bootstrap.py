@@ -156,7 +156,12 @@ def wilson_interval(successes: float, total: int, level: float = 0.95) -> Estima
 
 
 def z_of(level: float) -> float:
-    """Standard deviations to either side between which a normal law has a share of `level`."""
+    """Standard deviations to either side between which a normal law has a share of `level`.
+
+    Example:
+        >>> round(z_of(0.95), 2)
+        1.96
+    """
     return NormalDist().inv_cdf((1 + level) / 2)
 
 

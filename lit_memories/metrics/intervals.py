@@ -72,6 +72,10 @@ def quantile(level: float, smallest: int, freedom: float) -> float:
         level: confidence of the interval.
         smallest: cases of the smaller set.
         freedom: degrees of freedom.
+
+    Example:
+        >>> [round(quantile(0.95, count, 2 * count - 2), 2) for count in (8, 24, 1000)]
+        [2.72, 2.24, 1.97]
     """
     return float(stdtrit(freedom, 1 - (1 - level) / 2 * smallest / (smallest + HIDDEN)))
 
@@ -85,6 +89,10 @@ def power(effect: float, error: float, smallest: int, freedom: float, level: flo
         smallest: cases of the smaller set.
         freedom: degrees of freedom.
         level: confidence of the interval.
+
+    Example:
+        >>> [round(power(effect, 1.0, 24, 46.0), 2) for effect in (0.0, 2.0, 4.0)]
+        [0.03, 0.41, 0.96]
     """
     t, shift = quantile(level, smallest, freedom), effect / error
     return float(1 - nctdtr(freedom, shift, t) + nctdtr(freedom, shift, -t))
@@ -99,6 +107,11 @@ def least_effect(error: float, smallest: int, freedom: float, reach: float = 0.8
         freedom: degrees of freedom.
         reach: how often it is to be found.
         level: confidence of the interval.
+
+    Example:
+        >>> effect = least_effect(1.0, 24, 46.0)
+        >>> round(effect, 2), round(power(effect, 1.0, 24, 46.0), 2)
+        (3.09, 0.8)
     """
     low, high = 0.0, error
     while power(high, error, smallest, freedom, level) < reach:

@@ -151,7 +151,14 @@ def initial_factors(layers: Mapping[str, nn.Module], rank: int, generator: Gener
 
 
 def merged(weight: Tensor, down: Tensor, up: Tensor, strength: float = 1.0) -> Tensor:
-    """A layer's weight with its adapter worked in: for one strength, the same function."""
+    """A layer's weight with its adapter worked in: for one strength, the same function.
+
+    Example:
+        >>> down, up = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [0.0]])
+        >>> merged(torch.eye(2), down, up, strength=0.5)
+        tensor([[1.5000, 1.0000],
+                [0.0000, 1.0000]])
+    """
     return weight + strength * torch.einsum("or,r...->o...", up.flatten(1), down).to(weight.dtype)
 
 
@@ -196,6 +203,11 @@ def gate(
 
     Returns:
         Strengths (n,) in [0, 1].
+
+    Example:
+        >>> prompts, erased = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+        >>> gate(prompts, erased, [{1}, {2, 3}], [{2, 4}])  # by its embedding; by one of two tokens
+        tensor([1.0000, 0.5000])
     """
     a, b = (functional.normalize(x.flatten(1), dim=1) for x in (embeds, concept_embeds))
     shared = [[len(p & c) / max(1, len(c)) for c in concept_tokens] for p in tokens]

@@ -4,12 +4,12 @@ At a level of the path latents are :math:`z = \cos\phi\, x + \sin\phi\, \epsilon
 \bar\alpha` the cumulative alpha, so that their scale is that of the prior everywhere. A network predicts :math:`p =
 a_x x + a_\epsilon \epsilon` of them:
 
-==================  ==========================================  ==============================
-``epsilon``         :math:`\epsilon`                            DDPM, Stable Diffusion 1 and XL
-``v_prediction``    :math:`\cos\phi\,\epsilon - \sin\phi\, x`   Salimans & Ho 2022, appendix D
-``sample``          :math:`x`
-``flow_prediction`` :math:`\epsilon - x`                        rectified flow, Liu et al. 2022
-==================  ==========================================  ==============================
+| prediction | what it is | in |
+|---|---|---|
+| ``epsilon`` | :math:`\epsilon` | DDPM, Stable Diffusion 1 and XL |
+| ``v_prediction`` | :math:`\cos\phi\,\epsilon - \sin\phi\, x` | Salimans & Ho 2022, appendix D |
+| ``sample`` | :math:`x` | |
+| ``flow_prediction`` | :math:`\epsilon - x` | rectified flow, Liu et al. 2022 |
 
 Two such equations give x and :math:`\epsilon`, and so everything else. A deterministic step to another level puts both
 together again (DDIM: Song et al. 2021, eq. 12, :math:`\eta=0`). **A step of a rectified flow is the same step**: there

@@ -44,6 +44,13 @@ def edit_map(
 
     Raises:
         ValueError: if a weight is out of range.
+
+    Example:
+        >>> e = 10 * torch.eye(3)  # the first becomes the second, the third stays
+        >>> edit_map(e[:1], e[1:2], e[2:]).abs().round(decimals=1)
+        tensor([[0., 0., 0.],
+                [1., 1., 0.],
+                [0., 0., 1.]], dtype=torch.float64)
     """
     if lamb <= 0 or erase_scale < 0 or preserve_scale < 0:
         raise ValueError(

@@ -19,6 +19,13 @@ def summed_gradients(
 
     Returns:
         A tensor for each parameter; zeros where no loss depends on it.
+
+    Example:
+        >>> w = torch.tensor([1.0], requires_grad=True)
+        >>> summed_gradients((3 * w.sum(), -2 * w.sum()), {"w": w})
+        {'w': tensor([1.])}
+        >>> summed_gradients((3 * w.sum(), -2 * w.sum()), {"w": w}, absolute=True)
+        {'w': tensor([5.])}
     """
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for loss in losses:

@@ -2,21 +2,19 @@
 
 Counts are tested, here of tensors and millions of parameters:
 
-=============  ================  ==============  =================  ==================
-rule           SD 1.4 (U-Net)    SD 3.5 medium   FLUX.1-dev         what it names
-=============  ================  ==============  =================  ==================
-``full``       686, 859.52       908, 2243.17    1160, 11901.41     everything
-``attn``       160, 93.54        486, 573.68     532, 2511.11       all attention
-``attn2``      80, 43.96         190, 224.28     152, 717.46        what reads the text
-``attn2-kv``   32, 19.17         96, 113.32      76, 358.73         its keys and values
-``attn2-v``    half of these                                      its values
-``attn1``      80, 49.57         296, 349.40     152, 717.46        the picture's own
-``single``                                       228, 1076.19       FLUX's single blocks
-``not-attn2``  598, 813.50       706, 2005.81    992, 11132.61      all but text and ends
-``context``                      2, 6.29         2, 12.59           where rows of text enter
-``embedders``                    2, 9.44         2, 14.94           what UCE edits there
-``selfup``     10, 8.19                                             Scissorhands' scope
-=============  ================  ==============  =================  ==================
+| rule | SD 1.4 (U-Net) | SD 3.5 medium | FLUX.1-dev | what it names |
+|---|---|---|---|---|
+| ``full`` | 686, 859.52 | 908, 2243.17 | 1160, 11901.41 | everything |
+| ``attn`` | 160, 93.54 | 486, 573.68 | 532, 2511.11 | all attention |
+| ``attn2`` | 80, 43.96 | 190, 224.28 | 152, 717.46 | what reads the text |
+| ``attn2-kv`` | 32, 19.17 | 96, 113.32 | 76, 358.73 | its keys and values |
+| ``attn2-v`` | half of these | half | half | its values |
+| ``attn1`` | 80, 49.57 | 296, 349.40 | 152, 717.46 | the picture's own |
+| ``single`` | | | 228, 1076.19 | FLUX's single blocks |
+| ``not-attn2`` | 598, 813.50 | 706, 2005.81 | 992, 11132.61 | all but text and ends |
+| ``context`` | | 2, 6.29 | 2, 12.59 | where rows of text enter |
+| ``embedders`` | | 2, 9.44 | 2, 14.94 | what UCE edits there |
+| ``selfup`` | 10, 8.19 | | | Scissorhands' scope |
 
 Transformers have no cross-attention: text and picture attend together, each by projections of its own. Those of the
 text stand for ``attn2`` there, those of the picture for ``attn1``. In FLUX's single blocks both share theirs.

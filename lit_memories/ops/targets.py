@@ -14,6 +14,12 @@ def negate(base: Tensor, concept: Tensor, empty: Tensor, eta: float) -> Tensor:
         concept: its prediction for the concept (n, c, h, w).
         empty: its prediction for the empty prompt (n, c, h, w).
         eta: strength; 0 is `base`.
+
+    Example:
+        >>> import torch
+        >>> empty, concept = torch.tensor([1.0, 1.0]), torch.tensor([3.0, 1.0])
+        >>> negate(empty, concept, empty, 1.0)  # as far on the other side as the concept is on one
+        tensor([-1.,  1.])
     """
     return base - eta * (concept - empty)
 

@@ -48,7 +48,7 @@ Check = Callable[[Mapping[str, int]], None]
 class Fetched(NamedTuple):
     """Where something is.
 
-    Args:
+    Attributes:
         folder: on this machine.
         commit: what its revision was on the hub; None of a folder that does not come from there.
     """
