@@ -27,7 +27,10 @@ CLOSED = [recipe for recipe in RECIPES if is_closed_form(recipe)]
 GRADIENT = [recipe for recipe in RECIPES if recipe not in CLOSED]
 
 
-LONG = {"age", "ant", "eap", "erasediff", "eraseflow", "mace", "receler", "scissorhands", "stereo"}
+LONG = {
+    "advunlearn", "age", "ant", "eap", "erasediff", "eraseflow", "mace", "receler", "salun", "scissorhands", "spm",
+    "stereo",
+}  # fmt: skip
 """Methods that take longest, of which the quick suite has their own tests."""
 
 

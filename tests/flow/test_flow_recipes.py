@@ -137,7 +137,7 @@ def audit(name: str, base: Path, images: Path, folder: Path, *more: str) -> Run:
     return read_run(folder)
 
 
-@pytest.mark.parametrize("name", ["sd35", "flux"])
+@pytest.mark.parametrize("name", [pytest.param("sd35", marks=pytest.mark.slow), "flux"])
 def test_an_erased_flow_model_is_audited(name: str, bases: dict[str, Path], images: Path, tmp_path: Path) -> None:
     """The same samples of both models pair, and are denoised differently."""
     base = bases[name]
