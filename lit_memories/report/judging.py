@@ -22,7 +22,7 @@ def judge_sentences(summary: Summary) -> list[str]:
     if errors is None:
         return []
     text = (
-        f"The judge of these rates misses the concept in {_share(errors.missed)} of {errors.missed.count} pictures of "
+        f"The judge misses the concept in {_share(errors.missed)} of {errors.missed.count} pictures of "
         f"it, and sees it in {_share(errors.alarms)} of {errors.alarms.count} others"
     )
     drawn = [
