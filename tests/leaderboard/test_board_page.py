@@ -14,7 +14,7 @@ from browser import BROWSER, Browser, browser
 from lit_memories.leaderboard import leaderboard
 from lit_memories.runs import RunInfo
 
-in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no browser here: .ci/run installs Debian's chromium")
+NO_BROWSER = pytest.mark.skipif(BROWSER is None, reason="no browser here: .ci/run installs Debian's chromium")
 BY_NAME = ["also-hides", "Forgets", "hides", "wrecks"]
 ROWS = (
     "[...document.querySelectorAll('tbody.rows tr')].filter(row => !row.hidden).map(row => row.cells[0].dataset.text)"
@@ -46,7 +46,8 @@ def head(page: Browser, title: str) -> str:
     return f".board thead th:nth-child({place + 1}) button"
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_a_column_sorts_best_first_then_the_other_way(page: Browser) -> None:
     assert page.run(ROWS) == BY_NAME, "until a column is chosen"
     assert page.run(SORTED) == [["model", "ascending"]]
@@ -69,7 +70,8 @@ def test_a_column_sorts_best_first_then_the_other_way(page: Browser) -> None:
     assert page.run(REFERENCES) == ["vanilla", "never-knew"], "which never move"
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_rows_without_a_number_come_last_whichever_way(page: Browser) -> None:
     empty = "[...document.querySelectorAll('tbody.rows tr')].filter(row => row.cells[13].dataset.order === '').length"
     assert page.run(empty) == 1, "a damaged model stands on no scale of pictures"
@@ -80,7 +82,8 @@ def test_rows_without_a_number_come_last_whichever_way(page: Browser) -> None:
     assert page.run(ROWS)[0] == "hides", "like a model that saw most pictures of these"
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_the_keyboard_reaches_and_sorts(page: Browser) -> None:
     page.run("document.getElementById('words').focus()")
     seen = []
@@ -97,7 +100,8 @@ def test_the_keyboard_reaches_and_sorts(page: Browser) -> None:
         assert page.run(SORTED) != before
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_words_filter_rows(page: Browser) -> None:
     for typed, left in (
         ("hides", ["also-hides", "hides"]), (" SPM", ["also-hides"]), (" uce", []),
@@ -115,7 +119,8 @@ def test_words_filter_rows(page: Browser) -> None:
     assert page.run("document.querySelector('.empty').hidden")
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_a_name_leads_to_what_the_audit_says_of_it(page: Browser) -> None:
     for name in ("hides", "vanilla"):
         page.click(f'th[data-text="{name}"] a')
@@ -124,7 +129,8 @@ def test_a_name_leads_to_what_the_audit_says_of_it(page: Browser) -> None:
     assert page.requested == [page.run("location.href.split('#')[0]")], "within the page"
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_nothing_is_loaded_and_nothing_goes_wrong(page: Browser, made: Made) -> None:
     assert page.requested == [(made.out / "leaderboard.html").resolve().as_uri()]
     assert page.said == []
@@ -137,7 +143,8 @@ def test_nothing_is_loaded_and_nothing_goes_wrong(page: Browser, made: Made) -> 
     assert all("Content Security Policy" in line for line in page.said)
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 1400])
 def test_it_fits_narrow_screens_and_dark_ones(opened: Browser, made: Made, width: int, dark: bool) -> None:
@@ -155,7 +162,8 @@ def test_it_fits_narrow_screens_and_dark_ones(opened: Browser, made: Made, width
     assert abs(name) < 2, "names stay while numbers scroll"
 
 
-@in_a_browser
+@pytest.mark.slow
+@NO_BROWSER
 def test_without_scripts_all_is_there(opened: Browser, made: Made) -> None:
     opened.scripts(allowed=False)
     try:
