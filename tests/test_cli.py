@@ -535,7 +535,7 @@ def test_a_tools_wrong_option_is_named(capsys: pytest.CaptureFixture[str]) -> No
 COMMANDS = {
     "report": ["x"], "status": ["x"], "quickstart": [], "probes": [], "export": ["a", "b", "c"], "push": ["a", "b"],
     "findings": ["x"], "transfers": ["x"], "generate": ["x"], "draw": ["x"], "measure": ["a", "b"],
-    "convert": ["a", "b", "c", "d"], "audit": ["x", "--concept=y", "--images=z"], "recipes": [],
+    "convert": ["a", "b", "c", "d"], "audit": ["x", "--concept=y", "--images=z"], "recipes": [], "leaderboard": ["x"],
 }  # fmt: skip
 
 
