@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
+from replicates_numbers import HELD_BACK, Replicates
 from replicates_page import section
 
 from lit_memories.data.pictograms import FACTORS
@@ -45,7 +46,10 @@ def write(file: Path) -> None:
         file: the page.
     """
     rows, flow = (_rows(file.with_name(name)) for name in ("erasure.json", "erasure-flow.json"))
-    text = page(rows) + section(file.with_name("replicates.jsonl")) + (flow_section(rows, flow) if flow else "")
+    lines = file.with_name("replicates.jsonl")
+    # while what was held back from tuning is missing, the others' lines are not the answer yet
+    others = section(lines) if lines.is_file() and set(HELD_BACK) <= set(Replicates(lines).concepts) else ""
+    text = page(rows) + others + (flow_section(rows, flow) if flow else "")
     file.write_text(text, encoding="utf-8")
 
 
