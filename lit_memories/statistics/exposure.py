@@ -107,6 +107,7 @@ def world_of(info: RunInfo) -> dict[str, str]:
     vae: Any = info.settings.get("vae")
     parts: Any = info.model.get("configuration")
     found = dict(parts) if isinstance(parts, Mapping) else {}
+    found.pop("gate", None)  # of an erasure's adapter: no part of the world that it was made in
     found["vae"] = vae.get("weights") if isinstance(vae, Mapping) else None
     return {str(name): str(value) for name, value in sorted(found.items())}
 

@@ -182,6 +182,14 @@ def test_concepts_and_worlds_have_tables_of_their_own(runs: list[Path], tmp_path
     assert [sum(run.info.role == "erased" for run in one.runs) for one in found] == [1, 1, 4]
 
 
+def test_an_adapters_gate_is_no_other_world(tmp_path: Path) -> None:
+    folders = world(tmp_path, MODELS[:3])
+    erased = next(folder for folder in folders if read_run(folder).info.role == "erased")
+    describe(erased, configuration={"gate": "g"})
+    (found,) = grouped([read_run(folder) for folder in folders])
+    assert [run.info.role for run in found.runs].count("erased") == 1
+
+
 def test_a_reference_that_several_folders_hold_counts_once(runs: list[Path], tmp_path: Path) -> None:
     """As reports made by `lit-memories audit` each have a vanilla run; the one that was asked more is kept."""
     again = world(tmp_path, MODELS[:2])
