@@ -29,7 +29,7 @@ class Numbers(NamedTuple):
 class Section(NamedTuple):
     """What a report says of one model.
 
-    Args:
+    Attributes:
         model: the row.
         tone: of its verdict.
         numbers: all tables of the report, of this model.
