@@ -70,7 +70,8 @@ def test_the_code_is_small_and_whole(wheels: Sequence[Path]) -> None:
     code, _ = wheels
     assert code.stat().st_size < 2_000_000
     package = ROOT / "lit_memories"
-    files = {*package.rglob("*.py"), *package.rglob("*.html"), *package.rglob("*.json"), package / "py.typed"}
+    kinds = ("*.py", "*.html", "*.css", "*.js", "*.json", "py.typed")
+    files = {file for kind in kinds for file in package.rglob(kind)}
     expected = {file.relative_to(ROOT).as_posix() for file in files}
     expected |= {f"lit_memories/shipped/recipes/{name}.yaml" for name in library()}
     expected |= {"lit_memories/shipped/checkpoints/SHA256SUMS"}
