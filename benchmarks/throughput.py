@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lit_memories.audit import concept
-from lit_memories.audit import noise as audit_noise
+from lit_memories.audit import predictor as audit_predictor
 from lit_memories.audit.base import Audit
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main as cli
@@ -114,7 +114,7 @@ class Clock:
             for part, places in PARTS.items():
                 for owner, name in places:
                     stack.enter_context(patch.object(owner, name, self.timed(part, getattr(owner, name))))
-            stack.enter_context(patch.object(audit_noise, "in_blocks", self.counted(audit_noise.in_blocks)))
+            stack.enter_context(patch.object(audit_predictor, "in_blocks", self.counted(audit_predictor.in_blocks)))
             yield
 
 

@@ -179,6 +179,6 @@ def test_whoever_dies_takes_the_run_down(
         time.sleep(0.2)
     assert left_over(folder) == [], "a process was left behind"
     there = {record.key for record in read_records(folder)}
-    assert len(there) >= 4
+    assert there, "what was answered before is kept, however far the other had come"
     main(concept_audit(folder))
     assert results(folder) == results(whole)
