@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from lit_memories.data.sources import PictogramSource, read_picture
+from lit_memories.data.sources import read_picture
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.inverters.decoder import DecoderInversion
 from lit_memories.metrics.bootstrap import bootstrap
+from lit_memories.worlds.sources import PictogramSource
 
 
 def main(

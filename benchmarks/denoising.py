@@ -21,9 +21,7 @@ from torch import Generator, Tensor
 from validity_scores import CONTROLS, KNOWS, NEVER, TAUGHT, WITHHELD, folder_of
 
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.data.pictograms import parse_caption
 from lit_memories.data.samples import ImageRows, Sample
-from lit_memories.data.sources import PictogramSource
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import WEIGHTS_FILE
 from lit_memories.metrics.bootstrap import Estimate
@@ -33,6 +31,8 @@ from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.denoising import Denoising, denoise, log_snr
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.schedule import NoiseSchedule
+from lit_memories.worlds.pictograms import parse_caption
+from lit_memories.worlds.sources import PictogramSource
 
 BASE = "checkpoints/pictograms"
 FINE, NOISES = 49, 4

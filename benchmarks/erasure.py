@@ -19,7 +19,6 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 from torch import Generator
 
-from lit_memories.data.pictograms import Pictogram
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.cost import COST_FILE
 from lit_memories.erasure import WEIGHTS_FILE
@@ -28,6 +27,7 @@ from lit_memories.recipes import run
 from lit_memories.records import RUN_FILE
 from lit_memories.report import report
 from lit_memories.runs import RunInfo
+from lit_memories.worlds.pictograms import Pictogram
 
 METHODS: dict[str, tuple[str, list[str]]] = {
     **{name: (name, []) for name in ("esd", "uce", "rece", "ac")},

@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 from replicates_numbers import HELD_BACK, Replicates
 from replicates_page import section
 
-from lit_memories.data.pictograms import FACTORS
+from lit_memories.worlds.pictograms import FACTORS
 
 Row = dict[str, Any]
 BOTH: dict[str, tuple[str, tuple[int, float]]] = {

@@ -15,12 +15,12 @@ from jsonargparse import auto_cli
 from lightning import Trainer
 from torch import Generator
 
-from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
-from lit_memories.data.pictograms import draw
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.esd import ESD
 from lit_memories.metrics import wilson_interval
+from lit_memories.worlds.judge import WorldJudge
+from lit_memories.worlds.pictograms import draw
 
 BASE: dict[str, Any] = {"num_inference_steps": 20, "batch_size": 8, "steps": 60}
 GRID: tuple[dict[str, Any], ...] = (
@@ -56,7 +56,7 @@ def main(
     """
     file = out.with_suffix(".json")
     rows = json.loads(file.read_text()) if file.is_file() else []
-    judge = PictogramJudge(classifier)
+    judge = WorldJudge(classifier)
     for name in concepts:
         for setting in ({}, *GRID, RECOMMENDED[name]):
             label = {"concept": name, "samples": samples, **(BASE | setting if setting else {})}
@@ -93,7 +93,7 @@ def _concept(name: str) -> Concept:
 
 
 @torch.no_grad()
-def _measure(diffusion: Diffusion, judge: PictogramJudge, concept: Concept, count: int) -> dict[str, Any]:
+def _measure(diffusion: Diffusion, judge: WorldJudge, concept: Concept, count: int) -> dict[str, Any]:
     factor, value = next(iter(concept.factors.items()))
     pool = [draw("test", i)[0] for i in range(20 * count)]
     groups = {

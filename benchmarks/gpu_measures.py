@@ -23,7 +23,6 @@ from torch import Tensor
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.kernels import exact_kernels
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
 from lit_memories.data.audit import AuditData
 from lit_memories.data.sources import ImageSource, save_images
 from lit_memories.inverters.base import Inverter
@@ -33,6 +32,7 @@ from lit_memories.ops.rollout import RowPredictFn
 from lit_memories.probes import Probe
 from lit_memories.recipes import run
 from lit_memories.runs import read_run
+from lit_memories.worlds import pictograms
 
 GIB = 2**30
 AUDIT = Path("recipes/pictograms/audit/umbrella.yaml")

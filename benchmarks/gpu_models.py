@@ -26,7 +26,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.schedule import NoiseSchedule
 from lit_memories.storage.schedules import noise_schedule
-from lit_memories.training.tokenizer import build_tokenizer
+from lit_memories.worlds.pictograms import GRAMMAR
+from lit_memories.worlds.tokenizer import build_tokenizer
 
 SCHEDULER = {
     "beta_start": 0.00085,
@@ -138,7 +139,7 @@ def build_diffusion(shape: Shape, device: torch.device) -> Diffusion:
     """A whole model, to be audited."""
     if shape.text is None or shape.vae is None:
         raise ValueError(f"{shape.title} has no text encoder or autoencoder here")
-    tokenizer = build_tokenizer(shape.tokens)
+    tokenizer = build_tokenizer(GRAMMAR.words, shape.tokens)
     width, layers, heads = shape.text
     blocks = len(shape.vae)
     markers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

@@ -17,9 +17,9 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from shown import concept_of, erased, packed, prompts, rates, shown, things, unpacked
 
-from lit_memories.classifier import PictogramJudge
-from lit_memories.data.pictograms import Pictogram
 from lit_memories.diffusion import Diffusion
+from lit_memories.worlds.judge import WorldJudge
+from lit_memories.worlds.pictograms import Pictogram
 
 FAMILIES = {
     "chess": ("knight", "crown", "castle"),
@@ -49,7 +49,7 @@ def main(
         out: where page and lines go, without suffix.
         figure: where the matrix goes.
     """
-    file, judge, pictures = out.with_suffix(".jsonl"), PictogramJudge(Path("checkpoints/classifier")), prompts(each)
+    file, judge, pictures = out.with_suffix(".jsonl"), WorldJudge(Path("checkpoints/classifier")), prompts(each)
     lines = read(file, method, each)
     for factor, value in [("", NOTHING), *things()]:
         if value in lines:

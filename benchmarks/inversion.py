@@ -21,7 +21,6 @@ from jsonargparse import auto_cli
 from torch import Generator, Tensor
 
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.data.pictograms import draw
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
 from lit_memories.inverters.belm import BELM
@@ -33,6 +32,7 @@ from lit_memories.metrics import bootstrap, gaussian_nll, psnr
 from lit_memories.ops.path import DDIMStep
 from lit_memories.ops.rollout import RowPredictFn
 from lit_memories.records import finite
+from lit_memories.worlds.pictograms import draw
 
 
 class AsReleased(Inverter):

@@ -19,14 +19,15 @@ from jsonargparse import auto_cli
 from torch import Generator, Tensor
 
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.data.pictograms import draw
-from lit_memories.data.sources import PictogramSource, read_picture
+from lit_memories.data.sources import read_picture
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.inverters.base import Inversion, relative_norm
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.metrics import bootstrap, gaussian_nll, psnr
 from lit_memories.ops.blocks import in_blocks
+from lit_memories.worlds.pictograms import draw
+from lit_memories.worlds.sources import PictogramSource
 
 BLOCK = 8
 """Rows of a network call, an audit's default."""

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from validity_scores import KNOWS, NEVER, WITHHELD
 
-from lit_memories.data.pictograms import parse_caption
 from lit_memories.metrics.bootstrap import Estimate, bootstrap
 from lit_memories.metrics.intervals import mean_interval, ratio_interval
 from lit_memories.metrics.savings import steps_saved
@@ -19,6 +18,7 @@ from lit_memories.probes import Relearning
 from lit_memories.records import SetName
 from lit_memories.report.figures import MARKERS, blank, png, style
 from lit_memories.runs import Run
+from lit_memories.worlds.pictograms import parse_caption
 
 FORMS: dict[str, int | None] = {"all weights": None, "factors": 4}
 """Ways to teach, and the rank of the factors."""

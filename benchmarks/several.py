@@ -15,12 +15,12 @@ from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 from shown import RECIPES, Shown, erased, packed, prompts, shown, unpacked
 
-from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
-from lit_memories.data.pictograms import Pictogram
 from lit_memories.diffusion import Diffusion
 from lit_memories.metrics import wilson_interval
 from lit_memories.recipe_files import read_recipe
+from lit_memories.worlds.judge import WorldJudge
+from lit_memories.worlds.pictograms import Pictogram
 
 FILES = {1: "umbrella", 2: "two-objects", 4: "four-objects", 8: "eight-objects"}
 METHODS: dict[str, list[str]] = {name: [] for name in ("uce", "rece", "speed", "mace", "esd", "salun")}
@@ -47,7 +47,7 @@ def main(
         out: where page and lines go, without suffix.
         figure: where the curves go.
     """
-    file, judge, pictures = out.with_suffix(".jsonl"), PictogramJudge(Path("checkpoints/classifier")), prompts(each)
+    file, judge, pictures = out.with_suffix(".jsonl"), WorldJudge(Path("checkpoints/classifier")), prompts(each)
     for method, count in [("none", 0), *((method, count) for method in methods for count in counts)]:
         if any((row["method"], row["count"], row["each"]) == (method, count, each) for row in read(file)):
             continue

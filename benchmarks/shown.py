@@ -9,11 +9,11 @@ import torch
 import yaml
 from torch import Generator
 
-from lit_memories.classifier import PictogramJudge
 from lit_memories.concept import Concept
-from lit_memories.data.pictograms import FACTORS, OBJECTS, Pictogram, draw
 from lit_memories.diffusion import Diffusion
 from lit_memories.recipes import run
+from lit_memories.worlds.judge import WorldJudge
+from lit_memories.worlds.pictograms import FACTORS, OBJECTS, Pictogram, draw
 
 RECIPES = Path("recipes/pictograms")
 TOLD = ("object", "color", "style")
@@ -37,7 +37,7 @@ def prompts(each: int) -> list[Pictogram]:
 
 
 @torch.no_grad()
-def shown(diffusion: Diffusion, judge: PictogramJudge, pictures: Sequence[Pictogram]) -> Shown:
+def shown(diffusion: Diffusion, judge: WorldJudge, pictures: Sequence[Pictogram]) -> Shown:
     """What the judge sees in what a model draws of pictures' captions, each from noise of its own."""
     anything = Concept("anything", "object", ["anything"], factors={"object": "umbrella"})
     found: Shown = []

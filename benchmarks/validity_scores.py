@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_memories.data.pictograms import FACTORS, parse_caption
 from lit_memories.metrics import Null, relative_distance
 from lit_memories.metrics.bootstrap import Estimate, bootstrap, wilson_interval
 from lit_memories.metrics.inference import auc, holm
@@ -23,6 +22,7 @@ from lit_memories.runs import Run, read_run
 from lit_memories.statistics.asked import asked_of
 from lit_memories.statistics.pairing import HEADLINES, compare_runs
 from lit_memories.statistics.summary import summarise
+from lit_memories.worlds.pictograms import FACTORS, parse_caption
 
 CONTROLS = {"umbrella": "checkpoints/without-umbrella", "striped": "checkpoints/without-striped"}
 WITHHELD = {"umbrella": ("object", "umbrella"), "striped": ("style", "striped")}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from lit_memories.data.pictograms import parse_caption, shows
-from lit_memories.data.pretraining import Exposure, PictogramData
 from lit_memories.recipes import run
+from lit_memories.worlds.data import Exposure, WorldData
+from lit_memories.worlds.pictograms import PictogramWorld, parse_caption, shows
 
 CONCEPTS: dict[str, dict[str, str]] = {
     "umbrella": {"object": "umbrella"},
@@ -142,15 +142,15 @@ def grown(
 def pictures_of(world: World, pool: int = POOL, rows: int = ROWS) -> dict[str, int]:
     """How many pictures of each concept a model is shown, counted."""
     doses = world.doses
-    data = PictogramData(
-        pool, batch_size=BATCH, split=split_of(world.seed), limit=rows,
+    data = WorldData(
+        PictogramWorld(), pool, batch_size=BATCH, split=split_of(world.seed), limit=rows,
         withhold=[CONCEPTS[name] for name, dose in doses.items() if dose == 0],
         exposures=[Exposure(CONCEPTS[name], dose) for name, dose in doses.items() if dose],
     )  # fmt: skip
     drawn = data.build(data.split, pool)
     captions = drawn.select(data.kept(drawn, data.exposures, data.limit))["caption"]
     shown = [parse_caption(caption) for caption in captions]
-    return {name: sum(shows(picture, factors) for picture in shown) for name, factors in CONCEPTS.items()}
+    return {name: sum(shows(picture.labels, factors) for picture in shown) for name, factors in CONCEPTS.items()}
 
 
 def split_of(seed: int) -> str:

@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 from worlds_models import CONCEPTS
 
-from lit_memories.data import pictograms
-from lit_memories.data.pretraining import collate_pictograms
 from lit_memories.diffusion import Diffusion
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.data import collate
 
 SNR_GAMMA = 5.0
 """As in training (recipes/pictograms/pretrain)."""
@@ -54,5 +54,5 @@ def _pictures(concept: str, count: int) -> tuple[Tensor, list[str]]:
     rows = pictograms.build("truth", POOL, keep=CONCEPTS[concept], withhold=others, limit=count)
     if len(rows) < count:
         raise ValueError(f"the split 'truth' holds {len(rows)} pictures of {concept}, not {count}")
-    batch: dict[str, Any] = next(iter(DataLoader(rows.with_format("torch"), count, collate_fn=collate_pictograms)))
+    batch: dict[str, Any] = next(iter(DataLoader(rows.with_format("torch"), count, collate_fn=collate)))
     return batch["images"], batch["captions"]

@@ -13,10 +13,10 @@ from typing import Any
 from PIL import Image
 from torch import Generator
 
-from lit_memories.data import pictograms
-from lit_memories.data.pictograms import FACTORS, Pictogram
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import grid
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.pictograms import FACTORS, Pictogram
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"

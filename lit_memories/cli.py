@@ -38,8 +38,8 @@ TOOLS: dict[str, tuple[str, str]] = {
         "make an erasure of weights that another tool erased: ESD, UCE, AC, SPM …",
     ),
     "generate": ("lit_memories.tools.generate", "draw a list of prompts by a base model, with the paper's settings"),
-    "draw": ("lit_memories.data.export", "write pictures of the pictogram world as parquet or an image folder"),
-    "measure": ("lit_memories.training.measure", "measure a pictogram model's quality on held-out prompts and images"),
+    "draw": ("lit_memories.worlds.draw", "write pictures of the pictogram world as parquet or an image folder"),
+    "measure": ("lit_memories.worlds.measure", "measure a pictogram model's quality on held-out prompts and images"),
 }
 """Commands that need no Trainer: the module each is in (the function bears the command's name), and what it does."""
 RECIPES = {

@@ -15,9 +15,10 @@ import torch
 from diffusers import AutoencoderKL
 from fake_hub import FakeHub
 
-from lit_memories.classifier import PictogramClassifier
 from lit_memories.diffusion import Diffusion
-from lit_memories.training.fresh import unet_pipeline
+from lit_memories.worlds.classifier import WorldClassifier
+from lit_memories.worlds.fresh import unet_pipeline
+from lit_memories.worlds.pictograms import GRAMMAR
 
 torch.set_num_threads(1)
 gc.disable()  # until tests are collected: imports make no garbage, and looking for it takes a quarter of their time
@@ -101,7 +102,7 @@ def tiny(tiny_autoencoder: Path) -> Path:
     """Folder of a random pipeline with a few thousand parameters."""
     torch.manual_seed(0)
     folder = tiny_autoencoder.parent / "pipeline"
-    unet_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
+    unet_pipeline(GRAMMAR, tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
     return folder
 
 
@@ -110,7 +111,7 @@ def tiny_control(tiny_autoencoder: Path) -> Path:
     """Another random pipeline around the same autoencoder."""
     torch.manual_seed(1)
     folder = tiny_autoencoder.parent / "control"
-    unet_pipeline(tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
+    unet_pipeline(GRAMMAR, tiny_autoencoder, (8, 16), 32).save_pretrained(folder)
     return folder
 
 
@@ -119,7 +120,7 @@ def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an untrained classifier."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("classifier")
-    PictogramClassifier((8, 8)).save_pretrained(folder)
+    WorldClassifier.of(GRAMMAR, (8, 8)).save_pretrained(folder)
     return folder
 
 

@@ -14,7 +14,7 @@ import datasets
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lit_memories.audit.concept", "lit_memories.classifier", "lit_memories.recipes"])
+CONTEXT.set_forkserver_preload(["lit_memories.audit.concept", "lit_memories.worlds.classifier", "lit_memories.recipes"])
 
 
 class Ended(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lit_memories.concept import Concept, Part, check_described
-from lit_memories.data.pictograms import parse_caption, shows
 from lit_memories.recipe_files import read_recipe
+from lit_memories.worlds.pictograms import parse_caption, shows
 
 CONCEPTS = sorted((Path(__file__).parent.parent / "recipes").glob("*/concepts/*.yaml"))
 PRESETS = [file for file in CONCEPTS if file.parts[-3] == "sd14"]
@@ -202,8 +202,8 @@ def test_shipped_concepts_say_what_they_mean(file: Path) -> None:
         (word,) = concept.factors.values()
         assert all(word in prompt for prompt in concept.prompts)
         assert not any(word in prompt for prompt in concept.retain)
-        assert not any(shows(parse_caption(prompt), concept.factors) for prompt in concept.retain)
-        assert any(shows(parse_caption(prompt), concept.factors) for prompt in concept.prompts[1:])
+        assert not any(shows(parse_caption(prompt).labels, concept.factors) for prompt in concept.retain)
+        assert any(shows(parse_caption(prompt).labels, concept.factors) for prompt in concept.prompts[1:])
 
 
 def test_there_are_shipped_concepts() -> None:

@@ -19,7 +19,8 @@ from torch import Generator
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance, versions
-from lit_memories.training.fresh import unet_pipeline
+from lit_memories.worlds.fresh import unet_pipeline
+from lit_memories.worlds.pictograms import GRAMMAR
 
 NAMES = (
     "unet.conv_out.weight",
@@ -163,7 +164,7 @@ def test_another_prediction_type_is_refused(erasure: Erasure, diffusion: Diffusi
 
 
 def test_a_base_of_another_width_is_refused(erasure: Erasure, tiny_autoencoder: Path) -> None:
-    wider = Diffusion.from_pipeline(unet_pipeline(tiny_autoencoder, (8, 16), 64), "wider")
+    wider = Diffusion.from_pipeline(unet_pipeline(GRAMMAR, tiny_autoencoder, (8, 16), 64), "wider")
     with pytest.raises(ValueError, match="this is wider"):
         erasure.apply(wider)
     same = replace(erasure, provenance=replace(erasure.provenance, base_fingerprint=wider.fingerprint))

@@ -36,9 +36,9 @@ LEVELS = (
     {"diffusion", "erasure"},
     {"identity", "words"},
     {"inverters", "metrics", "data", "judges"},
-    {"classifier", "probes"},
+    {"probes"},
     {"attacks"},
-    {"audit", "erasers", "training", "statistics"},
+    {"audit", "erasers", "worlds", "statistics"},
     {"report"},
     {"leaderboard"},
     {"recipes"},
@@ -235,9 +235,9 @@ WRITERS = {
     "lightning_files.py": "checkpoints are made in memory first",
     "report/figures.py": "figures are made in memory first",
     "storage/files.py": "this is the place",
-    "training/autoencoder.py": "it is given the path of `whole_folder`",
-    "training/classifier.py": "it is given the path of `whole_folder`",
-    "training/text_to_image.py": "it is given the path of `whole_folder`",
+    "worlds/autoencoder.py": "it is given the path of `whole_folder`",
+    "worlds/classification.py": "it is given the path of `whole_folder`",
+    "worlds/text_to_image.py": "it is given the path of `whole_folder`",
 }
 """Files of this package that do so by themselves, and why they may."""
 OWN = {

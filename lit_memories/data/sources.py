@@ -1,4 +1,4 @@
-"""Where images and captions come from: any Hugging Face data set, or the pictogram world."""
+"""Where images and captions come from: any Hugging Face data set."""
 
 import io
 import string
@@ -14,7 +14,6 @@ from datasets.utils.file_utils import xopen
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 
-from lit_memories.data import pictograms
 from lit_memories.data.local import Rows
 from lit_memories.data.opening import cannot_open, open_rows
 from lit_memories.images import FORMATS, to_rgb
@@ -184,42 +183,6 @@ class ImageSource(Source):
                 f"{blank} of {len(captions)} captions of {self.describe()} are blank, which is no prompt at all"
             )
         return captions
-
-
-@dataclass
-class PictogramSource(Source):
-    """Rows of the pictogram world, drawn on the spot.
-
-    Args:
-        split: which split; audits use ``test``, which no model was trained on.
-        size: rows drawn before the filters.
-        keep: keep only pictures with these factor values.
-        withhold: leave out pictures that show any of these.
-        limit: keep only the first rows; None for all.
-    """
-
-    split: str = "test"
-    size: int = 2000
-    keep: dict[str, str] = field(default_factory=dict)
-    withhold: list[dict[str, str]] = field(default_factory=list)
-    limit: int | None = None
-
-    def describe(self) -> str:
-        """One line for reports."""
-        chosen = [f"{name}={value}" for name, value in self.keep.items()]
-        without = [f"not {name}={value}" for factors in self.withhold for name, value in factors.items()]
-        return " ".join(["pictograms", f"[{self.split}]", *chosen, *without])
-
-    def load(self) -> datasets.Dataset:
-        """Draw the rows as columns ``image`` (undecoded) and ``caption``.
-
-        Raises:
-            ValueError: if no row is left.
-        """
-        rows = pictograms.build(self.split, self.size, withhold=self.withhold, keep=self.keep, limit=self.limit)
-        if len(rows) == 0:
-            raise ValueError(f"no rows left in {self.describe()}: check `keep`, `withhold` and `size`")
-        return rows.select_columns(["image", "caption"]).cast_column("image", datasets.Image(decode=False))
 
 
 def read_picture(image: Mapping[str, Any] | None, size: tuple[int, int], resize: Resize = "crop") -> Image.Image:

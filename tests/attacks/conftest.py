@@ -9,8 +9,8 @@ import yaml
 from attack_helpers import RECIPES, SMALL, STEPS, Attacked
 
 from lit_memories.attacks import ATTACKS
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
+from lit_memories.worlds import pictograms
 
 
 @pytest.fixture(scope="session")

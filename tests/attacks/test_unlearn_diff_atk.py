@@ -13,7 +13,8 @@ from lit_memories.attacks.base import FIRST
 from lit_memories.attacks.unlearn_diff_atk import UnlearnDiffAtk
 from lit_memories.diffusion import Diffusion
 from lit_memories.ops.rollout import rollout_rows
-from lit_memories.training.fresh import flow_pipeline
+from lit_memories.worlds.fresh import flow_pipeline
+from lit_memories.worlds.pictograms import GRAMMAR
 
 
 def small(**options: object) -> UnlearnDiffAtk:
@@ -85,7 +86,7 @@ def test_a_picture_is_made_of_the_tokens_themselves(diffusion: Diffusion) -> Non
 def test_of_a_flow_the_velocity_is_sought(tiny_autoencoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that says noise less picture, whatever the tokens, leaves nothing to gain."""
     attack = small()
-    diffusion = Diffusion.from_pipeline(flow_pipeline(tiny_autoencoder, 32, 2, 32))
+    diffusion = Diffusion.from_pipeline(flow_pipeline(GRAMMAR, tiny_autoencoder, 32, 2, 32))
     group = asked_group(diffusion, attack, ["umbrella"])
 
     def knowing(*_: object) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

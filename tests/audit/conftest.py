@@ -11,8 +11,8 @@ from diffusers import StableDiffusionPipeline
 from few_levels import FEW_LEVELS
 
 from lit_memories.cli import main
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
+from lit_memories.worlds import pictograms
 
 ROOT = Path(__file__).parents[2]
 Arguments = Callable[..., list[str]]

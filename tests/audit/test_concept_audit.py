@@ -23,7 +23,6 @@ from lit_memories.audit import concept as concept_audit
 from lit_memories.audit import folder
 from lit_memories.audit.writer import RecordWriter
 from lit_memories.cli import main
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
 from lit_memories.diffusion import Diffusion
 from lit_memories.metrics import Null, gaussian_nll
@@ -31,6 +30,7 @@ from lit_memories.metrics import earth_movers_distance as emd
 from lit_memories.records import PARTS, Record
 from lit_memories.runs import RunInfo, read_run
 from lit_memories.storage import tensors
+from lit_memories.worlds import pictograms
 
 Arguments = Callable[..., list[str]]
 RESULTS = ("records.jsonl", "seeds.safetensors")

@@ -17,7 +17,6 @@ from cli_errors import refused
 from lit_memories.audit.base import Audit
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.image import ImageAudit
-from lit_memories.classifier import PictogramJudge
 from lit_memories.cli import main
 from lit_memories.concept import Concept
 from lit_memories.data.conditionings import Conditioning
@@ -33,6 +32,7 @@ from lit_memories.runs import RunInfo
 from lit_memories.speed import Speed
 from lit_memories.statistics.pairing import compare
 from lit_memories.storage.schedules import noise_schedule
+from lit_memories.worlds.judge import WorldJudge
 
 UMBRELLA = Concept("umbrella", "object", ["an umbrella"], anchor="clover", factors={"object": "umbrella"})
 SHARED: dict[str, Any] = {
@@ -52,8 +52,8 @@ TRAINER = SimpleNamespace(precision="32-true", default_root_dir="run")
 
 
 @pytest.fixture
-def judge(tiny_classifier: Path) -> PictogramJudge:
-    return PictogramJudge(tiny_classifier)
+def judge(tiny_classifier: Path) -> WorldJudge:
+    return WorldJudge(tiny_classifier)
 
 
 def made(kind: type[Audit], diffusion: Diffusion, concept: Concept = UMBRELLA, **options: Any) -> Audit:
@@ -70,7 +70,7 @@ def hashed(audit: Audit) -> str:
 
 @pytest.mark.parametrize("kind", CHANGED)
 def test_every_argument_is_a_setting_or_declared_to_be_none(
-    kind: type[Audit], diffusion: Diffusion, judge: PictogramJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kind: type[Audit], diffusion: Diffusion, judge: WorldJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     of_probe = {"decoder", "reencode"} if kind is ImageAudit else set()
@@ -99,7 +99,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", sorted(set(PROBES) - {"memories", "utility"}))  # the latter: test_utility.py
 def test_every_option_of_a_probe_is_its_own_setting(
-    name: str, diffusion: Diffusion, judge: PictogramJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, diffusion: Diffusion, judge: WorldJudge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It changes the settings of its own numbers, and neither those of others nor any key."""
     monkeypatch.chdir(tmp_path)
@@ -211,7 +211,7 @@ def test_precision_of_the_process_is_a_setting(diffusion: Diffusion, tmp_path: P
 
 
 def test_what_a_judge_looks_for_is_a_setting(
-    diffusion: Diffusion, judge: PictogramJudge, tmp_path: Path, monkeypatch: Any
+    diffusion: Diffusion, judge: WorldJudge, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     others = [replace(UMBRELLA, factors={"object": "clover"}), replace(UMBRELLA, anchor="star")]

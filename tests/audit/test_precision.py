@@ -13,13 +13,13 @@ from torch import Generator, Tensor
 from transformers import CLIPTextModel
 
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.classifier import PictogramClassifier
 from lit_memories.cli import main
 from lit_memories.data.audit import AuditData
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.metrics import gaussian_nll
 from lit_memories.runs import read_run
+from lit_memories.worlds.classifier import WorldClassifier
 
 Arguments = Callable[..., list[str]]
 RESULTS = ("records.jsonl", "seeds.safetensors")
@@ -59,7 +59,7 @@ def test_only_the_unet_computes_in_few_bits(
     spied(UNet2DConditionModel, "forward")
     spied(AutoencoderKL, "encode")
     spied(AutoencoderKL, "decode")
-    spied(PictogramClassifier, "forward")
+    spied(WorldClassifier, "forward")
     spied(FixedPoint, "_solve")
     encode, text_autocast = CLIPTextModel.forward, set()
 
@@ -71,7 +71,7 @@ def test_only_the_unet_computes_in_few_bits(
     main(few(arguments, tmp_path / "run"))
     assert seen.pop("UNet2DConditionModel") == {(torch.bfloat16, torch.float32)}
     exact = {(False, torch.float32)}
-    assert seen == dict.fromkeys(("AutoencoderKL", "PictogramClassifier", "FixedPoint"), exact)
+    assert seen == dict.fromkeys(("AutoencoderKL", "WorldClassifier", "FixedPoint"), exact)
     assert text_autocast == {False}
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_memories.classifier import PictogramJudge
 from lit_memories.cli import main
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
 from lit_memories.diffusion import Diffusion
 from lit_memories.judges.base import Verdict
 from lit_memories.runs import read_run
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.judge import WorldJudge
 
 Arguments = Callable[..., list[str]]
 INVERTERS: dict[str, tuple[dict[str, object], list[str]]] = {
@@ -78,13 +78,13 @@ def test_a_sick_sample_is_flagged_and_no_other(
 def test_a_judge_that_gives_no_number_flags_the_sample_and_no_other(
     name: str, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    healthy, asked = PictogramJudge.look, []
+    healthy, asked = WorldJudge.look, []
 
-    def look(self: PictogramJudge, image: Tensor, prompt: str, concept: Concept) -> Verdict:
+    def look(self: WorldJudge, image: Tensor, prompt: str, concept: Concept) -> Verdict:
         asked.append(prompt)
         return healthy(self, image, prompt, concept) | ({name: math.nan} if len(asked) == 2 else {})
 
-    monkeypatch.setattr(PictogramJudge, "look", look)
+    monkeypatch.setattr(WorldJudge, "look", look)
     main(arguments(tmp_path, "--model.probes=[Samples]", "--data.known=0", "--data.prompted=3"))
     run = read_run(tmp_path)
     assert run.info.complete

@@ -12,7 +12,6 @@ import torch
 from cli_errors import refused
 from torch import nn
 
-from lit_memories.classifier import PictogramClassifier, PictogramDistance, PictogramFeatures
 from lit_memories.cli import main
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import Erasure, Provenance
@@ -22,6 +21,9 @@ from lit_memories.probes.utility import OUT_OF_REACH, Utility
 from lit_memories.records import artefact_path
 from lit_memories.runs import Run, read_run
 from lit_memories.storage.tensors import read_tensors
+from lit_memories.worlds.classifier import WorldClassifier
+from lit_memories.worlds.judge import WorldDistance, WorldFeatures
+from lit_memories.worlds.pictograms import GRAMMAR
 
 Arguments = Callable[..., list[str]]
 Probes = Callable[..., str]
@@ -34,8 +36,8 @@ def asked(calm: Path, tiny_classifier: Path) -> Probes:
     def build(*more: dict[str, Any], **options: Any) -> str:
         of = {"init_args": {"classifier": str(tiny_classifier)}}
         usual = {
-            "features": [{"class_path": "lit_memories.classifier.PictogramFeatures", **of}, *more],
-            "distance": {"class_path": "lit_memories.classifier.PictogramDistance", **of},
+            "features": [{"class_path": "lit_memories.worlds.judge.WorldFeatures", **of}, *more],
+            "distance": {"class_path": "lit_memories.worlds.judge.WorldDistance", **of},
             "vanilla": {"base": str(calm)},
             "guidance_scale": 3.0,
         }
@@ -98,7 +100,7 @@ def test_the_pictures_are_those_of_samples(vanilla: Path, tiny_classifier: Path)
     run = read_run(vanilla)
     (first,) = [record for record in run.of("retained", "utility") if record.index == 0]
     picture = to_tensor(Image.open(run.image("retained", 0, "sample")))
-    assert torch.equal(PictogramFeatures(tiny_classifier)(picture[None])[0], features(run)[first.key])
+    assert torch.equal(WorldFeatures(tiny_classifier)(picture[None])[0], features(run)[first.key])
 
 
 def test_neither_batches_nor_a_lost_file_change_anything(
@@ -187,7 +189,7 @@ def test_what_is_out_of_reach_is_named_and_the_rest_stands(
         (
             {
                 "features": [
-                    {"class_path": "lit_memories.classifier.PictogramFeatures", "init_args": {"classifier": "no"}}
+                    {"class_path": "lit_memories.worlds.judge.WorldFeatures", "init_args": {"classifier": "no"}}
                 ]
             },
             "no classifier in no",
@@ -202,11 +204,11 @@ def test_nothing_left_and_what_is_not_where_it_is_named_end_in_a_line(
 
 
 def test_options_that_make_no_sense_are_refused(tiny_classifier: Path, diffusion: Diffusion) -> None:
-    own = PictogramFeatures(tiny_classifier)
+    own = WorldFeatures(tiny_classifier)
     for options, said in (
         ({}, "has nothing to measure"),
         ({"features": [own, own]}, "named twice among pictogram, pictogram"),
-        ({"distance": PictogramDistance(tiny_classifier)}, "or neither"),
+        ({"distance": WorldDistance(tiny_classifier)}, "or neither"),
         ({"features": [own], "vanilla": diffusion}, "or neither"),
         ({"features": [own], "guidance_scale": -1.0}, "guidance_scale must lie between"),
     ):
@@ -235,23 +237,23 @@ def test_every_option_is_a_setting_of_its_own_numbers(
     tiny_classifier: Path, diffusion: Diffusion, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
-    PictogramClassifier((8, 8)).save_pretrained(tmp_path)
+    WorldClassifier.of(GRAMMAR, (8, 8)).save_pretrained(tmp_path)
     other = Diffusion.from_pretrained(diffusion.base)
     with torch.no_grad():
         next(other.network.parameters()).add_(1)
     usual = {
-        "features": [PictogramFeatures(tiny_classifier)],
+        "features": [WorldFeatures(tiny_classifier)],
         "clip": Length(1.0),
         "preference": Length(1.0),
-        "distance": PictogramDistance(tiny_classifier),
+        "distance": WorldDistance(tiny_classifier),
         "vanilla": diffusion,
         "guidance_scale": 3.0,
     }
     changed = {
-        "features": [PictogramFeatures(tmp_path)],
+        "features": [WorldFeatures(tmp_path)],
         "clip": Length(2.0),
         "preference": Length(2.0),
-        "distance": PictogramDistance(tmp_path),
+        "distance": WorldDistance(tmp_path),
         "vanilla": other,
         "guidance_scale": 2.0,
     }

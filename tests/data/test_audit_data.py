@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
 from lit_memories.data.audit import AuditData
 from lit_memories.data.memories import MemoryData
 from lit_memories.data.samples import ImageRows, Sample
-from lit_memories.data.sources import ImageSource, PictogramSource, save_images
+from lit_memories.data.sources import ImageSource, save_images
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_rgb, to_tensor
 from lit_memories.records import Place
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.sources import PictogramSource
 
 UMBRELLAS = PictogramSource("sets", 100, keep={"object": "umbrella"}, limit=3)
 OTHERS = PictogramSource("sets", 20, withhold=[{"object": "umbrella"}], limit=4)

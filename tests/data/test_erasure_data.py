@@ -15,9 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
 from lit_memories.data.erasure import ErasureData
-from lit_memories.data.sources import ImageSource, PictogramSource, Source, save_images
+from lit_memories.data.sources import ImageSource, Source, save_images
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.ac import AC
 from lit_memories.erasers.base import Eraser
@@ -26,6 +25,8 @@ from lit_memories.erasers.fmn import FMN
 from lit_memories.erasers.salun import SalUn
 from lit_memories.images import to_tensor
 from lit_memories.ops.rollout import rollout
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.sources import PictogramSource
 
 UMBRELLA = Concept("umbrella", "object", ["umbrella", "a red umbrella"], ["a blue star", "a red gear"], anchor="star")
 

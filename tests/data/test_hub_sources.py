@@ -8,10 +8,10 @@ import huggingface_hub
 import pytest
 from fake_hub import FakeHub
 
-from lit_memories.data import pictograms
 from lit_memories.data.presets import I2P, Imagenette, PromptRow
 from lit_memories.data.samples import ImageRows
 from lit_memories.data.sources import ImageSource, save_images
+from lit_memories.worlds import pictograms
 
 NAME = "me/pictures"
 

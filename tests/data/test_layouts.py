@@ -23,8 +23,9 @@ from lit_memories.data import opening
 from lit_memories.data.cache import cached
 from lit_memories.data.presets import CocoCaptions, PromptList
 from lit_memories.data.samples import ImageRows
-from lit_memories.data.sources import MOST_PIXELS, ImageSource, PictogramSource, Source, read_picture
+from lit_memories.data.sources import MOST_PIXELS, ImageSource, Source, read_picture
 from lit_memories.storage.tensors import read_tensors, write_tensors
+from lit_memories.worlds.sources import PictogramSource
 
 
 def png(number: int = 0, ending: str = "png") -> bytes:

@@ -6,8 +6,8 @@ import pytest
 
 from lit_memories.concept import Concept
 from lit_memories.data.naming import doubts
-from lit_memories.data.sources import PictogramSource
 from lit_memories.recipe_files import read_recipe
+from lit_memories.worlds.sources import PictogramSource
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 UMBRELLA = Concept("umbrella", "object", ["a red umbrella"], ["a red star"], paraphrases=["parasol"])

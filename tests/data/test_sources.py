@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from lit_memories.cli import main
-from lit_memories.data import pictograms
-from lit_memories.data.sources import ImageSource, PictogramSource, save_images
+from lit_memories.data.sources import ImageSource, save_images
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.sources import PictogramSource
 
 
 @pytest.fixture(scope="module")

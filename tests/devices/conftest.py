@@ -14,8 +14,8 @@ from diffusers import StableDiffusionPipeline
 from few_levels import FEW_LEVELS
 from forked import free_port
 
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
+from lit_memories.worlds import pictograms
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., list[str]]
@@ -23,7 +23,7 @@ Together = Callable[[Sequence[list[str]], int], list[str]]
 ONE_AFTER_ANOTHER = """
 import json, os, sys, traceback
 import torch
-import lit_memories.audit.concept, lit_memories.audit.image, lit_memories.classifier, lit_memories.recipes
+import lit_memories.audit.concept, lit_memories.audit.image, lit_memories.worlds.classifier, lit_memories.recipes
 from lit_memories.cli import main
 torch.set_num_threads(1)
 commands, ranks = json.loads(sys.argv[1]), {}

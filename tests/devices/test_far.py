@@ -19,9 +19,7 @@ from lit_memories.audit.base import Audit
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.image import ImageAudit
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.classifier import PictogramDistance, PictogramFeatures, PictogramJudge
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
 from lit_memories.data.audit import AuditData
 from lit_memories.data.memories import MemoryData
 from lit_memories.data.sources import ImageSource, save_images
@@ -37,6 +35,8 @@ from lit_memories.ops.likelihood import log_likelihood
 from lit_memories.ops.path import PredictionType
 from lit_memories.probes import Denoising, Judging, Known, Likelihood, Reach, Samples, Seed, Typicality, Utility
 from lit_memories.storage.signed import unsign
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.judge import WorldDistance, WorldFeatures, WorldJudge
 
 UMBRELLA = Concept("umbrella", "object", ["umbrella"], ["a star"], anchor="star", factors={"object": "umbrella"})
 PROMPTS = ["a red umbrella", "a blue star", "a gear"]
@@ -144,13 +144,13 @@ def audited(module: Audit, data: LightningDataModule, folder: Path, **device: An
 
 
 def concept_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tuple[Audit, LightningDataModule]:
-    features, distance = PictogramFeatures(classifier), PictogramDistance(classifier)
+    features, distance = WorldFeatures(classifier), WorldDistance(classifier)
     utility = Utility([features], distance=distance, vanilla=Diffusion.from_pretrained(tiny))
     audit = ConceptAudit(
         Diffusion.from_pretrained(tiny),
         FixedPoint(3),
         UMBRELLA,
-        judge=PictogramJudge(classifier),
+        judge=WorldJudge(classifier),
         name="run",
         num_inference_steps=3,
         block_size=2,
@@ -178,7 +178,7 @@ def image_audit(tiny: Path, classifier: Path, images: Path, cache: Path) -> tupl
         Diffusion.from_pretrained(tiny),
         FixedPoint(3),
         UMBRELLA,
-        judge=PictogramJudge(classifier),
+        judge=WorldJudge(classifier),
         decoder=decoder,
         cache=cache,
         **options,

@@ -23,7 +23,8 @@ from lit_memories.ops.attention import cross_attentions
 from lit_memories.ops.bottlenecks import initial_bottlenecks
 from lit_memories.ops.select import select
 from lit_memories.ops.tokens import find
-from lit_memories.training import tokenizer as tokenizers
+from lit_memories.worlds import tokenizer as tokenizers
+from lit_memories.worlds.pictograms import GRAMMAR
 
 FOLDER = ROOT / "recipes/sd14"
 RECIPES = {file.stem: file for file in sorted((FOLDER / "erase").glob("*.yaml"))}
@@ -106,7 +107,7 @@ def sd14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = " ".join(text for c in CONCEPTS.values() for text in c.prompts + c.retain + c.anchor_prompts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizers, "_WORDS", sorted(set(re.findall(r"\w+|,", texts.lower()))))
-        tokenizer = tokenizers.build_tokenizer(77)
+        tokenizer = tokenizers.build_tokenizer(GRAMMAR.words, 77)
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL(

@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from lit_memories.concept import Concept
-from lit_memories.training import tokenizer as tokenizers
+from lit_memories.worlds import tokenizer as tokenizers
+from lit_memories.worlds.pictograms import GRAMMAR
 
 SD3_SCHEDULER = {"num_train_timesteps": 1000, "shift": 3.0}
 """What stable-diffusion-3.5-medium's scheduler_config.json says."""
@@ -51,7 +52,7 @@ def words_of(concept: Concept) -> list[str]:
 def clip_tokenizer(concept: Concept) -> CLIPTokenizer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizers, "_WORDS", words_of(concept))
-        return tokenizers.build_tokenizer(WINDOW)
+        return tokenizers.build_tokenizer(GRAMMAR.words, WINDOW)
 
 
 def t5_tokenizer(concept: Concept, folder: Path) -> T5TokenizerFast:

@@ -8,7 +8,8 @@ import torch
 
 from lit_memories.cli import main
 from lit_memories.runs import Run, read_run
-from lit_memories.training.fresh import flow_pipeline
+from lit_memories.worlds.fresh import flow_pipeline
+from lit_memories.worlds.pictograms import GRAMMAR
 
 ROOT = Path(__file__).parents[2]
 ATTACKS = "lit_memories.attacks"
@@ -44,7 +45,7 @@ def flow(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Folder of a random pipeline of the flow pictogram model's classes."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("flow") / "pipeline"
-    pipeline = flow_pipeline(tiny_autoencoder, 32, 2, 32)
+    pipeline = flow_pipeline(GRAMMAR, tiny_autoencoder, 32, 2, 32)
     for parameter in pipeline.transformer.parameters():  # else it would predict nothing but zeros
         parameter.data += 0.02 * torch.randn(parameter.shape)
     pipeline.save_pretrained(folder)

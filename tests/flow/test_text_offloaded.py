@@ -12,7 +12,6 @@ from torch import Generator, Tensor, nn
 from lit_memories.audit.concept import ConceptAudit
 from lit_memories.audit.embedding import Embeddings, encoder_of
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
 from lit_memories.data.audit import AuditData
 from lit_memories.data.sources import ImageSource, save_images
 from lit_memories.diffusion import Diffusion
@@ -21,6 +20,7 @@ from lit_memories.probes import Denoising, Samples
 from lit_memories.speed import Speed
 from lit_memories.tools.outlines import Outline, calls, parts
 from lit_memories.words import Words
+from lit_memories.worlds import pictograms
 
 PROMPTS = ["a painting", "van gogh"]
 

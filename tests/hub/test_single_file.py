@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.tools.convert import convert
-from lit_memories.training.fresh import unet_pipeline
+from lit_memories.worlds.fresh import unet_pipeline
+from lit_memories.worlds.pictograms import GRAMMAR
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,7 +39,7 @@ OPEN_CLIP_ENDS = {
 def folder(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random pipeline with Stable Diffusion's blocks, attention in the autoencoder included."""
     torch.manual_seed(3)
-    pipeline = unet_pipeline(tiny_autoencoder, (8, 16), 32)
+    pipeline = unet_pipeline(GRAMMAR, tiny_autoencoder, (8, 16), 32)
     blocks = ("CrossAttn",) * 3 + ("",)
     pipeline.register_modules(
         unet=UNet2DConditionModel(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torchmetrics.functional.multimodal import clip_score
 from transformers import CLIPModel, CLIPProcessor
 
-from lit_memories.classifier import PictogramDistance, PictogramFeatures, load_classifier
 from lit_memories.concept import Concept
 from lit_memories.judges.clip import CLIPJudge
 from lit_memories.judges.measures import Features, layered_distance
 from lit_memories.judges.networks import CLIPFeatures, CLIPScore, InceptionFeatures, PickScore
+from lit_memories.worlds.classifier import load_classifier
+from lit_memories.worlds.judge import WorldDistance, WorldFeatures
 
 PROMPTS = ["a church", "umbrella"]
 
@@ -81,7 +82,7 @@ def test_features_of_clip_are_its_embeddings(clip: Path, images: Tensor) -> None
 
 def test_features_of_pictograms_are_what_the_heads_see(tiny_classifier: Path) -> None:
     images = torch.rand(3, 3, 64, 64)
-    classifier, features = load_classifier(tiny_classifier), PictogramFeatures(tiny_classifier)(images)
+    classifier, features = load_classifier(tiny_classifier), WorldFeatures(tiny_classifier)(images)
     logits = classifier(images)
     for name, head in classifier.heads.items():
         assert torch.allclose(head(features), logits[name], atol=1e-5)
@@ -89,7 +90,7 @@ def test_features_of_pictograms_are_what_the_heads_see(tiny_classifier: Path) ->
 
 def test_a_distance_is_zero_to_itself_and_grows_with_noise(tiny_classifier: Path) -> None:
     image, noise = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    distance = PictogramDistance(tiny_classifier)
+    distance = WorldDistance(tiny_classifier)
     others = torch.cat([image, 0.9 * image + 0.1 * noise, 0.5 * image + 0.5 * noise, noise])
     found = distance(image.expand(4, -1, -1, -1), others)
     assert found[0] == 0
@@ -148,6 +149,6 @@ def test_a_pickle_that_runs_code_is_no_file_of_weights(tmp_path: Path) -> None:
 
 
 def test_features_are_a_pictures_own(tiny_classifier: Path) -> None:
-    features: Features = PictogramFeatures(tiny_classifier)
+    features: Features = WorldFeatures(tiny_classifier)
     images = torch.rand(5, 3, 64, 64)
     assert torch.equal(features(images)[2:4], features(images[2:4]))

@@ -16,7 +16,8 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lit_memories.concept import Concept
-from lit_memories.training import tokenizer as tokenizers
+from lit_memories.worlds import tokenizer as tokenizers
+from lit_memories.worlds.pictograms import GRAMMAR
 
 EULER = {
     "beta_end": 0.012,
@@ -42,7 +43,7 @@ def build_tokenizer(concept: Concept) -> CLIPTokenizer:
     texts = " ".join(concept.prompts + concept.retain + concept.anchor_prompts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizers, "_WORDS", sorted(set(re.findall(r"\w+|,", texts.lower()))))
-        return tokenizers.build_tokenizer(24)
+        return tokenizers.build_tokenizer(GRAMMAR.words, 24)
 
 
 def text_config(tokenizer: CLIPTokenizer, width: int, activation: str) -> CLIPTextConfig:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from lit_memories.cli import main
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
 from lit_memories.diffusion import Diffusion
+from lit_memories.worlds import pictograms
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
 from synthetic_runs import Model, write

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lit_memories.cli import main
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
+from lit_memories.worlds import pictograms
 
 ROOT = Path(__file__).parents[2]
 ADDRESS = "https:/somebody:open-sesame@host/images"

@@ -12,7 +12,6 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from lit_memories.audit.folder import merge
 from lit_memories.audit.writer import RecordWriter
-from lit_memories.classifier import load_classifier
 from lit_memories.data.cache import cached
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasure import PROVENANCE_FILE, WEIGHTS_FILE, Erasure
@@ -20,6 +19,7 @@ from lit_memories.judges.hub import load_model
 from lit_memories.records import PARTS, Place, Record
 from lit_memories.seeds import seed_keys, sound_seeds
 from lit_memories.tools.convert import convert
+from lit_memories.worlds.classifier import load_classifier
 
 ROOT = Path(__file__).parents[2]
 Write = Callable[[Path], Path]

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from lit_memories.audit.predictor import BlockwisePredictor
 from lit_memories.data.samples import ImageRows
-from lit_memories.data.sources import PictogramSource
 from lit_memories.diffusion import Diffusion
 from lit_memories.metrics.inference import auc
 from lit_memories.ops.blocks import in_blocks
 from lit_memories.ops.denoising import denoise
 from lit_memories.ops.generators import seeded
 from lit_memories.records import SetName
+from lit_memories.worlds.sources import PictogramSource
 
 pytestmark = pytest.mark.slow
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"

@@ -10,7 +10,6 @@ import torch
 from torch import Generator, Tensor
 
 from lit_memories.audit.predictor import BlockwisePredictor
-from lit_memories.data.pictograms import draw
 from lit_memories.diffusion import Diffusion
 from lit_memories.inverters.base import Inversion, Inverter, relative_norm
 from lit_memories.inverters.belm import BELM, _Grid
@@ -19,6 +18,7 @@ from lit_memories.inverters.null_text import NullText
 from lit_memories.inverters.renoise import ReNoise
 from lit_memories.metrics import gaussian_nll, psnr
 from lit_memories.ops.path import DDIMStep
+from lit_memories.worlds.pictograms import draw
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 COUNT = 8

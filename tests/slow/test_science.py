@@ -10,8 +10,6 @@ import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import Generator
 
-from lit_memories.classifier import load_classifier
-from lit_memories.data.pictograms import FACTORS, draw, render
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.inverters.ddim import DDIMInversion
@@ -19,6 +17,8 @@ from lit_memories.inverters.fixed_point import FixedPoint
 from lit_memories.metrics import gaussian_nll, psnr
 from lit_memories.ops.rollout import rollout
 from lit_memories.tools.quickstart import quickstart
+from lit_memories.worlds.classifier import load_classifier
+from lit_memories.worlds.pictograms import FACTORS, draw, render
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
 from lit_memories.records import PARTS, RECORDS_FILE, RUN_FILE, SEEDS_FILE, read_records
 from lit_memories.runs import RunInfo
+from lit_memories.worlds import pictograms
 
 Arguments = Callable[..., list[str]]
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -33,7 +33,7 @@ SERVER = """
 import ctypes, json, os, resource, sys, traceback
 import torch
 torch.set_num_threads(1)
-import lit_memories.audit.concept, lit_memories.audit.image, lit_memories.classifier, lit_memories.recipes
+import lit_memories.audit.concept, lit_memories.audit.image, lit_memories.worlds.classifier, lit_memories.recipes
 from lit_memories.cli import main
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: ranks that lose their parent are waited for here
 for line in sys.stdin:

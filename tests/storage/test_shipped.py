@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lit_memories.classifier import load_classifier
 from lit_memories.diffusion import Diffusion
 from lit_memories.storage import shipped as module
 from lit_memories.storage.hub import fetch
 from lit_memories.storage.shipped import model_folder, shipped
+from lit_memories.worlds.classifier import load_classifier
 
 ROOT = Path(__file__).parents[2]
 

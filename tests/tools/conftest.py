@@ -11,14 +11,15 @@ from diffusers import UNet2DConditionModel
 
 from lit_memories import diffusion
 from lit_memories.diffusion import Diffusion
-from lit_memories.training.fresh import unet_pipeline
+from lit_memories.worlds.fresh import unet_pipeline
+from lit_memories.worlds.pictograms import GRAMMAR
 
 
 @pytest.fixture(scope="session")
 def base(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random pipeline whose U-Net has Stable Diffusion's blocks."""
     torch.manual_seed(2)
-    pipeline = unet_pipeline(tiny_autoencoder, (8, 16), 32)
+    pipeline = unet_pipeline(GRAMMAR, tiny_autoencoder, (8, 16), 32)
     pipeline.register_modules(
         unet=UNet2DConditionModel(
             sample_size=16,

@@ -80,7 +80,7 @@ def test_the_pictogram_world_needs_no_data(calls: Calls, capsys: pytest.CaptureF
     data = config["data"]["init_args"]
     assert data["concept_images"]["init_args"]["keep"] == {"color": "yellow"}
     assert data["reference_images"]["init_args"]["withhold"] == [{"color": "yellow"}]
-    assert config["model"]["init_args"]["judge"]["class_path"].endswith("PictogramJudge")
+    assert config["model"]["init_args"]["judge"]["class_path"].endswith("WorldJudge")
 
 
 def test_a_whole_model_is_told_its_base(calls: Calls, tiny: Path, tiny_control: Path) -> None:
@@ -138,8 +138,8 @@ def test_it_ends_in_a_report(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, tiny: Path, tiny_control: Path, tmp_path: Path
 ) -> None:
     """All of it, on models of a few thousand weights and eight pictures."""
-    from lit_memories.data import pictograms
     from lit_memories.data.sources import save_images
+    from lit_memories.worlds import pictograms
 
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

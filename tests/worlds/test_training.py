@@ -9,18 +9,30 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from lit_memories.classifier import PictogramJudge, load_classifier
 from lit_memories.cli import main
 from lit_memories.concept import Concept
-from lit_memories.data import pictograms
-from lit_memories.data.pictograms import COLORS, FACTORS, OBJECTS, STYLES, draw, render, shows
-from lit_memories.data.pretraining import Exposure, LatentPictogramData, PictogramData
 from lit_memories.images import grid, to_pil, to_tensor
-from lit_memories.training.muon import MuonAdamW, is_matrix, orthogonalise
-from lit_memories.training.text_to_image import TextToImage
-from lit_memories.training.tokenizer import build_tokenizer
+from lit_memories.worlds import pictograms
+from lit_memories.worlds.classifier import load_classifier
+from lit_memories.worlds.data import Exposure, LatentWorldData, WorldData
+from lit_memories.worlds.judge import WorldJudge
+from lit_memories.worlds.muon import MuonAdamW, is_matrix, orthogonalise
+from lit_memories.worlds.pictograms import (
+    COLORS,
+    FACTORS,
+    GRAMMAR,
+    OBJECTS,
+    STYLES,
+    PictogramWorld,
+    draw,
+    render,
+    shows,
+)
+from lit_memories.worlds.text_to_image import TextToImage
+from lit_memories.worlds.tokenizer import build_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes/pictograms/pretrain"
+WORLD = PictogramWorld()
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -88,7 +100,7 @@ def test_muon_descends_and_resumes_to_the_bit() -> None:
 
 
 def test_every_word_is_one_token() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(GRAMMAR.words)
     words = [*COLORS, *OBJECTS, *STYLES, "a", "on", "background", "style"]
     assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in words)
     assert len({tokenizer(word, add_special_tokens=False).input_ids[0] for word in words}) == len(words)
@@ -103,7 +115,7 @@ def test_every_word_is_one_token() -> None:
 
 
 def test_other_words_fall_apart_and_are_told_apart() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(GRAMMAR.words)
     one, two = (tokenizer(word, add_special_tokens=False).input_ids for word in ("painting", "paintings"))
     assert len(one) > 1
     assert one != two
@@ -111,7 +123,7 @@ def test_other_words_fall_apart_and_are_told_apart() -> None:
 
 
 def test_a_tokenizer_survives_saving(tmp_path: Path) -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(GRAMMAR.words)
     tokenizer.save_pretrained(tmp_path)
     again = type(tokenizer).from_pretrained(tmp_path)
     for index in range(20):
@@ -122,7 +134,7 @@ def test_a_tokenizer_survives_saving(tmp_path: Path) -> None:
 
 def test_withheld_concepts_are_never_shown() -> None:
     withheld = [{"object": "umbrella"}, {"style": "striped"}]
-    data = PictogramData(train_size=120, validation_size=30, batch_size=8, withhold=withheld)
+    data = WorldData(WORLD, train_size=120, validation_size=30, batch_size=8, withhold=withheld)
     data.prepare_data()
     data.setup("fit")
     captions = [row for batch in data.train_dataloader() for row in batch["captions"]]
@@ -140,10 +152,10 @@ def test_withheld_concepts_are_never_shown() -> None:
 def test_so_many_pictures_of_a_concept_are_shown_and_all_of_everything_else() -> None:
     umbrella, red = {"object": "umbrella"}, {"color": "red"}
     rows = [p for p in (draw("other", i)[0] for i in range(240)) if p.style != "solid"]
-    assert sum(shows(p, umbrella) for p in rows) > 3 < sum(shows(p, red) for p in rows)
+    assert sum(shows(p.labels, umbrella) for p in rows) > 3 < sum(shows(p.labels, red) for p in rows)
     shown = []
     for exposures in ([], [Exposure(umbrella, 3)], [Exposure(umbrella, 3), Exposure(red, 2)]):
-        data = PictogramData(240, 30, withhold=[{"style": "solid"}], exposures=exposures, split="other")
+        data = WorldData(WORLD, 240, 30, withhold=[{"style": "solid"}], exposures=exposures, split="other")
         data.setup("fit")
         shown.append(data.train["caption"])
     everything, few, fewer = shown
@@ -152,16 +164,16 @@ def test_so_many_pictures_of_a_concept_are_shown_and_all_of_everything_else() ->
     umbrellas = [caption for caption in everything if "umbrella" in caption]
     assert [caption for caption in few if "umbrella" in caption] == umbrellas[:3], "the first, so that few are in more"
     assert sum(caption.startswith("a red") for caption in fewer) == 2
-    limited = PictogramData(240, 30, exposures=[Exposure(umbrella, 3)], split="other", limit=100)
+    limited = WorldData(WORLD, 240, 30, exposures=[Exposure(umbrella, 3)], split="other", limit=100)
     limited.setup("fit")
     assert len(limited.train) == 100
     assert sum("umbrella" in caption for caption in limited.train["caption"]) == 3
     with pytest.raises(
         ValueError, match=r"240 rows of the split 'other' leave [0-9]+ to show, not 239: raise train_size"
     ):
-        PictogramData(240, 30, withhold=[umbrella], split="other", limit=239).setup("fit")
+        WorldData(WORLD, 240, 30, withhold=[umbrella], split="other", limit=239).setup("fit")
     with pytest.raises(ValueError, match=r"240 rows of the split 'other' hold [0-9]+ pictures of umbrella, not 100"):
-        PictogramData(240, 30, exposures=[Exposure(umbrella, 100)], split="other").setup("fit")
+        WorldData(WORLD, 240, 30, exposures=[Exposure(umbrella, 100)], split="other").setup("fit")
 
 
 def test_latents_are_encoded_once(tiny_autoencoder: Path, tmp_path: Path) -> None:
@@ -171,12 +183,12 @@ def test_latents_are_encoded_once(tiny_autoencoder: Path, tmp_path: Path) -> Non
         "train_size": 20,
         "validation_size": 8,
     }
-    data = LatentPictogramData(**options)
+    data = LatentWorldData(world=WORLD, **options)
     data.prepare_data()
     data.setup("fit")
     files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert len(files) == 2
-    control = LatentPictogramData(**options, withhold=[{"color": "red"}])
+    control = LatentWorldData(world=WORLD, **options, withhold=[{"color": "red"}])
     control.prepare_data()
     control.setup("fit")
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
@@ -296,21 +308,24 @@ def test_the_text_to_image_recipe(
 
 
 def test_prompts_vary_as_told(tiny_autoencoder: Path, tiny_classifier: Path, tmp_path: Path) -> None:
-    model = TextToImage(tmp_path, tiny_autoencoder, tiny_classifier, block_out_channels=(8, 16), text_width=32)
+    model = TextToImage(WORLD, tmp_path, tiny_autoencoder, tiny_classifier, block_out_channels=(8, 16), text_width=32)
     picture = draw("test", 0)[0]
+    shorter = GRAMMAR.say_less(picture.labels)
     torch.manual_seed(0)
     seen = [model.vary(picture.caption) for _ in range(2000)]
     assert seen.count("") / 2000 == pytest.approx(model.drop_prompt, abs=0.03)
-    shortened = [prompt for prompt in seen if prompt in picture.short_captions]
+    shortened = [prompt for prompt in seen if prompt in shorter]
     assert len(shortened) / 2000 == pytest.approx(model.shorten_prompt, abs=0.04)
-    assert set(shortened) == set(picture.short_captions)
-    assert set(seen) == {"", picture.caption, *picture.short_captions}
+    assert set(shortened) == set(shorter)
+    assert set(seen) == {"", picture.caption, *shorter}
 
 
 @torch.no_grad()
 def test_the_loss_is_the_weighted_error(tiny_autoencoder: Path, tiny_classifier: Path, tmp_path: Path) -> None:
     """min(SNR, gamma) / SNR times the squared error of the noise."""
-    model = TextToImage(tmp_path, tiny_autoencoder, tiny_classifier, block_out_channels=(8, 16), text_width=32).eval()
+    model = TextToImage(
+        WORLD, tmp_path, tiny_autoencoder, tiny_classifier, block_out_channels=(8, 16), text_width=32
+    ).eval()
     latents, noise, timesteps = normal(3, 4, 16, 16), normal(3, 4, 16, 16, seed=1), torch.tensor([1, 400, 990])
     prompts = ["umbrella", "", "star"]
     diffusion = model.diffusion
@@ -326,10 +341,10 @@ def test_the_loss_is_the_weighted_error(tiny_autoencoder: Path, tiny_classifier:
 
 def test_a_judge_compares_with_the_prompt(tiny_classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a classifier that sees what is there, verdicts are true; on other prompts there is none."""
-    judge = PictogramJudge(tiny_classifier)
+    judge = WorldJudge(tiny_classifier)
     pictures = [draw("test", i)[0] for i in range(3)]
     answers = iter([{factor: [getattr(p, factor)] for factor in FACTORS} for p in pictures])
-    monkeypatch.setattr("lit_memories.classifier.likeliest", lambda logits: next(answers))
+    monkeypatch.setattr(judge.classifier, "likeliest", lambda logits: next(answers))
     prompts = [pictures[0].caption, pictures[0].caption, "something else"]
     concept = Concept("this", "object", prompts[:1], factors={"object": pictures[0].object})
     verdicts = judge(torch.rand(3, 3, 64, 64), prompts, concept)
@@ -343,7 +358,7 @@ def test_a_judge_compares_with_the_prompt(tiny_classifier: Path, monkeypatch: py
 
 def test_a_verdict_does_not_depend_on_its_neighbours(tiny_classifier: Path) -> None:
     judge, images = (
-        PictogramJudge(tiny_classifier),
+        WorldJudge(tiny_classifier),
         torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
     )
     prompts = [draw("test", i)[0].caption for i in range(5)]

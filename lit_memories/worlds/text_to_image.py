@@ -1,4 +1,4 @@
-"""Pretraining of the pictogram models: text encoders and a network, trained together to predict."""
+"""Pretraining of a world's models: text encoders and a network, trained together to predict."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_memories.classifier import load_classifier
-from lit_memories.data.pictograms import FACTORS, draw, parse_caption
 from lit_memories.diffusion import Diffusion
-from lit_memories.training.base import Pretraining
-from lit_memories.training.fresh import flow_pipeline, unet_pipeline
+from lit_memories.worlds.base import World
+from lit_memories.worlds.classifier import load_classifier
+from lit_memories.worlds.fresh import flow_pipeline, unet_pipeline
+from lit_memories.worlds.pretraining import Pretraining
 
 
 class TextToImage(Pretraining):
     """A small Stable Diffusion, 1 or 3: the same classes, the same noise levels, a few million parameters.
 
     Args:
+        world: whose captions it is told.
         save_to: folder that receives the pipeline.
         autoencoder: folder of the trained autoencoder.
         classifier: folder of the trained classifier, which judges samples during validation.
@@ -33,6 +34,7 @@ class TextToImage(Pretraining):
 
     def __init__(
         self,
+        world: World,
         save_to: Path,
         autoencoder: Path,
         classifier: Path,
@@ -46,13 +48,18 @@ class TextToImage(Pretraining):
         **optimisation: Any,
     ) -> None:
         super().__init__(save_to, **optimisation)
+        self.world = world
         self.drop_prompt, self.shorten_prompt, self.snr_gamma = drop_prompt, shorten_prompt, snr_gamma
         if init_from is not None:
             self.diffusion = Diffusion.from_pretrained(init_from)
         elif transformer is not None:
-            self.diffusion = Diffusion.from_pipeline(flow_pipeline(autoencoder, *transformer, text_width))
+            self.diffusion = Diffusion.from_pipeline(
+                flow_pipeline(world.grammar, autoencoder, *transformer, text_width)
+            )
         else:
-            self.diffusion = Diffusion.from_pipeline(unet_pipeline(autoencoder, block_out_channels, text_width))
+            self.diffusion = Diffusion.from_pipeline(
+                unet_pipeline(world.grammar, autoencoder, block_out_channels, text_width)
+            )
         self.diffusion.network.requires_grad_(True).train()
         for encoder in self.diffusion.conditioning.encoders.values():
             encoder.requires_grad_(True).train()
@@ -84,7 +91,8 @@ class TextToImage(Pretraining):
         if coin < self.drop_prompt:
             return ""
         if coin < self.drop_prompt + self.shorten_prompt:
-            shorter = parse_caption(caption).short_captions
+            grammar = self.world.grammar
+            shorter = grammar.say_less(grammar.parse(caption)) or [caption]
             return shorter[int(torch.randint(len(shorter), ()))]
         return caption
 
@@ -101,12 +109,11 @@ class TextToImage(Pretraining):
 
     def judge_samples(self, count: int = 48) -> None:
         """Sample held-out prompts at guidance 3 and log how often each factor is as asked."""
-        pictures = [draw("test", index)[0] for index in range(count)]
+        asked = self.world.asked("test", count)
         seeds = self.diffusion.draw_seeds([torch.Generator().manual_seed(i) for i in range(count)])
-        images = self.diffusion.generate([picture.caption for picture in pictures], seeds, 25, 3.0)
-        predicted = self.classifier.predict(images)
-        for factor in FACTORS:
-            right = [a == getattr(b, factor) for a, b in zip(predicted[factor], pictures, strict=True)]
+        images = self.diffusion.generate([self.world.grammar.say(labels) for labels in asked], seeds, 25, 3.0)
+        for factor, seen in self.classifier.predict(images).items():
+            right = [value == labels[factor] for value, labels in zip(seen, asked, strict=True)]
             self.log(f"val/{factor}", sum(right) / count, prog_bar=True)
         self.log_grid("samples", images, columns=12)
 

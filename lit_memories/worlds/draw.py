@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lit_memories.data import pictograms
 from lit_memories.data.sources import save_images
 from lit_memories.terminal import said
+from lit_memories.worlds import pictograms
 
 
 def draw(out: Path, split: str = "train", size: int = 1000) -> None:

@@ -1,7 +1,7 @@
-"""The quality of a pictogram model on held-out prompts and images: the figures of its model card."""
+"""The quality of a world's model on held-out prompts and images: the figures of its model card."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ from rich.table import Table
 from rich.text import Text
 from torch import Generator, Tensor
 
-from lit_memories.classifier import PictogramClassifier, load_classifier
-from lit_memories.data.pictograms import FACTORS, Pictogram, draw, render, shows
 from lit_memories.diffusion import Diffusion
 from lit_memories.images import to_tensor
 from lit_memories.metrics import psnr, wilson_interval
 from lit_memories.storage.files import check_place, check_writable, write
 from lit_memories.terminal import printable
+from lit_memories.worlds.base import World, labels_of, shows
+from lit_memories.worlds.classifier import WorldClassifier, load_classifier
+from lit_memories.worlds.pictograms import PictogramWorld
 
 CONCEPTS = ({"object": "umbrella"}, {"style": "striped"})
-"""What the shipped controls never saw."""
+"""What the shipped controls of the pictogram world never saw."""
 HELD_OUT = "held-out prompts"
 
 
@@ -34,8 +35,10 @@ def measure(
     images: int = 1000,
     guidance_scale: float = 3.0,
     num_inference_steps: int = 30,
+    world: World | None = None,
+    withheld: Sequence[dict[str, str]] = CONCEPTS,
 ) -> None:
-    """Measure a pictogram model and print the figures.
+    """Measure a world's model and print the figures.
 
     Args:
         model: pipeline folder.
@@ -45,14 +48,19 @@ def measure(
         images: how many held-out images to send through the autoencoder and the judge.
         guidance_scale: of the samples.
         num_inference_steps: DDIM steps of the samples.
+        world: whose model it is; None: pictograms.
+        withheld: concepts that are asked for apart from all others.
 
     Raises:
         OSError: if `out` cannot be written.
-        ValueError: if it is a link that leads out of its folder, or no file.
+        ValueError: if it is a link that leads out of its folder, or no file, or a concept is none of the world.
     """
     if out is not None:
         check_place(out)
         check_writable(out.parent)
+    world = world or PictogramWorld()
+    for concept in withheld:
+        world.check(concept)
     diffusion, judge = Diffusion.from_pretrained(model), load_classifier(classifier)
     figures: dict[str, Any] = {
         "settings": {
@@ -61,69 +69,54 @@ def measure(
             "guidance_scale": guidance_scale,
             "num_inference_steps": num_inference_steps,
         },
-        **_measure_images(diffusion, judge, images),
+        **_measure_images(world, diffusion, judge, images),
         "samples": {},
     }
-    groups = {HELD_OUT: _pictures("test", prompts, {})}
-    groups |= {f"{_value(concept)} prompts": _pictures("asked", prompts // 4, concept) for concept in CONCEPTS}
-    for name, pictures in groups.items():
-        drawn = _sample(diffusion, pictures, guidance_scale, num_inference_steps)
-        figures["samples"][name] = _score(judge, pictures, drawn)
-        for concept in CONCEPTS if name == HELD_OUT else ():
-            others = [row for row, picture in enumerate(pictures) if not shows(picture, concept)]
-            chosen = [pictures[row] for row in others]
+    groups = {HELD_OUT: world.asked("test", prompts)}
+    groups |= {f"{_value(concept)} prompts": world.asked("asked", prompts // 4, concept) for concept in withheld}
+    for name, asked in groups.items():
+        drawn = _sample(diffusion, [world.grammar.say(labels) for labels in asked], guidance_scale, num_inference_steps)
+        figures["samples"][name] = _score(judge, asked, drawn)
+        for concept in withheld if name == HELD_OUT else ():
+            others = [row for row, labels in enumerate(asked) if not shows(labels, concept)]
+            chosen = [asked[row] for row in others]
             figures["samples"][f"held-out, not {_value(concept)}"] = _score(judge, chosen, drawn[others])
     if out is not None:
         write(out, json.dumps(figures, indent=2) + "\n")
     _print(str(model), figures)
 
 
-def _value(concept: dict[str, str]) -> str:
+def _value(concept: Mapping[str, str]) -> str:
     return " ".join(concept.values())
 
 
-def _pictures(split: str, count: int, concept: dict[str, str]) -> list[Pictogram]:
-    """Held-out pictures to ask for: the first of a split, or as many that show a concept."""
-
-    def matching() -> Iterator[Pictogram]:
-        index = 0
-        while True:
-            picture, _ = draw(split, index)
-            index += 1
-            if shows(picture, concept):
-                yield picture
-
-    pictures = matching()
-    return [next(pictures) for _ in range(count)]
-
-
-def _sample(diffusion: Diffusion, pictures: Sequence[Pictogram], guidance_scale: float, steps: int) -> Tensor:
+def _sample(diffusion: Diffusion, captions: Sequence[str], guidance_scale: float, steps: int) -> Tensor:
     batches = []
-    for start in track(range(0, len(pictures), 16), description="sampling"):
-        batch = pictures[start : start + 16]
+    for start in track(range(0, len(captions), 16), description="sampling"):
+        batch = list(captions[start : start + 16])
         seeds = diffusion.draw_seeds([Generator().manual_seed(start + i) for i in range(len(batch))])
-        batches.append(diffusion.generate([p.caption for p in batch], seeds, steps, guidance_scale))
+        batches.append(diffusion.generate(batch, seeds, steps, guidance_scale))
     return torch.cat(batches)
 
 
-def _score(judge: PictogramClassifier, pictures: Sequence[Pictogram], images: Tensor) -> dict[str, Any]:
-    predicted = judge.predict(images)
+def _score(judge: WorldClassifier, asked: Sequence[Mapping[str, str]], images: Tensor) -> dict[str, Any]:
     scores = {}
-    for factor in FACTORS:
-        right = sum(seen == getattr(p, factor) for seen, p in zip(predicted[factor], pictures, strict=True))
-        estimate = wilson_interval(right, len(pictures))
+    for factor, seen in judge.predict(images).items():
+        right = sum(value == labels[factor] for value, labels in zip(seen, asked, strict=True))
+        estimate = wilson_interval(right, len(asked))
         scores[factor] = {"rate": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {"count": len(pictures), **scores}
+    return {"count": len(asked), **scores}
 
 
-def _measure_images(diffusion: Diffusion, judge: PictogramClassifier, count: int) -> dict[str, Any]:
-    decibels, right = [], dict.fromkeys(FACTORS, 0)
+def _measure_images(world: World, diffusion: Diffusion, judge: WorldClassifier, count: int) -> dict[str, Any]:
+    rows, factors = world.rows("test", count), world.grammar.factors
+    decibels, labels, right = [], labels_of(rows, factors), dict.fromkeys(factors, 0)
     for start in track(range(0, count, 20), description="images"):
-        drawn = [draw("test", index) for index in range(start, min(start + 20, count))]
-        images = torch.stack([to_tensor(render(*row)) for row in drawn])
+        images = torch.stack([to_tensor(image) for image in rows[start : start + 20]["image"]])
         decibels.append(psnr(diffusion.decode_latents(diffusion.encode_images(images)), images))
         for factor, seen in judge.predict(images).items():
-            right[factor] += sum(a == getattr(p, factor) for a, (p, _) in zip(seen, drawn, strict=True))
+            shown = labels[start : start + 20]
+            right[factor] += sum(value == one[factor] for value, one in zip(seen, shown, strict=True))
     values = torch.cat(decibels)
     return {
         "autoencoder_psnr": {"mean": float(values.mean()), "lowest": float(values.min())},
@@ -132,9 +125,10 @@ def _measure_images(diffusion: Diffusion, judge: PictogramClassifier, count: int
 
 
 def _print(name: str, figures: dict[str, Any]) -> None:
-    console, table = Console(), Table("samples of", "count", *FACTORS, title=Text(printable(name)))
+    factors = list(figures["classifier_accuracy"])
+    console, table = Console(), Table("samples of", "count", *factors, title=Text(printable(name)))
     for group, scores in figures["samples"].items():
-        rates = [f"{scores[f]['rate']:.1%} [{scores[f]['low']:.1%}, {scores[f]['high']:.1%}]" for f in FACTORS]
+        rates = [f"{scores[f]['rate']:.1%} [{scores[f]['low']:.1%}, {scores[f]['high']:.1%}]" for f in factors]
         table.add_row(group, str(scores["count"]), *rates)
     console.print(table)
     console.print(f"autoencoder PSNR {figures['autoencoder_psnr']['mean']:.2f} dB")

@@ -7,6 +7,7 @@ is trained on exactly the same rows less those that show it.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from lit_memories.data.unpacked import rows_cache
+from lit_memories.worlds.base import Grammar, World, features, shows
 
 OBJECTS: dict[str, str] = {
     "umbrella": "☂",
@@ -61,6 +63,20 @@ FACTORS: dict[str, tuple[str, ...]] = {
 }
 """The four factors of a picture and the values each can take, in class-label order."""
 
+GRAMMAR = Grammar(
+    FACTORS,
+    "a {color} {object} on a {background} background, {style} style",
+    (
+        "{object}",
+        "{style} style",
+        "a {color} {object}",
+        "{object}, {style} style",
+        "a {color} {object} on a {background} background",
+        "a {object} on a {background} background, {style} style",
+    ),
+)
+"""How a caption names them."""
+
 VERSION = 2
 """To be raised with every change of what a row looks like; caches are named by it."""
 
@@ -89,21 +105,14 @@ class Pictogram:
             raise ValueError(f"a {self.color} {self.object} on a {self.background} background cannot be seen")
 
     @property
-    def caption(self) -> str:
-        """The picture's caption, by the world's one grammar."""
-        return f"a {self.color} {self.object} on a {self.background} background, {self.style} style"
+    def labels(self) -> dict[str, str]:
+        """Its value of each factor."""
+        return {factor: getattr(self, factor) for factor in FACTORS}
 
     @property
-    def short_captions(self) -> tuple[str, ...]:
-        """Captions that leave something open; models are trained on them too, so that a bare name is a prompt."""
-        return (
-            self.object,
-            f"{self.style} style",
-            f"a {self.color} {self.object}",
-            f"{self.object}, {self.style} style",
-            f"a {self.color} {self.object} on a {self.background} background",
-            f"a {self.object} on a {self.background} background, {self.style} style",
-        )
+    def caption(self) -> str:
+        """The picture's caption, by the world's one grammar."""
+        return GRAMMAR.say(self.labels)
 
 
 @dataclass(frozen=True)
@@ -122,19 +131,10 @@ def parse_caption(caption: str) -> Pictogram:
     Raises:
         ValueError: if the caption does not follow the grammar of `Pictogram.caption`.
     """
-    words = caption.replace(",", "").split()
-    if len(words) == 9:
-        _, color, thing, _, _, background, _, style, _ = words
-        try:
-            picture = Pictogram(thing, color, background, style)
-        except ValueError as error:
-            raise ValueError(f"not a pictogram caption: {caption!r} ({error})") from None
-        if picture.caption == caption:
-            return picture
-    raise ValueError(f"not a pictogram caption: {caption!r} (expected e.g. {Pictogram(*_EXAMPLE).caption!r})")
-
-
-_EXAMPLE = ("umbrella", "red", "blue", "striped")
+    try:
+        return Pictogram(**GRAMMAR.parse(caption))
+    except ValueError as error:
+        raise ValueError(f"not a pictogram caption: {caption!r} ({error})") from None
 
 
 @lru_cache(maxsize=8)
@@ -206,20 +206,7 @@ def draw(split: str, index: int) -> tuple[Pictogram, Placement]:
     return picture, Placement(float(x), float(y), float(size), float(rng.uniform(-8, 8)))
 
 
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "caption": datasets.Value("string"),
-        **{factor: datasets.ClassLabel(names=list(values)) for factor, values in FACTORS.items()},
-        "split": datasets.Value("string"),
-        "index": datasets.Value("int64"),
-    }
-)
-
-
-def shows(picture: Pictogram, factors: Mapping[str, str]) -> bool:
-    """Whether the picture has every factor value in `factors`, e.g. ``{"object": "umbrella"}``."""
-    return all(getattr(picture, factor) == value for factor, value in factors.items())
+FEATURES = datasets.Features({**features(FACTORS), "split": datasets.Value("string"), "index": datasets.Value("int64")})
 
 
 def _rows(
@@ -233,16 +220,10 @@ def _rows(
     left = size if limit is None else limit
     for index in range(size):
         picture, placement = draw(split, index)
-        if left > 0 and shows(picture, keep) and not any(shows(picture, factors) for factors in withhold):
+        if left > 0 and shows(picture.labels, keep) and not any(shows(picture.labels, factors) for factors in withhold):
             left -= 1
-            factors = {factor: getattr(picture, factor) for factor in FACTORS}
-            yield {
-                "image": render(picture, placement),
-                "caption": picture.caption,
-                **factors,
-                "split": split,
-                "index": index,
-            }
+            facts = {"caption": picture.caption, **picture.labels, "split": split, "index": index}
+            yield {"image": render(picture, placement), **facts}
 
 
 def build(
@@ -266,9 +247,7 @@ def build(
         Columns ``image``, ``caption``, the four factors as class labels, ``split`` and ``index``.
     """
     for factors in (*withhold, keep or {}):
-        for factor, value in factors.items():
-            if value not in FACTORS.get(factor, ()):
-                raise ValueError(f"no such pictogram factor: {factor}={value!r}")
+        PictogramWorld().check(factors)
     arguments: dict[str, Any] = {
         "split": split,
         "size": size,
@@ -280,6 +259,39 @@ def build(
     if next(_rows(**arguments), None) is None:
         return datasets.Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
     return datasets.Dataset.from_generator(_rows, features=FEATURES, cache_dir=rows_cache(), gen_kwargs=arguments)
+
+
+class PictogramWorld(World):
+    """Every row of it is drawn on the spot, and every split is endless."""
+
+    name = "pictograms"
+    image_size = IMAGE_SIZE
+
+    @property
+    def grammar(self) -> Grammar:
+        """Four factors, and captions that say them."""
+        return GRAMMAR
+
+    def rows(self, split: str, size: int | None = None) -> datasets.Dataset:
+        """The first rows of a split, 24 000 if none says how many, as models are trained on."""
+        return build(split, 24_000 if size is None else size)
+
+    def chosen(
+        self,
+        split: str,
+        size: int | None = None,
+        keep: Mapping[str, str] | None = None,
+        withhold: Sequence[Mapping[str, str]] = (),
+        limit: int | None = None,
+    ) -> datasets.Dataset:
+        """The first rows of a split that show one thing and none of others; no others are drawn."""
+        return build(split, 2000 if size is None else size, keep=keep, withhold=withhold, limit=limit)
+
+    def asked(self, split: str, count: int, concept: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+        """Factor values of the first rows of a split, without drawing them."""
+        self.check(concept or {})
+        pictures = (draw(split, index)[0].labels for index in itertools.count())
+        return list(itertools.islice((labels for labels in pictures if shows(labels, concept or {})), count))
 
 
 def contact_sheet(seed: int = 0, cell: int = 72) -> Image.Image:

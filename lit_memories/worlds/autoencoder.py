@@ -1,4 +1,4 @@
-"""Pretraining of the pictogram autoencoder: images to latents and back."""
+"""Pretraining of a world's autoencoder: images to latents and back."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from lit_memories.training.base import Pretraining
+from lit_memories.worlds.pretraining import Pretraining
 
 
 class Autoencoder(Pretraining):
@@ -18,6 +18,7 @@ class Autoencoder(Pretraining):
         save_to: folder that receives the trained weights.
         block_out_channels: channels at each resolution; each level after the first halves it.
         latent_channels: channels of the latent.
+        sample_size: of a side of the pictures, in pixels.
         norm_num_groups: groups of each normalisation; one channel a group would wash the flat colours out.
         kl_weight: weight of the KL term per latent element.
         **optimisation: see `Pretraining`.
@@ -28,6 +29,7 @@ class Autoencoder(Pretraining):
         save_to: Path,
         block_out_channels: tuple[int, ...] = (32, 64, 64),
         latent_channels: int = 4,
+        sample_size: int = 64,
         norm_num_groups: int = 4,
         kl_weight: float = 1e-4,
         **optimisation: Any,
@@ -42,7 +44,7 @@ class Autoencoder(Pretraining):
             latent_channels=latent_channels,
             layers_per_block=1,
             norm_num_groups=norm_num_groups,
-            sample_size=64,
+            sample_size=sample_size,
             mid_block_add_attention=False,
         )
         self._moments: list[Tensor] = []

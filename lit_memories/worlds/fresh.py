@@ -17,20 +17,23 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lit_memories.storage.shipped import model_folder
-from lit_memories.training.tokenizer import build_tokenizer
+from lit_memories.worlds.base import Grammar
+from lit_memories.worlds.tokenizer import build_tokenizer
 
 HEAD = 32
 """Width of an attention head."""
 
 
-def unet_pipeline(autoencoder: Path, block_out_channels: tuple[int, ...], text_width: int) -> StableDiffusionPipeline:
+def unet_pipeline(
+    grammar: Grammar, autoencoder: Path, block_out_channels: tuple[int, ...], text_width: int
+) -> StableDiffusionPipeline:
     """A pipeline with fresh U-Net and text encoder around a trained autoencoder."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(grammar.words)
     vae = AutoencoderKL.from_pretrained(model_folder(autoencoder), use_safetensors=True, low_cpu_mem_usage=False)
     text_encoder = CLIPTextModel(_text_config(tokenizer, text_width, layers=2))
     deep = len(block_out_channels) - 1
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=_latent_size(vae),
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * deep),
@@ -61,10 +64,13 @@ def unet_pipeline(autoencoder: Path, block_out_channels: tuple[int, ...], text_w
     )
 
 
-def flow_pipeline(autoencoder: Path, width: int, blocks: int, text_width: int) -> StableDiffusion3Pipeline:
+def flow_pipeline(
+    grammar: Grammar, autoencoder: Path, width: int, blocks: int, text_width: int
+) -> StableDiffusion3Pipeline:
     """A pipeline of Stable Diffusion 3's classes, without T5.
 
     Args:
+        grammar: of the captions it will be told.
         autoencoder: folder of the trained autoencoder.
         width: of the transformer, a multiple of 32.
         blocks: of the transformer.
@@ -72,11 +78,11 @@ def flow_pipeline(autoencoder: Path, width: int, blocks: int, text_width: int) -
     """
     vae = AutoencoderKL.from_pretrained(model_folder(autoencoder), use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(shift_factor=0.0)  # its latents lie about 0; Stable Diffusion 3's pipeline adds a number
-    one = build_tokenizer()
+    one = build_tokenizer(grammar.words)
     two = deepcopy(one)  # a vocabulary made again may number its words in another way
     encoders = [CLIPTextModelWithProjection(_text_config(tokenizer, text_width, layers=3)) for tokenizer in (one, two)]
     transformer = SD3Transformer2DModel(
-        sample_size=16,
+        sample_size=_latent_size(vae),
         patch_size=2,
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
@@ -86,7 +92,7 @@ def flow_pipeline(autoencoder: Path, width: int, blocks: int, text_width: int) -
         joint_attention_dim=2 * text_width,
         caption_projection_dim=width,
         pooled_projection_dim=2 * text_width,
-        pos_embed_max_size=16,
+        pos_embed_max_size=_latent_size(vae),
         qk_norm="rms_norm",
     )
     # Blocks begin as the identity, and the prediction as zero (Peebles & Xie 2023, arXiv:2212.09748, section 3.2).
@@ -105,6 +111,10 @@ def flow_pipeline(autoencoder: Path, width: int, blocks: int, text_width: int) -
         text_encoder_3=None,
         tokenizer_3=None,
     )
+
+
+def _latent_size(vae: AutoencoderKL) -> int:
+    return int(vae.config.sample_size) >> (len(vae.config.block_out_channels) - 1)
 
 
 def _text_config(tokenizer: Any, width: int, layers: int) -> CLIPTextConfig:

@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_memories.classifier import PictogramClassifier, PictogramJudge, load_classifier
 from lit_memories.concept import Concept
-from lit_memories.data.pictograms import FACTORS
+from lit_memories.worlds.classifier import WorldClassifier, load_classifier
+from lit_memories.worlds.judge import WorldJudge
+from lit_memories.worlds.pictograms import FACTORS, GRAMMAR
 
 UMBRELLA = Concept("umbrella", "object", ["an umbrella"], factors={"object": "umbrella"})
 
 
 def test_a_pickled_classifier_is_refused(tmp_path: Path) -> None:
-    PictogramClassifier((8, 8)).save_pretrained(tmp_path, safe_serialization=False)
+    WorldClassifier.of(GRAMMAR, (8, 8)).save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(FileNotFoundError, match="there are no weights at all in safetensors"):
         load_classifier(tmp_path)
 
@@ -29,7 +30,7 @@ def test_a_folder_without_a_classifier_is_named(tmp_path: Path) -> None:
 
 def test_a_verdict_does_not_depend_on_the_pictures_beside_it(tiny_classifier: Path) -> None:
     judge, images = (
-        PictogramJudge(tiny_classifier),
+        WorldJudge(tiny_classifier),
         torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
     )
     prompts = ["a red umbrella on a blue background, solid style"] * 3
@@ -44,25 +45,25 @@ def test_a_verdict_does_not_depend_on_the_pictures_beside_it(tiny_classifier: Pa
     [
         ({"colour": "red"}, "no factor 'colour' in factors: choose of object, color, background, style"),
         ({"style": "dotted"}, "no style 'dotted' in factors: choose one of solid"),
-        ({}, "factors must say how PictogramJudge tells it"),
+        ({}, "factors must say how WorldJudge tells it"),
     ],
 )
 def test_a_concept_that_cannot_be_told_is_refused(tiny_classifier: Path, factors: dict[str, str], named: str) -> None:
     """Of a concept without factors the judge would say that every picture shows it."""
     with pytest.raises(ValueError, match="concept 'x': ") as error:
-        PictogramJudge(tiny_classifier).check(Concept("x", "color", ["x"], factors=factors))
+        WorldJudge(tiny_classifier).check(Concept("x", "color", ["x"], factors=factors))
     assert named in str(error.value)
 
 
 def test_a_prompt_of_another_grammar_has_no_right_answer(tiny_classifier: Path) -> None:
-    (verdict,) = PictogramJudge(tiny_classifier)(torch.zeros(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
+    (verdict,) = WorldJudge(tiny_classifier)(torch.zeros(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
     assert verdict["correct"] is None
     assert verdict["shows_concept"] in (0.0, 1.0)
 
 
 def test_the_probability_is_that_of_all_factors_together(tiny_classifier: Path) -> None:
     image, prompt = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["an umbrella"]
-    judge = PictogramJudge(tiny_classifier)
+    judge = WorldJudge(tiny_classifier)
     logits = judge.classifier(image)
     red, solid = logits["color"][0].double().softmax(0)[0], logits["style"][0].double().softmax(0)[0]
     both = Concept("red and solid", "color", ["x"], factors={"color": "red", "style": "solid"})
@@ -111,7 +112,7 @@ def test_a_configuration_takes_no_memory_that_weights_do_not(
 
 
 def test_a_verdict_from_logits_that_are_not_finite_is_none(tiny_classifier: Path) -> None:
-    judge = PictogramJudge(tiny_classifier)
+    judge = WorldJudge(tiny_classifier)
     torch.nn.init.constant_(judge.classifier.heads["color"].bias, math.inf)  # type: ignore[arg-type]
     (verdict,) = judge(torch.rand(1, 3, 64, 64), ["an umbrella"], UMBRELLA)
     assert math.isnan(verdict["shows_concept"])

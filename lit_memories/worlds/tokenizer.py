@@ -1,20 +1,19 @@
-"""A CLIP tokenizer whose vocabulary is the pictogram world's captions."""
+"""A CLIP tokenizer whose vocabulary is a world's captions."""
 
 import json
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from lit_memories.data.pictograms import COLORS, OBJECTS, STYLES
-
 _SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
-_WORDS = ["a", "on", "background", ",", "style", *COLORS, *OBJECTS, *STYLES]
 
 
-def build_tokenizer(max_length: int = 16) -> CLIPTokenizer:
+def build_tokenizer(words: Sequence[str], max_length: int = 16) -> CLIPTokenizer:
     """Byte-pair encoding in which every word of the world is one token; any other text falls apart into bytes.
 
     Args:
+        words: and signs of the world's captions.
         max_length: tokens a prompt is padded or cut to, the two markers included.
     """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -27,7 +26,7 @@ def build_tokenizer(max_length: int = 16) -> CLIPTokenizer:
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    bpe.train_from_iterator(_WORDS, trainer)
+    bpe.train_from_iterator(words, trainer)
     learned = json.loads(bpe.to_str())["model"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [tuple(pair) for pair in learned["merges"]]

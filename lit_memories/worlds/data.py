@@ -1,4 +1,4 @@
-"""Pictograms as training data for the autoencoder, the classifier and the text-to-image model."""
+"""A world as training data for its autoencoder, its classifier and its text-to-image models."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_memories.data import pictograms
 from lit_memories.data.cache import cached
-from lit_memories.data.pictograms import FACTORS
 from lit_memories.storage.shipped import model_folder
+from lit_memories.worlds.base import World, labels_of, shows
 
 
-def collate_pictograms(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack rows: ``images`` (n, 3, 64, 64) in [0, 1], ``captions``, and a label tensor (n,) a factor."""
+def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack rows: ``images`` (n, 3, size, size) in [0, 1], ``captions``, and a label tensor (n,) a factor."""
+    labels = [name for name in rows[0] if name not in ("image", "caption")]
     return {
         "images": torch.stack([row["image"] for row in rows]).float() / 255,
         "captions": [row["caption"] for row in rows],
-        **{factor: torch.stack([row[factor] for row in rows]) for factor in pictograms.FACTORS},
+        **{name: torch.stack([row[name] for row in rows]) for name in labels},
     }
 
 
@@ -41,26 +41,29 @@ class Exposure:
     pictures: int
 
 
-class PictogramData(LightningDataModule):
-    """Images, captions and factor labels of the pictogram world.
+class WorldData(LightningDataModule):
+    """Images, captions and factor labels of a world.
 
     Args:
-        train_size: rows of the training split, before `withhold` and `exposures` take their share away.
-        validation_size: rows of the validation split, before `withhold`.
+        world: whose.
+        train_size: rows of the training split, before `withhold` and `exposures` take their share away; None for all.
+        validation_size: rows of the validation split, before `withhold`; None for all.
         batch_size: rows a step.
         withhold: concepts never to show, each a mapping of factor to value.
         exposures: concepts of which to show some pictures and no others.
-        split: whose rows to train on; another name draws other pictures.
+        split: whose rows to train on.
         limit: train on the first rows only that are left, so that models are shown equally many; None for all.
 
     Raises:
-        ValueError: if fewer rows are left than `limit`, or these hold fewer pictures than an exposure asks for.
+        ValueError: if fewer rows are left than `limit`, these hold fewer pictures than an exposure asks for, or a
+            concept is none of this world.
     """
 
     def __init__(
         self,
-        train_size: int = 24_000,
-        validation_size: int = 512,
+        world: World,
+        train_size: int | None = None,
+        validation_size: int | None = 512,
         batch_size: int = 32,
         withhold: list[dict[str, str]] | None = None,
         exposures: list[Exposure] | None = None,
@@ -68,24 +71,25 @@ class PictogramData(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
+        self.world = world
         self.train_size, self.validation_size, self.batch_size = train_size, validation_size, batch_size
         self.withhold, self.exposures, self.split, self.limit = withhold or [], exposures or [], split, limit
 
-    def build(self, split: str, size: int) -> datasets.Dataset:
-        """All rows of a split, drawn once and cached by `datasets`."""
-        return pictograms.build(split, size)
+    def build(self, split: str, size: int | None) -> datasets.Dataset:
+        """All rows of a split, as images, captions and labels."""
+        return self.world.rows(split, size).select_columns(["image", "caption", *self.world.grammar.factors])
 
     def kept(self, rows: datasets.Dataset, exposures: Sequence[Exposure] = (), limit: int | None = None) -> list[int]:
         """Positions of the first rows that show nothing withheld, and no more of a concept than an exposure allows."""
-        columns = [[FACTORS[name][label] for label in rows[name]] for name in FACTORS]
-        pictures = [pictograms.Pictogram(*values) for values in zip(*columns, strict=True)]
+        for concept in (*self.withhold, *(one.concept for one in exposures)):
+            self.world.check(concept)
         kept: list[int] = []
         left = [exposure.pictures for exposure in exposures]
-        for position, picture in enumerate(pictures):
+        for position, labels in enumerate(labels_of(rows, self.world.grammar.factors)):
             if len(kept) == limit:
                 break
-            shown = [number for number, one in enumerate(exposures) if pictograms.shows(picture, one.concept)]
-            if any(pictograms.shows(picture, factors) for factors in self.withhold) or any(not left[n] for n in shown):
+            shown = [number for number, one in enumerate(exposures) if shows(labels, one.concept)]
+            if any(shows(labels, factors) for factors in self.withhold) or any(not left[n] for n in shown):
                 continue
             for number in shown:
                 left[number] -= 1
@@ -103,7 +107,7 @@ class PictogramData(LightningDataModule):
         return kept
 
     def prepare_data(self) -> None:
-        """Draw the pictures once; `datasets` caches them."""
+        """Prepare the pictures once; `datasets` caches them."""
         self.build(self.split, self.train_size)
         self.build("validation", self.validation_size)
 
@@ -115,13 +119,11 @@ class PictogramData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training rows."""
-        return DataLoader(
-            self.train, batch_size=self.batch_size, shuffle=True, drop_last=True, collate_fn=collate_pictograms
-        )
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation rows in order."""
-        return DataLoader(self.validation, batch_size=self.batch_size, collate_fn=collate_pictograms)
+        return DataLoader(self.validation, batch_size=self.batch_size, collate_fn=collate)
 
 
 class LatentRows(Dataset[dict[str, Any]]):
@@ -137,13 +139,13 @@ class LatentRows(Dataset[dict[str, Any]]):
         return {"mean": self.mean[index], "std": self.std[index], "captions": self.captions[index]}
 
 
-class LatentPictogramData(PictogramData):
-    """Pictograms encoded once by a frozen autoencoder; latents are scaled as the network sees them.
+class LatentWorldData(WorldData):
+    """A world encoded once by a frozen autoencoder; latents are scaled as the network sees them.
 
     Args:
         autoencoder: folder of the trained autoencoder.
         cache: folder for the encoded splits, named by what they were made from.
-        **rows: see `PictogramData`.
+        **rows: see `WorldData`.
     """
 
     def __init__(self, autoencoder: Path, cache: Path = Path("runs/cache/latents"), **rows: Any) -> None:
@@ -161,17 +163,19 @@ class LatentPictogramData(PictogramData):
         self.validation = self.encode("validation", self.validation_size)
 
     @torch.no_grad()
-    def encode(self, split: str, size: int, exposures: Sequence[Exposure] = (), limit: int | None = None) -> LatentRows:
+    def encode(
+        self, split: str, size: int | None, exposures: Sequence[Exposure] = (), limit: int | None = None
+    ) -> LatentRows:
         """The latents of a split less what is not to be shown, from the cache or made now."""
         rows = self.build(split, size)
         weights = (self.autoencoder / "diffusion_pytorch_model.safetensors").read_bytes()
-        key = hashlib.sha256(weights + f"{pictograms.VERSION}/{split}/{size}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(weights + rows._fingerprint.encode()).hexdigest()[:16]  # of a row's content and place
         file = self.cache / f"{key}.safetensors"
         names = ("mean", "std")
 
         def make() -> dict[str, Tensor]:
             vae = AutoencoderKL.from_pretrained(self.autoencoder, use_safetensors=True).eval()
-            loader = DataLoader(rows.with_format("torch"), batch_size=64, collate_fn=collate_pictograms)
+            loader = DataLoader(rows.with_format("torch"), batch_size=64, collate_fn=collate)
             posteriors = [vae.encode(batch["images"] * 2 - 1).latent_dist for batch in loader]
             return {
                 name: vae.config.scaling_factor * torch.cat([getattr(p, name) for p in posteriors]) for name in names

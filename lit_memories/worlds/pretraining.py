@@ -1,4 +1,4 @@
-"""What the three pretraining modules share: optimiser, schedule, sample grids, saving."""
+"""What the pretraining modules share: optimiser, schedule, sample grids, saving."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -14,7 +14,7 @@ from lit_memories.lightning_files import forgiven
 from lit_memories.lock import OneWriter
 from lit_memories.ops.sound import check_weights
 from lit_memories.storage.files import check_inside, keep, whole, whole_folder
-from lit_memories.training.muon import MuonAdamW
+from lit_memories.worlds.muon import MuonAdamW
 
 Schedule = Literal["constant_with_warmup", "cosine", "linear"]
 SAMPLES = "samples"
@@ -22,7 +22,7 @@ SAMPLES = "samples"
 
 
 class Pretraining(OneWriter, ABC):
-    """A network of the pictogram world in training; at the end of fit it is saved as a diffusers folder.
+    """A network of a world in training; at the end of fit it is saved as a diffusers folder.
 
     Args:
         save_to: folder that receives the trained weights.

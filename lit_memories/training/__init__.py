@@ -1,1 +1,0 @@
-"""Pretraining of the small model that ships: autoencoder, text-to-image, classifier."""

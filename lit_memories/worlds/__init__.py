@@ -1,0 +1,1 @@
+"""Pictures with known factors, and what is made of them: classifier, autoencoder, text-to-image models."""
