@@ -4,7 +4,7 @@ import gzip
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from lit_memories.data.unpacked import rows_cache
 
+Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 NAMES = {"train": "train", "test": "t10k"}
 """What files of a split begin with."""
 IMAGES, LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
@@ -35,6 +36,7 @@ def open_idx(folder: Path, split: str) -> datasets.Dataset:
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no split {split!r} in {folder}: there is no {file.name}")
+    read_both(*files)  # the library would say of what is wrong only that something is
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return datasets.Dataset.from_generator(
@@ -46,7 +48,7 @@ def open_idx(folder: Path, split: str) -> datasets.Dataset:
     )
 
 
-def read_idx(file: Path, dimensions: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def read_idx(file: Path, dimensions: int) -> Bytes:
     """The bytes of a gzipped IDX file, as an array.
 
     Raises:
@@ -66,9 +68,19 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray[Any, np.dtype[np.uint8]]
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _rows(images: str, labels: str) -> Iterator[dict[str, Any]]:
-    pictures, numbers = read_idx(Path(images), 3), read_idx(Path(labels), 1)
+def read_both(images: Path, labels: Path) -> tuple[Bytes, Bytes]:
+    """Pictures (n, height, width) and their labels (n,).
+
+    Raises:
+        ValueError: if a file is damaged, or there are more of one than of the other.
+    """
+    pictures, numbers = read_idx(images, 3), read_idx(labels, 1)
     if len(pictures) != len(numbers):
         raise ValueError(f"{images} has {len(pictures)} pictures, and {labels} {len(numbers)} labels")
+    return pictures, numbers
+
+
+def _rows(images: str, labels: str) -> Iterator[dict[str, Any]]:
+    pictures, numbers = read_both(Path(images), Path(labels))
     for picture, number in zip(pictures, numbers, strict=True):
         yield {"image": Image.fromarray(picture), "label": int(number)}
