@@ -7,8 +7,11 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4000000000
 MODELS := pictograms without-umbrella without-striped
 FLOW_MODELS := $(MODELS:%=flow-%)
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
+FASHION_MODELS := fashion fashion-without-sneaker fashion-without-bag
+FASHION := $(BIN)/lit-memories fit --config recipes/fashion/pretrain
+CHECKSUMS := cd checkpoints && find . -type f \( -name '*.json' -o -name '*.safetensors' \) | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
 
-.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-validity benchmark-worlds docs figures checkpoints clean
+.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-photographs benchmark-validity benchmark-worlds docs figures checkpoints fashion clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +71,9 @@ benchmark-validity: .venv/installed ## try every number of an audit on models of
 benchmark-attacks: benchmark-erasure ## all attacks on models of known truth and erased ones, resumable, hours (docs/results/attacks.md)
 	$(BIN)/python benchmarks/attacks.py
 
+benchmark-photographs: .venv/installed ## erase and audit the Fashion-MNIST models, resumable, an hour (docs/results/photographs.md)
+	$(BIN)/python benchmarks/photographs.py
+
 docs: .venv/documented ## build the documentation as a site: build/site/index.html, no server and nothing from outside needed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
@@ -94,7 +100,23 @@ checkpoints: .venv/installed ## train and measure everything in checkpoints/ aga
 	cp -r $(FLOW_MODELS:%=runs/pretrain/%) checkpoints/
 	for model in $(MODELS) $(FLOW_MODELS); do \
 		$(BIN)/lit-memories measure checkpoints/$$model --out checkpoints/$$model/measured.json || exit 1; done
-	cd checkpoints && find . -type f \( -name '*.json' -o -name '*.safetensors' \) | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
+	$(CHECKSUMS)
+
+fashion: .venv/installed ## train and measure the Fashion-MNIST models in checkpoints/ again (about an hour on two cores)
+	$(FASHION)/autoencoder.yaml
+	$(FASHION)/classifier.yaml
+	$(FASHION)/text_to_image.yaml
+	$(FASHION)/text_to_image_branch.yaml
+	for kind in sneaker bag; do \
+		$(FASHION)/text_to_image_branch.yaml --data.withhold "[{kind: $$kind}]" --model.save_to runs/fashion/fashion-without-$$kind \
+			--trainer.default_root_dir runs/fashion/logs/fashion-without-$$kind || exit 1; done
+	rm -rf checkpoints/fashion-classifier $(FASHION_MODELS:%=checkpoints/%)
+	cp -r runs/fashion/classifier checkpoints/fashion-classifier
+	cp -r $(FASHION_MODELS:%=runs/fashion/%) checkpoints/
+	for model in $(FASHION_MODELS); do \
+		$(BIN)/lit-memories measure checkpoints/$$model --world recipes/fashion/world.yaml --classifier checkpoints/fashion-classifier \
+			--withheld '[{kind: sneaker}, {kind: bag}]' --out checkpoints/$$model/measured.json || exit 1; done
+	$(CHECKSUMS)
 
 clean: ## remove what runs made
 	rm -rf runs

@@ -132,7 +132,7 @@ def score(concept: str, folder: Path, erasures: Path) -> dict[str, Any]:
         "images": counts,
         "repeated": _repeated(runs, plain),
         "distances": [_distances(name, runs[folder_of(name)], hidden) for name in KNOWN],
-        "known": [_known(measure, runs, hidden) for measure in measures],
+        "known": [told_apart(measure, runs, hidden) for measure in measures],
         "places": places,
         "taught": [_order(measure, runs) for measure in measures] if set(map(folder_of, TAUGHT)) <= set(runs) else [],
         "placebos": _placebos(concept, runs, hidden),
@@ -180,7 +180,7 @@ def _distances(name: str, run: Run, hidden: Hidden) -> dict[str, Any]:
     }
 
 
-def _known(measure: Measure, runs: dict[str, Run], hidden: Hidden) -> dict[str, Any]:
+def told_apart(measure: Measure, runs: dict[str, Run], hidden: Hidden) -> dict[str, Any]:
     """The AUC of never knew against knows on either set, as it is and less vanilla's number of the same image."""
     row: dict[str, Any] = {"measure": measure.label}
     for which, side in enumerate(SIDES):

@@ -1,0 +1,131 @@
+"""The page and the sheets of benchmarks/photographs.py."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from torch import Generator
+from validity_families import side
+
+from lit_memories.diffusion import Diffusion
+from lit_memories.erasure import WEIGHTS_FILE
+from lit_memories.images import grid
+
+PICTOGRAMS = {"sneaker": "umbrella", "bag": "umbrella"}
+"""The pictogram object beside which a kind of clothing is put."""
+OTHERS = ("t-shirt", "trousers", "dress", "coat", "sandal", "shirt", "boot")
+Interval = Sequence[float | None] | Mapping[str, Any] | None
+
+
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page in Markdown.
+
+    Args:
+        results: of `photographs.score`, by concept.
+    """
+    lines = [
+        "# Do the findings hold on photographs?\n",
+        "`python benchmarks/photographs.py`, seed 0: Fashion-MNIST's base model and controls (`make fashion`), the "
+        "recipes of `recipes/fashion`, `--data.prompted=48`, doors on 8 pictures with 8 draws each. Brackets are 95 % "
+        "intervals over pictures; every model is one training. *Pictograms*: the same of umbrella, in "
+        "[erasure](erasure.md) and [validity](validity.md).\n",
+    ]
+    for concept, found in results.items():
+        lines += [f"## {concept}\n", *_models(concept, found), "", *_doors(found), "", *_numbers(concept, found), ""]
+        lines += [f"![samples](../figures/photographs-{concept}.png)\n"]
+    return "\n".join(lines)
+
+
+def _models(concept: str, found: Mapping[str, Any]) -> list[str]:
+    there = json.loads(Path("docs/results/erasure.json").read_text(encoding="utf-8"))
+    pictograms = {row["model"]: row for row in there if row["concept"] == PICTOGRAMS[concept]}
+    lines = [
+        "| model | prompted, % | others, % | forgetting, nats | fraction | pictograms | damage, nats | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["models"]:
+        other = pictograms.get(row["model"], {}).get("fraction")
+        cells = [row["model"], _percent(row["prompted"]), _percent(row["retained"]), _cell(row["forgetting"], 1)]
+        cells += [_cell(row["fraction"], 2), _cell(other, 2), _cell(row["damage"], 1), row["verdict"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _doors(found: Mapping[str, Any]) -> list[str]:
+    attacks = list(dict.fromkeys(row["attack"] for row in found["doors"]))
+    models = list(dict.fromkeys(row["model"] for row in found["doors"]))
+    rows = {(row["model"], row["attack"]): row for row in found["doors"]}
+    lines = [
+        "Doors: pictures that showed the concept, of those attacked; the last row: AUC of how far each opened a model "
+        "that knows, against one that never knew.\n",
+        f"| model | {' | '.join(attacks)} |",
+        "|---" * (len(attacks) + 1) + "|",
+    ]
+    for model in models:
+        cells = [rows.get((model, attack)) for attack in attacks]
+        lines.append(f"| {model} | " + " | ".join(f"{c['hits']} of {c['count']}" if c else "–" for c in cells) + " |")
+    proofs = {row["attack"]: row["told_apart"] for row in found["proofs"]}
+    return [*lines, "| AUC | " + " | ".join(_cell(proofs.get(attack), 2) for attack in attacks) + " |"]
+
+
+def _numbers(concept: str, found: Mapping[str, Any]) -> list[str]:
+    there = json.loads(Path("docs/results/validity.json").read_text(encoding="utf-8"))[PICTOGRAMS[concept]]["known"]
+    pictograms = {row["measure"]: row["concept"] for row in there}
+    lines = [
+        "Numbers of an audit, by how well one picture of the concept tells a model that knows from one that never "
+        "knew; *kept*: both intervals leave out 0.5 on the same side, or neither does.\n",
+        "| number | AUC | pictograms | kept |",
+        "|---|---|---|---|",
+    ]
+    kept = 0
+    shared = [row for row in found["known"] if row["concept"] and pictograms.get(row["measure"])]
+    for row in shared:
+        own, other = row["concept"], pictograms[row["measure"]]
+        same = side(own) == side(other)
+        kept += same
+        lines.append(f"| {row['measure']} | {_cell(own, 2)} | {_cell(other, 2)} | {'yes' if same else '**no**'} |")
+    return [*lines, f"\nOf {len(shared)} numbers {kept} keep what their AUC tells.\n"]
+
+
+def sheet(concept: str, base: str, control: str, folder: Path, file: Path) -> None:
+    """A row of samples a model: five prompts for the concept, seven for other things, the same seeds in every row.
+
+    Args:
+        concept: that was erased.
+        base: folder of the base model.
+        control: folder of the model that never saw the concept.
+        folder: where erased models are, in ``models``.
+        file: the picture.
+    """
+    prompts = [f"a photo of a {kind}" for kind in (*[concept] * 5, *OTHERS)]
+    erased = sorted(place for place in (folder / "models").iterdir() if (place / WEIGHTS_FILE).is_file())
+    shown: dict[str, tuple[str, Path | None]] = {"vanilla": (base, None), "never knew": (control, None)}
+    shown |= {place.name: (base, place) for place in erased}
+    rows = []
+    for name, (path, erasure) in shown.items():
+        diffusion = Diffusion(path, erasure)
+        seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(len(prompts))])
+        rows.append((name, grid(diffusion.generate(prompts, seeds, 20, 3.0), columns=len(prompts))))
+    height, margin = rows[0][1].height + 2, 84
+    whole = Image.new("RGB", (rows[0][1].width + margin, height * len(rows)), "white")
+    for number, (name, row) in enumerate(rows):
+        whole.paste(row, (margin, number * height))
+        ImageDraw.Draw(whole).text((4, number * height + height // 2 - 6), name, fill="black")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(file)
+
+
+def _percent(estimate: Interval) -> str:
+    if not isinstance(estimate, Mapping):
+        return "–"
+    return f"{100 * estimate['value']:.0f} [{100 * estimate['low']:.0f}, {100 * estimate['high']:.0f}]"
+
+
+def _cell(estimate: Interval, digits: int) -> str:
+    if estimate is None:
+        return "–"
+    values = [estimate[name] for name in ("value", "low", "high")] if isinstance(estimate, Mapping) else [*estimate]
+    value, low, high = ("–" if one is None else f"{round(one, digits) + 0:.{digits}f}" for one in values)
+    return f"{value} [{low}, {high}]"
