@@ -202,7 +202,8 @@ def card() -> str:
     accuracy = ", ".join(f"{name} {value:.1%}" for name, value in base["classifier_accuracy"].items())
     return f"""# Shipped models
 
-Two pictogram models, one of photographs, and what audits of them need; {weights:.0f} MB of weights in all, Apache-2.0 like the code.
+Two pictogram models, one of photographs, and what audits of them need; {weights:.0f} MB of weights in all, Apache-2.0
+like the code.
 Every folder is what `save_pretrained` writes: `StableDiffusionPipeline.from_pretrained("checkpoints/pictograms")` loads
 it, and `StableDiffusion3Pipeline.from_pretrained("checkpoints/flow-pictograms", text_encoder_3=None, tokenizer_3=None)`
 the flow (diffusers wants to be told that there is no T5), with transformers 5 or later: older ones load a random text
@@ -222,10 +223,10 @@ encoder, with no more than a warning.
 | `fashion-without-bag/` | its control without | bags, shown or named |
 | `fashion-classifier/` | judge of kinds of clothing | – |
 
-The pictogram models are made by `make checkpoints`: autoencoder, classifier, for either base a trunk that sees neither withheld concept,
-and from it one branch a model, alike but for the rows left out. Seed 0 throughout. `SHA256SUMS` lists every file.
-Weights of network and autoencoder are stored in half precision and used in single. They share one autoencoder, which was
-trained before the world was narrowed, as the classifier was (docs/pictograms.md).
+The pictogram models are made by `make checkpoints`: autoencoder, classifier, for either base a trunk that sees neither
+withheld concept, and from it one branch a model, alike but for the rows left out. Seed 0 throughout. `SHA256SUMS`
+lists every file. Weights of network and autoencoder are stored in half precision and used in single. They share one
+autoencoder, which was trained before the world was narrowed, as the classifier was (docs/pictograms.md).
 
 Recommended: guidance scale {settings["guidance_scale"]:g}, {settings["num_inference_steps"]} steps.
 

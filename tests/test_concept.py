@@ -11,9 +11,13 @@ import yaml
 
 from lit_memories.concept import Concept, Part, check_described
 from lit_memories.recipe_files import read_recipe
-from lit_memories.worlds.pictograms import parse_caption, shows
+from lit_memories.worlds.base import shows
+from lit_memories.worlds.labelled import LabelledImages
+from lit_memories.worlds.pictograms import GRAMMAR
 
 CONCEPTS = sorted((Path(__file__).parent.parent / "recipes").glob("*/concepts/*.yaml"))
+FASHION = read_recipe(Path(__file__).parent.parent / "recipes/fashion/world.yaml")["init_args"]
+GRAMMARS = {"pictograms": GRAMMAR, "fashion": LabelledImages(**FASHION).grammar}
 PRESETS = [file for file in CONCEPTS if file.parts[-3] == "sd14"]
 
 
@@ -198,12 +202,16 @@ def test_shipped_concepts_say_what_they_mean(file: Path) -> None:
     assert concept.name == file.stem
     assert len(set(concept.prompts)) == len(concept.prompts)
     assert concept.retain
-    if concept.factors:
+    grammar = GRAMMARS.get(file.parts[-3])
+    assert (grammar is None) == (not concept.factors and not concept.parts)
+    if grammar is not None and concept.factors:
         (word,) = concept.factors.values()
         assert all(word in prompt for prompt in concept.prompts)
         assert not any(word in prompt for prompt in concept.retain)
-        assert not any(shows(parse_caption(prompt).labels, concept.factors) for prompt in concept.retain)
-        assert any(shows(parse_caption(prompt).labels, concept.factors) for prompt in concept.prompts[1:])
+        said = [grammar.parse(prompt) for prompt in concept.retain if " " in prompt]
+        assert said
+        assert not any(shows(labels, concept.factors) for labels in said)
+        assert any(shows(grammar.parse(prompt), concept.factors) for prompt in concept.prompts[1:])
 
 
 def test_there_are_shipped_concepts() -> None:
