@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate, pad
+from torch.nn.functional import cross_entropy, interpolate
 
 from lit_memories.worlds.base import World
 from lit_memories.worlds.classifier import WorldClassifier
@@ -13,7 +13,7 @@ from lit_memories.worlds.pretraining import Pretraining
 
 
 class Classifier(Pretraining):
-    """`WorldClassifier` trained on all factors of a world, on pictures that were disturbed at random.
+    """`WorldClassifier` trained on all factors of a world, on pictures blurred and made noisy at random.
 
     Generated pictures pass a lossy autoencoder; a judge that has only seen sharp ones would be misled by its traces.
 
@@ -22,10 +22,7 @@ class Classifier(Pretraining):
         save_to: folder that receives the trained weights.
         max_noise: largest standard deviation of the added noise.
         widths: channels of the classifier after each halving.
-        stem: channels before the first halving; 0: none.
-        blurred: share of pictures that are blurred.
         mirror: whether a picture may as well be seen in a mirror.
-        shift: pixels by which a picture may be moved up or down and sideways.
         **optimisation: see `Pretraining`.
     """
 
@@ -35,32 +32,22 @@ class Classifier(Pretraining):
         save_to: Path,
         max_noise: float = 0.1,
         widths: tuple[int, ...] = (32, 64, 96, 128),
-        stem: int = 0,
-        blurred: float = 0.5,
         mirror: bool = False,
-        shift: int = 0,
         **optimisation: Any,
     ) -> None:
         super().__init__(save_to, **optimisation)
-        self.max_noise, self.blurred, self.mirror, self.shift = max_noise, blurred, mirror, shift
-        self.classifier = WorldClassifier.of(world.grammar, widths, stem)
+        self.max_noise, self.mirror = max_noise, mirror
+        self.classifier = WorldClassifier.of(world.grammar, widths)
 
     def disturb(self, images: Tensor) -> Tensor:
-        """Images (n, 3, h, w), turned and moved if they may be, some of them blurred, then noise on each."""
+        """Images (n, 3, h, w) with half of them blurred, then noise of a random strength on each."""
         if self.mirror:
             turned = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(turned, images.flip(-1), images)
-        if self.shift:
-            padded = pad(images, (self.shift,) * 4, mode="replicate")
-            moves = torch.randint(2 * self.shift + 1, (len(images), 2)).tolist()
-            height, width = images.shape[-2:]
-            moved = [one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, moves, strict=True)]
-            images = torch.stack(moved)
         size = images.shape[-2:]
         blurred = interpolate(interpolate(images, scale_factor=0.5, mode="area"), size, mode="bilinear")
         coin = torch.rand(len(images), 1, 1, 1, device=images.device)
-        strength = coin / self.blurred if self.blurred else coin
-        images = torch.where(coin < self.blurred, torch.lerp(images, blurred, strength), images)
+        images = torch.where(coin < 0.5, torch.lerp(images, blurred, coin * 2), images)
         return images + torch.rand_like(coin) * self.max_noise * torch.randn_like(images)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

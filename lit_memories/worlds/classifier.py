@@ -15,9 +15,9 @@ from lit_memories.storage.shipped import model_folder
 from lit_memories.worlds.base import Grammar
 
 
-def _block(channels_in: int, channels_out: int, stride: int = 2) -> nn.Sequential:
+def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1),
+        nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1),
         nn.GroupNorm(8, channels_out),
         nn.GELU(),
         nn.Conv2d(channels_out, channels_out, 3, padding=1),
@@ -33,7 +33,6 @@ class WorldClassifier(ModelMixin, ConfigMixin):
         factors: what pictures differ in, each with its values; pairs, as the order of a mapping is lost in its file.
         caption: how captions say it, with factors in braces.
         widths: channels after each halving of the picture.
-        stem: channels of two convolutions before the first halving, for pictures whose single pixels matter; 0: none.
 
     Raises:
         ValueError: if factors and caption make no `Grammar`.
@@ -45,19 +44,17 @@ class WorldClassifier(ModelMixin, ConfigMixin):
         factors: list[tuple[str, list[str]]],
         caption: str,
         widths: tuple[int, ...] = (32, 64, 96, 128),
-        stem: int = 0,
     ) -> None:
         super().__init__()
-        channels = (stem or 3, *widths)
-        self.entry = _block(3, stem, stride=1) if stem else nn.Identity()
+        channels = (3, *widths)
         self.features = nn.Sequential(*(_block(a, b) for a, b in zip(channels, widths, strict=False)))
         self.heads = nn.ModuleDict({factor: nn.Linear(widths[-1], len(values)) for factor, values in factors})
         self.grammar = Grammar({factor: tuple(values) for factor, values in factors}, caption)
 
     @classmethod
-    def of(cls, grammar: Grammar, widths: tuple[int, ...] = (32, 64, 96, 128), stem: int = 0) -> Self:
+    def of(cls, grammar: Grammar, widths: tuple[int, ...] = (32, 64, 96, 128)) -> Self:
         """A network with fresh weights for a world."""
-        return cls([(name, list(values)) for name, values in grammar.factors.items()], grammar.caption, widths, stem)
+        return cls([(name, list(values)) for name, values in grammar.factors.items()], grammar.caption, widths)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (n, classes) a factor for images (n, 3, size, size) in [0, 1]."""
@@ -66,7 +63,7 @@ class WorldClassifier(ModelMixin, ConfigMixin):
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """What each halving leaves (n, channels, h, w) of images (n, 3, size, size) in [0, 1]."""
-        found = [self.entry(images * 2 - 1)]
+        found = [images * 2 - 1]
         for block in self.features:
             found.append(block(found[-1]))
         return found[1:]

@@ -219,7 +219,7 @@ def test_idx_files_are_read_as_they_are(tmp_path: Path) -> None:
 def test_a_judge_knows_its_world(tmp_path: Path) -> None:
     torch.manual_seed(0)
     grammar = Grammar({"kind": tuple(KINDS)}, "a photo of a {kind}")
-    WorldClassifier.of(grammar, (8, 8), stem=8).save_pretrained(tmp_path)
+    WorldClassifier.of(grammar, (8, 8)).save_pretrained(tmp_path)
     judge, images = WorldJudge(tmp_path), torch.rand(2, 3, 32, 32)
     seen = load_classifier(tmp_path).predict(images)["kind"]
     bag = Concept("bag", "object", ["a bag"], factors={"kind": "bag"})
@@ -249,7 +249,7 @@ def test_any_labelled_data_set_becomes_models_by_recipes_alone(
     Path("mine.yaml").write_text(own)
     for recipe, options in {
         "autoencoder": ["--model.block_out_channels=[8, 8]"],
-        "classifier": ["--model.widths=[8, 8]", "--model.stem=8"],
+        "classifier": ["--model.widths=[8, 8]"],
         "text_to_image": ["--model.block_out_channels=[8, 16]", "--model.text_width=32"],
     }.items():
         worlds = ["--data.world=mine.yaml", *(["--model.world=mine.yaml"] if recipe != "autoencoder" else [])]
