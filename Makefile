@@ -114,7 +114,7 @@ fashion: .venv/installed ## train and measure the Fashion-MNIST models in checkp
 	cp -r runs/fashion/classifier checkpoints/fashion-classifier
 	cp -r $(FASHION_MODELS:%=runs/fashion/%) checkpoints/
 	for model in $(FASHION_MODELS); do \
-		$(BIN)/lit-memories measure checkpoints/$$model --world recipes/fashion/world.yaml --classifier checkpoints/fashion-classifier \
+		$(BIN)/lit-memories measure checkpoints/$$model --world recipes/fashion/world.yaml --images 10000 --classifier checkpoints/fashion-classifier \
 			--withheld '[{kind: sneaker}, {kind: bag}]' --out checkpoints/$$model/measured.json || exit 1; done
 	$(CHECKSUMS)
 

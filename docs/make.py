@@ -247,14 +247,14 @@ could bring the base model.
 
 ## Fashion-MNIST
 
-`make fashion`: as above, on 59 488 photographs of ten kinds of clothing (Xiao et al. 2017, arXiv:1708.07747, MIT
-licence), of which 512 more watched the training; seed 0. `lit-memories measure checkpoints/NAME --world
-recipes/fashion/world.yaml --classifier checkpoints/fashion-classifier --withheld '[{{kind: sneaker}}, {{kind: bag}}]'`,
-on the data set's own test split.
+`make fashion`: as above, on photographs of ten kinds of clothing (Xiao et al. 2017, arXiv:1708.07747, MIT licence), 59 488
+to train on and 512 to watch the training by; seed 0. Measured on the data set's own test split, by `lit-memories measure`
+as the Makefile has it.
 
 - Autoencoder: PSNR {fashion["fashion"]["autoencoder_psnr"]["mean"]:.2f} dB on average, lowest
   {fashion["fashion"]["autoencoder_psnr"]["lowest"]:.2f} dB.
-- Classifier, on the first {settings["images"]} test pictures: {fashion["fashion"]["classifier_accuracy"]["kind"]:.1%}.
+- Classifier, on {fashion["fashion"]["settings"]["images"]} pictures:
+  {fashion["fashion"]["classifier_accuracy"]["kind"]:.1%}.
 
 {_tables(fashion)}"""
 
