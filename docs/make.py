@@ -247,9 +247,9 @@ could bring the base model.
 
 ## Fashion-MNIST
 
-`make fashion`: as above, on photographs of ten kinds of clothing (Xiao et al. 2017, arXiv:1708.07747, MIT licence), 59 488
-to train on and 512 to watch the training by; seed 0. Measured on the data set's own test split, by `lit-memories measure`
-as the Makefile has it.
+`make fashion`: as above, on photographs of ten kinds of clothing (Xiao et al. 2017, arXiv:1708.07747, MIT licence),
+59 488 to train on and 512 to watch the training by; seed 0. Measured on the data set's own test split, by
+`lit-memories measure` as the Makefile has it.
 
 - Autoencoder: PSNR {fashion["fashion"]["autoencoder_psnr"]["mean"]:.2f} dB on average, lowest
   {fashion["fashion"]["autoencoder_psnr"]["lowest"]:.2f} dB.
