@@ -26,7 +26,7 @@ from lit_memories.runs import Run, RunInfo, read_run
 RECIPES = Path("recipes/fashion")
 BASE = "checkpoints/fashion"
 CONTROLS = {name: f"checkpoints/fashion-without-{name}" for name in ("sneaker", "bag")}
-METHODS = ("uce", "rece", "esd", "ac", "spm", "salun", "erasediff", "scissorhands")
+METHODS = ("uce", "esd", "ac", "spm", "salun", "scissorhands")
 DOORS: tuple[dict[str, Any], ...] = (
     {"class_path": "lit_memories.attacks.plain.Plain", "init_args": {"draws": 8, "guidance_scale": 3.0, "limit": 8}},
     {
