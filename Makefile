@@ -8,7 +8,7 @@ MODELS := pictograms without-umbrella without-striped
 FLOW_MODELS := $(MODELS:%=flow-%)
 PRETRAIN := $(BIN)/lit-memories fit --config recipes/pictograms/pretrain
 
-.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-validity benchmark-worlds docs figures checkpoints clean
+.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-validity benchmark-worlds docs figures notebooks checkpoints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ docs: .venv/documented ## build the documentation as a site: build/site/index.ht
 
 figures: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py
+
+notebooks: .venv/tested ## run the notebooks of docs/notebooks anew, and keep what they print and show
+	$(BIN)/python docs/notebooks/execute.py
 
 checkpoints: .venv/installed ## train and measure everything in checkpoints/ again (about three hours on one core)
 	$(PRETRAIN)/autoencoder.yaml

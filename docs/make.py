@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import doors
 from PIL import Image
 from torch import Generator
 
@@ -54,6 +55,7 @@ SECTIONS = (
 def main() -> None:
     """Make everything."""
     FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "doors.png").write_bytes(doors.figure())
     pictograms.contact_sheet().save(FIGURES / "pictograms.png")
     for names, file in ((MODELS, "models.png"), (FLOW_MODELS, "models-flow.png")):
         _rows([Diffusion.from_pretrained(CHECKPOINTS / name) for name in names], FIGURES / file)

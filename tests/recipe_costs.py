@@ -8,7 +8,9 @@ from noise_pictures import noise_pictures
 
 from lit_memories.tools.plan import planned
 
-PROBE = re.compile(r" +- \{?class_path: lit_memories\.\w+\.(?P<probe>\w+)\.\w+.* # [^:]+: (?P<numbers>\d[\d,]*(?: to \d[\d,]*)?)")
+PROBE = re.compile(
+    r" +- \{?class_path: lit_memories\.\w+\.(?P<probe>\w+)\.\w+.* # [^:]+: (?P<numbers>\d[\d,]*(?: to \d[\d,]*)?)"
+)
 TOTAL = re.compile(
     r"# Network evaluations by lit-memories plan: (?P<numbers>[\d,]+ to [\d,]+) for 50 \+ 50 pictures; .+"
 )
