@@ -11,7 +11,7 @@ FASHION_MODELS := fashion fashion-without-sneaker fashion-without-bag
 FASHION := $(BIN)/lit-memories fit --config recipes/fashion/pretrain
 CHECKSUMS := cd checkpoints && find . -type f \( -name '*.json' -o -name '*.safetensors' \) | sed 's|^./||' | sort | xargs sha256sum > SHA256SUMS
 
-.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-photographs benchmark-validity benchmark-worlds docs figures checkpoints fashion clean
+.PHONY: help install quickstart test test-slow lint wheels benchmark-attacks benchmark-concepts benchmark-erasure benchmark-photographs benchmark-validity benchmark-worlds docs figures notebooks checkpoints fashion clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,9 @@ docs: .venv/documented ## build the documentation as a site: build/site/index.ht
 
 figures: .venv/installed ## figures and tables of docs/, from the shipped models
 	$(BIN)/python docs/make.py
+
+notebooks: .venv/tested ## run the notebooks of docs/notebooks anew, and keep what they print and show
+	$(BIN)/python docs/notebooks/execute.py
 
 checkpoints: .venv/installed ## train and measure everything in checkpoints/ again (about three hours on one core)
 	$(PRETRAIN)/autoencoder.yaml

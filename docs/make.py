@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import doors
 from PIL import Image
 from torch import Generator
 
@@ -73,6 +74,7 @@ SECTIONS = (
 def main() -> None:
     """Make everything."""
     FIGURES.mkdir(parents=True, exist_ok=True)
+    (FIGURES / "doors.png").write_bytes(doors.figure())
     pictograms.contact_sheet().save(FIGURES / "pictograms.png")
     captions = [picture.caption for picture in PROMPTS]
     for names, file in ((MODELS, "models.png"), (FLOW_MODELS, "models-flow.png")):

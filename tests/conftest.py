@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from fake_hub import FakeHub
+from small_clip import save_clip
 
 from lit_memories.diffusion import Diffusion
 from lit_memories.worlds.classifier import WorldClassifier
@@ -122,6 +123,12 @@ def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifier")
     WorldClassifier.of(GRAMMAR, (8, 8)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random CLIP, which judges anything that has words."""
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the site has beside the pages of docs/: a reference of the package, and files of the repository that are linked.
+"""What the site has beside the pages of docs/: a reference of the package, notebooks, and files that are linked.
 
 Nothing of the package is imported: names are read from its files.
 """
@@ -23,10 +23,12 @@ REPOSITORY = "repository"
 READ = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "checkpoints/README.md")
 """Those in the navigation."""
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(?=\))")
+NOTEBOOK = ".ipynb"
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import notebooks  # noqa: E402
 from markup import DocstringMarkup  # noqa: E402
 
 
@@ -78,9 +80,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Pages of the reference, and of the repository."""
+    """Pages of the reference, of notebooks, and of the repository."""
     for name in modules():
         files.append(File.generated(config, _page_of(name), content=_reference(name)))
+    for notebook in sorted((ROOT / "docs").rglob(f"*{NOTEBOOK}")):
+        text, pictures = notebooks.page(notebook)
+        address = notebook.relative_to(ROOT / "docs")
+        files.append(File.generated(config, address.with_suffix(".md").as_posix(), content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, (address.parent / name).as_posix(), content=content))
     linked = {
         target
         for file in [*files.documentation_pages()]
@@ -99,17 +107,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links across the border of docs/ lead to where the site has what they mean."""
+    """Links across the border of docs/ lead to where the site has what they mean, those to a notebook to its page."""
     moved = dict(_outside(page.file.src_uri, markdown))
 
     def there(found: Match[str]) -> str:
-        target = moved.get(found[2])
-        if target is None:
-            return found[0]
-        address = target.removeprefix("docs/") if target.startswith("docs/") else _address(target)
-        return f"{found[1]}{posixpath.relpath(address, posixpath.dirname(page.file.src_uri))}{found[3] or ''}"
+        link, target = found[2], moved.get(found[2])
+        if target is not None:
+            address = target.removeprefix("docs/") if target.startswith("docs/") else _address(target)
+            link = posixpath.relpath(address, posixpath.dirname(page.file.src_uri))
+        if link.endswith(NOTEBOOK) and link != Path(page.file.src_uri).stem + NOTEBOOK:  # its own page has the file
+            link = link.removesuffix(NOTEBOOK) + ".md"
+        return f"{found[1]}{link}{found[3] or ''}"
 
-    return LINK.sub(there, markdown) if moved else markdown
+    return LINK.sub(there, markdown)
 
 
 def _outside(source: str, markdown: str) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,11 @@ FAMILIES = {
     "FluxPipeline": "flux/audit/concept",
 }
 """The library's audit for each kind of pipeline."""
+ANY_CONCEPT = {
+    "class_path": "lit_memories.judges.clip.CLIPJudge",
+    "init_args": {"model_id": "openai/clip-vit-large-patch14"},
+}
+"""The judge of a concept that a recipe's own was not chosen for."""
 WORLD = "pictograms"
 """In the place of a data set: pictures of the pictogram world, drawn on the spot."""
 INDEX_FILE = "model_index.json"
@@ -143,7 +148,7 @@ def _recipe_for(base: str, revision: str | None, images: str) -> str:
 def _changed(
     settings: dict[str, Any], concept: dict[str, Any], before: dict[str, Any], images: str, others: str | None
 ) -> dict[str, Any]:
-    """A recipe with another concept, base and pictures; its judge stays where it looks for this concept.
+    """A recipe with another concept, base and pictures; its judge stays where it looks for this concept, or any.
 
     Raises:
         ValueError: if pictures of other things are not said, or the world has none of the concept.
@@ -160,7 +165,7 @@ def _changed(
         for name, path in (("concept_images", images), ("reference_images", others)):
             data[name] = {"class_path": f"{SOURCES}.ImageSource", "init_args": {"path": path}}
         if model["concept"]["name"] != concept["name"]:
-            model.pop("judge", None)
+            model["judge"] = ANY_CONCEPT
     model["concept"] = concept
     model["diffusion"] = {**model["diffusion"], **before}
     return settings

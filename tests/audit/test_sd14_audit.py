@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 import yaml
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
+from recipe_costs import counted, said
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -53,10 +54,17 @@ def sets(calm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(recipe: str, base: Path, sets: Path, run: Path, *more: str) -> list[str]:
     """A recipe's command line with a small model and small sets in the place of the real ones."""
-    names = ("concept_images", "reference_images") if recipe == "concept" else ("query_images", "support_images")
-    small = ("--model.judge=null", "--data.known=1", "--data.prompted=1") if recipe == "concept" else (
-        f"--model.cache={sets / 'cache'}", "--model.decoder.max_passes=2", "--data.queries=2", "--data.supports=2"
-    )  # fmt: skip
+    names = ("query_images", "support_images") if recipe == "image" else ("concept_images", "reference_images")
+    small = {
+        "image": (
+            f"--model.cache={sets / 'cache'}",
+            "--model.decoder.max_passes=2",
+            "--data.queries=2",
+            "--data.supports=2",
+        ),
+        "paper": ("--model.judge=null", "--data.known=1", "--data.prompted=1"),
+        "concept": ("--data.known=1", "--data.prompted=1"),
+    }
     return [
         "predict",
         f"--config={FOLDER / recipe}.yaml",
@@ -67,23 +75,23 @@ def arguments(recipe: str, base: Path, sets: Path, run: Path, *more: str) -> lis
         f"--data.{names[1]}.root={sets / 'coco'}",
         f"--trainer.default_root_dir={run}",
         "--trainer.accelerator=cpu",
-        *small,
+        *small[recipe],
         *QUIET,
         *more,
     ]
 
 
 @pytest.fixture(scope="module")
-def concept_run(calm: Path, sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The concept-level recipe's run folder."""
+def paper_run(calm: Path, sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the recipe with the paper's settings."""
     run = tmp_path_factory.mktemp("runs") / "vanilla"
     with pytest.warns(UserWarning, match="longer than the text encoder's window"):
-        main(arguments("concept", calm, sets, run, "--data.reference_images.limit=3"))
+        main(arguments("paper", calm, sets, run, "--data.reference_images.limit=3"))
     return run
 
 
-def test_the_concept_recipe_has_the_papers_settings(concept_run: Path) -> None:
-    run = read_run(concept_run)
+def test_the_papers_recipe_has_its_settings(paper_run: Path) -> None:
+    run = read_run(paper_run)
     assert run.info.complete
     assert run.info.probes["seed"]["settings"]["inverter"]["name"] == "ReNoise"
     assert run.info.probes["seed"]["settings"]["inverter"]["faithful"]
@@ -95,18 +103,18 @@ def test_the_concept_recipe_has_the_papers_settings(concept_run: Path) -> None:
     assert [r.prompt for r in run.records if r.set == "concept"] == [f"a red umbrella {case}" for case in (0, 10, 2)]
 
 
-def test_run_json_says_what_was_read(concept_run: Path) -> None:
-    data = read_run(concept_run).info.data
+def test_run_json_says_what_was_read(paper_run: Path) -> None:
+    data = read_run(paper_run).info.data
     assert data["reference"]["names"] == [f"{number:012d}.jpg" for number in range(3)]
     assert data["reference"]["source"].endswith("first captions, squeezed")
     assert data["reference"]["cut"] == 1
     assert data["concept"]["cut"] == 0
 
 
-def test_pictures_are_squeezed(concept_run: Path, sets: Path) -> None:
+def test_pictures_are_squeezed(paper_run: Path, sets: Path) -> None:
     with Image.open(sets / "coco" / "val2017" / "000000000000.jpg") as opened:
         expected = np.array(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
-    with Image.open(concept_run / "images" / "reference-0000-original.png") as kept:
+    with Image.open(paper_run / "images" / "reference-0000-original.png") as kept:
         assert (np.array(kept) == expected).all()
 
 
@@ -120,11 +128,40 @@ def test_an_erased_model_is_compared_with_vanilla(calm: Path, sets: Path, tmp_pa
     Erasure({name: weight.detach() * 3}, provenance).save(tmp_path / "erasure")
     ours = ("--model.inverter=lit_memories.inverters.fixed_point.FixedPoint", "--data.reference_images.limit=2")
     for name, erased in {"vanilla": [], "esd": [f"--model.diffusion.erasure={tmp_path / 'erasure'}"]}.items():
-        main(arguments("concept", calm, sets, tmp_path / name, *ours, *erased))
+        main(arguments("paper", calm, sets, tmp_path / name, *ours, *erased))
     main(["report", str(tmp_path / "vanilla"), str(tmp_path / "esd"), f"--out={tmp_path / 'report'}"])
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [run["name"] for run in results["runs"]] == ["vanilla", "esd"]
     assert all(run["paper"]["relative_distance_w2_squared"]["value"] > 0 for run in results["runs"])
+
+
+@pytest.mark.slow
+def test_the_recipe_to_rest_a_verdict_on(calm: Path, clip: Path, sets: Path, tmp_path: Path) -> None:
+    """All that it asks, of a vanilla and an erased model, up to what the report says of the door."""
+    diffusion = Diffusion.from_pretrained(calm)
+    changed = {n: p.detach() * 3 for n, p in diffusion.named_parameters() if n.endswith("attn2.to_k.weight")}
+    provenance = Provenance("ESD", {"name": "church"}, str(calm), None, diffusion.fingerprint, {}, 1, None, {})
+    Erasure(changed, provenance).save(tmp_path / "erasure")
+    judge = ("--model.judge=lit_memories.judges.clip.CLIPJudge", f"--model.judge.model_id={clip}")
+    few = (*judge, "--data.reference_images.limit=3", "--model.num_inference_steps=10")
+    for name, erased in {"vanilla": [], "esd": [f"--model.diffusion.erasure={tmp_path / 'erasure'}"]}.items():
+        with pytest.warns(UserWarning, match="longer than the text encoder's window"):
+            main(arguments("concept", calm, sets, tmp_path / name, *few, *erased))
+    run = read_run(tmp_path / "vanilla")
+    assert run.info.complete
+    assert run.info.probes["seed"]["settings"]["inverter"]["name"] == "FixedPoint"
+    assert run.info.settings["posterior_seed"] is None
+    wanted = {"denoising", "judging", "samples", "seed", "known", "plain", "image_prompt"}
+    assert set(run.info.probes) == wanted
+    assert {probe for record in run.records for probe in record.probes} == wanted
+    main(["report", str(tmp_path / "vanilla"), str(tmp_path / "esd"), f"--out={tmp_path / 'report'}"])
+    esd = json.loads((tmp_path / "report" / "results.json").read_text())["runs"][1]
+    assert esd["forgetting"]["value"] != 0
+    assert esd["probes"]["image_prompt"]["numbers"]["success"]
+
+
+def test_its_comments_are_what_a_plan_counts(calm: Path, tmp_path: Path) -> None:
+    assert counted(FOLDER / "concept.yaml", calm, tmp_path) == said(FOLDER / "concept.yaml")
 
 
 @pytest.mark.parametrize("reencode", [True, False])
@@ -157,7 +194,7 @@ WEAK = {"lambda_ac": 0.1, "lambda_kl": 1e-3}
 """For maps of 16 x 16; those for 64 x 64 take them to infinity in three steps."""
 COMMENTS = {
     (recipe, found["label"]): shlex.split(found["options"])
-    for recipe in ("concept", "image")
+    for recipe in ("paper", "image")
     for line in (FOLDER / f"{recipe}.yaml").read_text().splitlines()
     if (found := OPTION.fullmatch(line))
 }
@@ -244,8 +281,8 @@ class Restated:
 
 
 CLAIMS = {
-    ("concept", "ours"): (Restated.solved, Restated.mean, Restated.sampled),
-    ("concept", "nti"): (Restated.explicit, Restated.mean, Restated.sampled),
+    ("paper", "ours"): (Restated.solved, Restated.mean, Restated.sampled),
+    ("paper", "nti"): (Restated.explicit, Restated.mean, Restated.sampled),
     ("image", "latent"): (Restated.renoised, Restated.found, Restated.encoded_again),
     ("image", "nti"): (Restated.explicit, Restated.found, Restated.encoded_again),
     ("image", "ours"): (Restated.solved, Restated.found, Restated.encoded_again),
@@ -263,7 +300,7 @@ def test_a_comment_does_what_it_says(recipe: str, label: str, calm: Path, sets: 
         options += [f"--model.inverter.{name}={value}" for name, value in WEAK.items()]
     main(arguments(recipe, calm, sets, tmp_path / "run", *options))
     run, seeds = read_run(tmp_path / "run"), load_file(tmp_path / "run" / "seeds.safetensors")
-    (record,) = run.of("concept", "seed") if recipe == "concept" else run.of("own", "memories")
+    (record,) = run.of("concept", "seed") if recipe == "paper" else run.of("own", "memories")
     invert, start, plain = CLAIMS[recipe, label]
     restated = Restated(calm, run.image(record.set, 0, "original"), record.prompt)
     expected, recipes = invert(restated, start(restated)), invert(restated, plain(restated))
@@ -271,11 +308,11 @@ def test_a_comment_does_what_it_says(recipe: str, label: str, calm: Path, sets: 
     assert (seed - expected).norm() < 2e-3 * expected.norm()
     assert (seed - recipes).norm() > 2e-2 * expected.norm(), "the recipe's own latents lead elsewhere"
     if label == "nti":
-        found = record.probes["seed" if recipe == "concept" else "memories"]
+        found = record.probes["seed" if recipe == "paper" else "memories"]
         assert found["evaluations"] == 2 * (3 - 1), "a transition fewer than there are timesteps, each measured"
 
 
-@pytest.mark.parametrize("recipe", ["concept", "image"])
+@pytest.mark.parametrize("recipe", ["concept", "paper", "image"])
 def test_every_value_has_an_origin(recipe: str) -> None:
     for line in (FOLDER / f"{recipe}.yaml").read_text().splitlines():
         if re.search(r"^    (  )?\w+: [^{]*\d|^    \w+: \w+$|diffusion: ", line) and "class_path" not in line:

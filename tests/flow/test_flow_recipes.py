@@ -10,8 +10,10 @@ import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline
+from few_levels import FEW_LEVELS
 from flow_pipelines import sd3_pipeline
 from noise_pictures import noise_pictures
+from recipe_costs import counted, said
 from small_runs import changed, snapshot
 from smoke import QUIET, STEPS, is_closed_form, method, smoke
 from torch import Generator, Tensor
@@ -114,9 +116,9 @@ def images(van_gogh: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return noise_pictures(tmp_path_factory.mktemp("images"), sets, 40)
 
 
-def audit(name: str, base: Path, images: Path, folder: Path, *more: str) -> Run:
+def audit(name: str, base: Path, images: Path, folder: Path, *more: str, kind: str = "concept") -> Run:
     """The recipe, for few samples and steps, with photographs as its comment says."""
-    recipe = ROOT / f"recipes/{name}/audit/concept.yaml"
+    recipe = ROOT / f"recipes/{name}/audit/{kind}.yaml"
     (photographs,) = re.findall(r"# photographs in place of COCO: (.+)", recipe.read_text())
     options = [
         f"--config={recipe}",
@@ -142,8 +144,9 @@ def test_an_erased_flow_model_is_audited(name: str, bases: dict[str, Path], imag
     """The same samples of both models pair, and are denoised differently."""
     base = bases[name]
     erase(f"{name}-esd", base, tmp_path / "esd")
-    vanilla = audit(name, base, images, tmp_path / "vanilla")
-    erased = audit(name, base, images, tmp_path / "erased", f"--model.diffusion.erasure={tmp_path / 'esd'}")
+    usual = ("--model.judge=null", FEW_LEVELS)  # doors need many steps, and a judge
+    vanilla = audit(name, base, images, tmp_path / "vanilla", *usual)
+    erased = audit(name, base, images, tmp_path / "erased", *usual, f"--model.diffusion.erasure={tmp_path / 'esd'}")
     assert vanilla.info.complete
     assert erased.info.complete
     assert erased.info.role == "erased"
@@ -157,6 +160,37 @@ def test_an_erased_flow_model_is_audited(name: str, bases: dict[str, Path], imag
     assert all(before[key] is not None and before[key] != after[key] for key in before)
     (known,) = vanilla.of("known", "known")
     assert known.number("known.seed_error") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd35", "flux"])
+def test_the_recipe_to_rest_a_verdict_on(
+    name: str, bases: dict[str, Path], clip: Path, images: Path, tmp_path: Path
+) -> None:
+    """All that it asks, the door among it."""
+    more = ("--model.num_inference_steps=10", f"--model.judge.model_id={clip}", "--model.inverter.tolerance=3e-4")
+    run = audit(name, bases[name], images, tmp_path, *more)
+    assert run.info.complete
+    wanted = {"denoising", "judging", "samples", "seed", "known", "plain", "image_prompt"}
+    assert {probe for record in run.records for probe in record.probes} == wanted
+    assert len(run.of("concept", "image_prompt")) == 2
+
+
+@pytest.mark.parametrize("name", ["sd35", "flux"])
+def test_its_comments_are_what_a_plan_counts(name: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    recipe = ROOT / f"recipes/{name}/audit/concept.yaml"
+    assert counted(recipe, bases[name], tmp_path, "--model.diffusion.image_size=32") == said(recipe)
+
+
+@pytest.mark.parametrize("name", [pytest.param("sd35", marks=pytest.mark.slow), "flux"])
+def test_the_papers_settings_are_beside_it(name: str, bases: dict[str, Path], images: Path, tmp_path: Path) -> None:
+    """As far as a flow can have them: nothing predicts noise that could be regularised."""
+    run = audit(name, bases[name], images, tmp_path, "--data.prompted=0", kind="paper")
+    assert run.info.complete
+    assert run.info.settings["posterior_seed"] == 42
+    inverter = run.info.probes["seed"]["settings"]["inverter"]
+    assert (inverter["name"], inverter["num_renoise_steps"], inverter["faithful"]) == ("ReNoise", 5, False)
+    assert len(run.of("concept", "seed")) == 2
 
 
 # What the recipes say.

@@ -11,8 +11,10 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionXLPipeline
+from few_levels import FEW_LEVELS
 from noise_pictures import noise_pictures
 from PIL import Image
+from recipe_costs import counted, said
 from safetensors.torch import load_file
 from small_runs import changed, fit, snapshot
 from smoke import STEPS, command, is_closed_form, method, smoke
@@ -29,6 +31,7 @@ from lit_memories.runs import Run, read_run
 from lit_memories.statistics.convergence import inversion_of
 
 ROOT = Path(__file__).parents[2]
+AUDITS = ROOT / "recipes/sdxl/audit"
 RECIPES = {file.stem: file for file in sorted((ROOT / "recipes/sdxl/erase").glob("*.yaml"))}
 OTHERS = {file.stem: file for file in sorted((ROOT / "recipes/sd14/erase").glob("*.yaml")) if file.stem not in RECIPES}
 """Methods whose official code knows Stable Diffusion 1 only."""
@@ -116,9 +119,10 @@ def images(van_gogh: Concept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return noise_pictures(tmp_path_factory.mktemp("images"), sets, 80)
 
 
-def command_line(base: Path, images: Path, folder: Path, *more: str) -> list[str]:
+def command_line(
+    base: Path, images: Path, folder: Path, *more: str, recipe: Path = AUDITS / "concept.yaml"
+) -> list[str]:
     """The recipe, for few samples and steps, with photographs as its comment says."""
-    recipe = ROOT / "recipes/sdxl/audit/concept.yaml"
     (photographs,) = re.findall(r"# photographs in place of COCO: (.+)", recipe.read_text())
     return [
         "predict",
@@ -141,8 +145,39 @@ def command_line(base: Path, images: Path, folder: Path, *more: str) -> list[str
 
 
 def audit(base: Path, images: Path, folder: Path, *more: str) -> Run:
-    main(command_line(base, images, folder, *more))
+    """By the usual probes with few levels: doors need many steps, and a judge."""
+    main(command_line(base, images, folder, "--model.judge=null", FEW_LEVELS, *more))
     return read_run(folder)
+
+
+@pytest.mark.slow
+def test_the_recipe_to_rest_a_verdict_on(calm: Path, clip: Path, images: Path, tmp_path: Path) -> None:
+    """All that it asks, the door among it."""
+    more = ("--model.num_inference_steps=10", "--model.guidance_scale=1", f"--model.judge.model_id={clip}")
+    main(command_line(calm, images, tmp_path, *more))
+    run = read_run(tmp_path)
+    assert run.info.complete
+    wanted = {"denoising", "judging", "samples", "seed", "known", "plain", "image_prompt"}
+    assert {probe for record in run.records for probe in record.probes} == wanted
+    assert not any(record.flags for record in run.records)
+    assert len(run.of("concept", "image_prompt")) == 3
+
+
+def test_its_comments_are_what_a_plan_counts(calm: Path, tmp_path: Path) -> None:
+    assert counted(AUDITS / "concept.yaml", calm, tmp_path) == said(AUDITS / "concept.yaml")
+
+
+@pytest.mark.slow
+def test_the_papers_settings_are_beside_it(calm: Path, images: Path, tmp_path: Path) -> None:
+    """With the official inverter; its regulariser, made for larger maps, takes seeds to infinity, which is flagged."""
+    more = ("--model.num_inference_steps=2", "--model.guidance_scale=1", "--data.known=1", "--data.prompted=0")
+    main(command_line(calm, images, tmp_path, *more, recipe=AUDITS / "paper.yaml"))
+    run = read_run(tmp_path)
+    assert run.info.complete
+    assert run.info.settings["posterior_seed"] == 42
+    inverter = run.info.probes["seed"]["settings"]["inverter"]
+    assert (inverter["name"], inverter["faithful"]) == ("ReNoise", True)
+    assert all(record.number("denoising.surprise") > 0 for record in run.of("concept", "denoising"))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def parsed(recipe: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_an_erasure_says_its_base(calls: Calls, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other settings are those of the library's recipe; one that judges another concept is left out."""
+    """Other settings are those of the library's recipe; CLIP stands for a judge of another concept."""
     erase(Path("esd"), str(tiny))
     main(["audit", "esd", "--concept=sd14/concepts/van_gogh", "--images=mine", "--others=theirs", "--out=o"])
     assert calls == [
@@ -60,12 +60,22 @@ def test_an_erasure_says_its_base(calls: Calls, tiny: Path, capsys: pytest.Captu
     options, before = found["model"]["init_args"], origin["model"]["init_args"]
     assert options.pop("concept") == read_recipe(library()["sd14/concepts/van_gogh"])
     assert options.pop("diffusion") == {"base": str(tiny), "revision": None}
+    assert options.pop("judge")["class_path"] == "lit_memories.judges.clip.CLIPJudge"
     assert options == {name: before[name] for name in before if name not in {"concept", "diffusion", "judge"}}
     sources = [found["data"]["init_args"].pop(name) for name in ("concept_images", "reference_images")]
     assert [source["init_args"] for source in sources] == [{"path": "mine"}, {"path": "theirs"}]
     assert found["trainer"] == origin["trainer"]
     config = parsed(Path("o/recipe.yaml"), capsys)
     assert config["model"]["init_args"]["concept"]["name"] == "van_gogh"
+    assert any(probe["class_path"].endswith("ImagePrompt") for probe in options["probes"]), "which needs a judge"
+
+
+def test_every_kind_of_model_has_an_audit_that_judges_any_concept() -> None:
+    """What its probes need they have, whatever the concept: `lit-memories audit` takes these."""
+    for name in module.FAMILIES.values():
+        recipe = read_recipe(library()[name])["model"]["init_args"]
+        assert recipe["judge"] == module.ANY_CONCEPT or name.startswith("sd14/")
+        assert read_recipe(library()[name.replace("concept", "paper")])["model"]["init_args"]["posterior_seed"] == 42
 
 
 def test_the_pictogram_world_needs_no_data(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
