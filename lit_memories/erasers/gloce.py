@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +15,23 @@ from lit_memories.concept import Concept
 from lit_memories.data.erasure import Batch, repeated
 from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.base import Eraser
-from lit_memories.ops.gated import GatedMaps, recorded_outputs, score
+from lit_memories.ops.gated import ALWAYS, METRIC, GatedMaps, recorded_outputs, score
 from lit_memories.ops.generators import seeded
-from lit_memories.ops.moments import Moments, principal
+from lit_memories.ops.moments import Moments, principal, whitener
 from lit_memories.ops.path import ddim_step
 
 ROWS = 16
 """Runs at once."""
 SHARP, OPEN = 1e-3, 0.99
 """A gate is `OPEN` this far above its centre, in units of the threshold, as officially."""
+
+
+class Gate(NamedTuple):
+    """What a gate looks at: the last arguments of `lit_memories.ops.gated.score`."""
+
+    mean: Tensor
+    basis: Tensor
+    metric: Tensor | None
 
 
 class GLoCE(Eraser):
@@ -35,9 +43,10 @@ class GLoCE(Eraser):
 
     .. math:: (1 - g(y))\, y + g(y)\, \eta\, [\beta + U U^\top (1 - V V^\top)\, (y - \mu)]
 
-    with the gate :math:`g(y) = \sigma(k (s(y) - c))`, which looks at the share s of :math:`y - \beta` that lies in the
-    principal directions of the concept's :math:`y - \beta`. It opens at :math:`c = m + \tau d`, mean and standard
-    deviation of the largest s in single pictures of other things, the most similar ones of the ``retain`` prompts.
+    with the gate :math:`g(y) = \sigma(k (s(y) - c))`, which looks at the share s of :math:`y - \nu` that lies in the
+    principal directions of the concept's :math:`y - \nu`. Here :math:`\nu` is the mean for other things, the most
+    similar ones of the ``retain`` prompts (officially for a neutral prompt), and it opens at :math:`c = m + \tau d`,
+    mean and standard deviation of the largest s in single pictures of these.
 
     Several concepts have a gate and a map each; where more are open, the widest one acts. The artefact acts beside the
     network, under every prompt.
@@ -50,6 +59,9 @@ class GLoCE(Eraser):
         gate_rank: directions by which the gate sees the concept.
         eta: :math:`\eta`.
         threshold: :math:`\tau`.
+        whiten: have the gate look at :math:`y - \nu` where what is retained is white, after this share of its mean
+            variance is added in each direction; null for plain distances, as in the paper. A concept then may differ
+            in directions in which little varies. It costs a whole matrix a layer.
         similar: how many of the ``retain`` prompts the gate is held shut for, the nearest ones; null for all.
         images: runs a prompt.
         num_inference_steps: length of the runs.
@@ -77,6 +89,7 @@ class GLoCE(Eraser):
         gate_rank: int = 1,
         eta: float = 1.0,
         threshold: float = 2.5,
+        whiten: float | None = None,
         similar: int | None = 3,
         images: int = 3,
         num_inference_steps: int = 50,
@@ -102,6 +115,8 @@ class GLoCE(Eraser):
         if not 0 <= start < end <= num_inference_steps:
             raise ValueError(f"start ({start}) and stop ({stop}) must leave steps of num_inference_steps "
                              f"({num_inference_steps})")  # fmt: skip
+        if whiten is not None and whiten <= 0:
+            raise ValueError(f"whiten ({whiten}) must be above 0, or null for plain distances")
         if similar is not None and similar < 1:
             raise ValueError(f"similar ({similar}) must be at least 1, or null for all retained prompts")
         if not concept.retain:
@@ -109,10 +124,10 @@ class GLoCE(Eraser):
                              "retain prompts to its file")  # fmt: skip
         self.concepts: list[Concept] = [*concept.parts] or [concept]
         self.update_rank, self.degen_rank, self.gate_rank = update_rank, degen_rank, gate_rank
-        self.eta, self.threshold, self.similar, self.images = eta, threshold, similar, images
+        self.eta, self.threshold, self.whiten, self.similar, self.images = eta, threshold, whiten, similar, images
         self.num_inference_steps, self.start, self.stop, self.end = num_inference_steps, start, stop, end
         self.start_guidance, self.faithful = start_guidance, faithful
-        self.adapter = GatedMaps.fresh(diffusion.network, len(self.concepts), gate_rank, degen_rank)
+        self.adapter = GatedMaps.fresh(diffusion.network, len(self.concepts), gate_rank, degen_rank, whiten is not None)
         self.adopt({f"{diffusion.component}.{name}": tensor for name, tensor in self.adapter.factors().items()})
 
     @contextmanager
@@ -149,28 +164,38 @@ class GLoCE(Eraser):
             named: its prompts.
             retain: prompts that open no gate, unless others are more similar.
         """
-        theirs = self.moments(named)
+        others = self.nearest(named, retain)
+        theirs, kept = self.moments(named), self.moments(others)
         anchors = self.moments(list(dict.fromkeys(one.anchored(prompt) for prompt in named)))
-        bases = {name: principal(theirs[name].about(anchors[name].mean), self.gate_rank) for name in theirs}
-        peaks = self.peaks(self.nearest(named, retain), {name: anchors[name].mean for name in anchors}, bases)
-        steps = self.diffusion.schedule.ddim_steps(self.num_inference_steps)
+        gates = {name: self.gate(theirs[name], kept[name]) for name in theirs}
+        peaks = self.peaks(others, gates)
+        first = self.diffusion.schedule.ddim_steps(self.num_inference_steps)[self.start].timestep
         found: dict[str, Tensor] = {}
-        for name, basis in bases.items():
+        for name, (mean, basis, metric) in gates.items():
             mine, anchor, peak = theirs[name], anchors[name], peaks[name]
             away, up = principal(mine.covariance, self.update_rank), principal(anchor.covariance, self.degen_rank)
             slope = math.log(OPEN / (1 - OPEN)) / (SHARP * self.threshold)
             found |= {
                 f"{name}.gate.basis": basis,
-                f"{name}.gate.mean": anchor.mean,
+                f"{name}.gate.mean": mean,
                 f"{name}.gate.centre": peak.mean() + self.threshold * peak.std(),
-                f"{name}.gate.slope": torch.full_like(peak.mean(), slope),
-                f"{name}.gate.below": torch.full_like(peak.mean(), steps[self.start].timestep + 1),
+                f"{name}.gate.slope": torch.full_like(mean[0], slope),
+                f"{name}.gate.below": torch.full_like(mean[0], first + 1 if self.start else ALWAYS),
                 f"{name}.away.down": up.T - up.T @ away @ away.T,
                 f"{name}.away.mean": mine.mean,
                 f"{name}.to.up": self.eta * up,
                 f"{name}.to.mean": self.eta * anchor.mean,
             }
+            if metric is not None:
+                found[f"{name}.{METRIC}"] = metric
         return found
+
+    def gate(self, mine: Moments, others: Moments) -> "Gate":
+        """What a layer's gate looks at, given the concept's outputs and those of other things."""
+        if self.whiten is None:
+            return Gate(others.mean, principal(mine.about(others.mean), self.gate_rank), None)
+        metric = whitener(others.covariance, self.whiten)
+        return Gate(others.mean, principal(metric @ mine.about(others.mean) @ metric, self.gate_rank), metric)
 
     def runs(self, prompts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """What layers give for prompts, (n, places, width) by name, in turn at each step of a few prompts' runs.
@@ -200,14 +225,12 @@ class GLoCE(Eraser):
                     found[name] = found[name] + more if name in found else more
         return found
 
-    def peaks(
-        self, prompts: Sequence[str], means: Mapping[str, Tensor], bases: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def peaks(self, prompts: Sequence[str], gates: Mapping[str, "Gate"]) -> dict[str, Tensor]:
         """The largest score of each picture of prompts at each step (m,), by layer."""
         found: dict[str, list[Tensor]] = defaultdict(list)
         for outputs in self.runs(prompts):
             for name, output in outputs.items():
-                found[name].append(score(output.double(), means[name], bases[name]).amax(1))
+                found[name].append(score(output.double(), *gates[name]).amax(1))
         return {name: torch.cat(scores) for name, scores in found.items()}
 
     def nearest(self, named: Sequence[str], retain: Sequence[str]) -> list[str]:
@@ -222,7 +245,7 @@ class GLoCE(Eraser):
 
 
 def pooled(outputs: Tensor) -> list[Tensor]:
-    """Outputs (n, places, width) of a square of places, and their means over 2, 4 and 8 places square if there is room."""
+    """Outputs (n, places, width) of a square, and their means over 2, 4 and 8 places square, if there is room."""
     side = math.isqrt(outputs.shape[1])
     square = outputs.transpose(1, 2).unflatten(2, (side, -1))
     return [functional.avg_pool2d(square, size).flatten(2).transpose(1, 2) for size in (1, 2, 4, 8) if size <= side]

@@ -59,3 +59,19 @@ def principal(matrix: Tensor, rank: int) -> Tensor:
     vectors = torch.linalg.eigh(matrix).eigenvectors[:, -rank:].flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return vectors * largest.sign()
+
+
+def whitener(covariance: Tensor, ridge: float) -> Tensor:
+    r"""The symmetric map :math:`(C + r\, \overline{\lambda}\, 1)^{-1/2}` (width, width) that makes a covariance white.
+
+    Args:
+        covariance: C (width, width).
+        ridge: r, what is added to each direction's variance, as a share of their mean :math:`\overline{\lambda}`.
+
+    Example:
+        >>> whitener(torch.tensor([[3.0, 0.0], [0.0, 3.0]]), 1 / 3)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.5000]])
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors @ torch.diag((values.clamp(min=0) + ridge * values.mean()).rsqrt()) @ vectors.T
