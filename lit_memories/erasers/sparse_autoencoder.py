@@ -122,7 +122,7 @@ class SparseAutoencoderTraining(OneWriter):
         """
         if not self.trainer.is_global_zero or self.trainer.interrupted:
             return
-        check_weights(dict(self.autoencoder.named_parameters()))
+        check_weights(self.autoencoder.tensors())
         autoencoder = self.autoencoder.cpu()
         made = Dictionary(autoencoder, self.layer, fingerprint(self.encoder))
         keep(folder := Path(self.trainer.default_root_dir), made.save)

@@ -1,6 +1,6 @@
 """What a layer of a text encoder gives, read and steered, and the sparse autoencoder's folder that tells of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +62,12 @@ def read_layer(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def steered_layer(layer: nn.Module, added: Tensor) -> Iterator[None]:
-    """Within the context, a layer gives so much more (rows, width) than it does."""
+def steered_layer(layer: nn.Module, added: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, a layer gives more than it does: by what a function makes of its states (n, rows, width)."""
 
     def add(_layer: nn.Module, _args: object, output: Any) -> Any:
-        states = _states(output) + added.to(_states(output))
+        states = _states(output)
+        states = states + added(states).to(states)
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
     hook = layer.register_forward_hook(add)

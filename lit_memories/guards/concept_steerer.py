@@ -1,5 +1,6 @@
 """Concept Steerers (Kim & Ghadiyaram 2025, arXiv:2501.19066)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +15,51 @@ from lit_memories.prompted import Prompted
 
 
 class ConceptSteerer(Guard):
-    r"""Add a multiple of the concept's features to what a layer of the text encoder gives for every prompt.
+    r"""Turn the concept's features down in what a layer of the text encoder gives for a prompt.
 
-    With the activations z of a sparse autoencoder's features (not only the k strongest) and its directions D,
+    With the activations z of a sparse autoencoder's features (not only the k strongest) and its directions D, the
+    layer's states h in a prompt's rows i behind the start marker become
 
-    .. math:: h_i' = h_i + \lambda\, D\, \overline{z(h_j(c)) - z(h_j(g))}
+    .. math:: h_i' = h_i + \lambda\, D\, (m \odot z(h_i)), \qquad
+        m = \frac{\max(0,\; \bar z(c) - \max_g \bar z(g))}{\bar z(c)}
 
-    where h are the layer's states in rows i of the prompt, c are the concept's words and g what is to be there instead;
-    the mean is over rows j behind the start marker, and the start marker itself is left alone. A strength
-    :math:`\lambda` below 0 takes the concept out, of every prompt alike. Predictions without guidance see it too; those
-    under the empty prompt never. What attackers' learnt vectors bring is moved by as much as the tokens in them would
-    be.
+    where the means are over the rows of prompts c that name the concept, and of each prompt g for something else: m is
+    the share of a feature that is the concept's own, and a prompt that has none of it stays as it is. A strength
+    :math:`\lambda` of -1 takes these features out, one below turns them round. Predictions without guidance see it too,
+    those under the empty prompt never. What attackers' learnt vectors bring is moved by as much as the tokens in them
+    would be.
 
     Args:
-        concept: c, in words.
+        concepts: prompts c, or words.
         autoencoder: folder of the sparse autoencoder (`lit_memories.erasers.sparse_autoencoder`).
         strength: :math:`\lambda`.
-        instead: g, in words; empty for nothing.
-        faithful: as released: features are those of c alone, row by row, so that a prompt's third row is steered by
-            the third of c, start marker and padding among them, and the empty prompt is steered the other way.
+        others: prompts g; the empty one if there are none.
+        faithful: the paper's form as released, :math:`h_i' = h_i + \lambda D z(h_i(c))`, with all words c in one
+            prompt: a third row is steered by that prompt's third, start marker and padding among them, and the empty
+            prompt is steered the other way. `others` are not used.
 
     Raises:
-        ValueError: if the concept is empty or is what is to be there instead, or the strength is 0.
+        ValueError: if there is no concept or one is empty or among the others, or the strength is 0.
     """
 
     acts_on = "prompts"
 
     def __init__(
-        self, concept: str, autoencoder: str, strength: float = -0.5, instead: str = "", faithful: bool = False
+        self,
+        concepts: Sequence[str],
+        autoencoder: str,
+        strength: float = -0.5,
+        others: Sequence[str] = (),
+        faithful: bool = False,
     ) -> None:
+        if not concepts:
+            raise ValueError("ConceptSteerer's concepts must not be empty: say in words what to keep out of pictures")
         if strength == 0:
             raise ValueError("strength must not be 0, which does nothing: below 0 takes the concept out")
-        if named(concept).strip() == instead.strip():
-            raise ValueError(f"instead ({instead!r}) is the concept itself: say what is to be there in its place")
-        self.concept, self.autoencoder, self.strength, self.instead = concept, autoencoder, strength, instead
-        self.faithful = faithful
+        self.concepts, self.others = [named(x) for x in concepts], list(others)
+        if shared := sorted({*self.concepts} & {*self.others}):
+            raise ValueError(f"{shared[0]!r} is both the concept and something else: take it out of others")
+        self.autoencoder, self.strength, self.faithful = str(autoencoder), strength, faithful
         self._dictionary: Dictionary | None = None
 
     @property
@@ -67,33 +78,42 @@ class ConceptSteerer(Guard):
         """
         super().check(model, name)
         self.dictionary.steers(model, name)
-        if not self.added(model).any():
+        if not self.weights(model).any():
+            theirs = f"is not as strong in {', '.join(map(repr, self.others)) or 'the empty prompt'}"
             raise ValueError(
-                f"the concept {self.concept!r} has no feature in the sparse autoencoder that "
-                f"{self.instead or 'the empty prompt'!r} has not as strongly: train it on prompts that name it"
+                f"no feature of the sparse autoencoder is the concept's own: what {self.concepts[0]!r} has "
+                f"{'is nothing' if self.faithful else theirs}: train it on prompts that name the concept and others"
             )
 
-    def added(self, model: Prompted) -> Tensor:
-        """What every prompt's states are moved by (rows, width), the empty prompt's by its opposite if faithful."""
-        autoencoder = self.dictionary.autoencoder
-        concept, instead = self._activations(model, [self.concept, self.instead])
+    def weights(self, model: Prompted) -> Tensor:
+        """How much of each feature is the concept's own, m (features,); if faithful z(c) itself (rows, features)."""
         if self.faithful:
-            return self.strength * autoencoder.direction(concept)
-        moved = autoencoder.direction((concept - instead)[1:].mean(0))
-        return self.strength * torch.cat([torch.zeros_like(moved)[None], moved.expand(len(concept) - 1, -1)])
+            return self.activations(model, [", ".join(self.concepts)])[0]
+        mine = self.activations(model, self.concepts)[:, 1:].mean((0, 1))
+        theirs = self.activations(model, self.others or [""])[:, 1:].mean(1).amax(0)
+        return torch.where(mine > 0, (mine - theirs).clamp(min=0) / mine.clamp(min=1e-12), 0)
 
     @torch.no_grad()
-    def _activations(self, model: Prompted, prompts: list[str]) -> Tensor:
-        """Of all features in prompts, on the CPU: (n, rows, features)."""
+    def activations(self, model: Prompted, prompts: Sequence[str]) -> Tensor:
+        """Of all features in prompts (n, rows, features)."""
         with read_layer(self.dictionary.steers(model, "the model")) as found:
             for prompt in prompts:
                 model.conditioning.encode_tokens(tokenize(model.tokenizer, [prompt]))
         return self.dictionary.autoencoder.activations(torch.cat(found).float().cpu())
 
     @torch.no_grad()
-    def _moved(self, model: Prompted, embeds: Tensor, ids: Tensor, sign: int) -> Tensor:
+    def _moved(self, model: Prompted, embeds: Tensor, ids: Tensor, strength: float) -> Tensor:
         """Embeddings (n, rows, width) with what the steered encoder makes of their tokens more than the plain one."""
-        layer, added = self.dictionary.steers(model, "the model"), sign * self.added(model)
+        layer, weights = self.dictionary.steers(model, "the model"), self.weights(model)
+        autoencoder = self.dictionary.autoencoder
+
+        def added(states: Tensor) -> Tensor:
+            if self.faithful:
+                return strength * autoencoder.direction(weights)[None]
+            own = weights * autoencoder.activations(states.float().cpu())
+            own[:, 0] = 0
+            return strength * autoencoder.direction(own)
+
         rows = []
         for own, row in zip(embeds, ids, strict=True):  # one at a time, so that none depends on those beside it
             plain = model.conditioning.encode_tokens(row[None])
@@ -104,13 +124,13 @@ class ConceptSteerer(Guard):
 
     def tell(self, model: Prompted, embeds: Tensor, ids: Tensor) -> Tensor:
         """Embeddings of the steered encoder (n, rows, width)."""
-        return self._moved(model, embeds, ids, 1)
+        return self._moved(model, embeds, ids, self.strength)
 
     def untold(self, model: Prompted, embeds: Tensor) -> Tensor:
         """Those of the empty prompt as they are, or steered the other way if faithful."""
         if not self.faithful:
             return embeds
-        return self._moved(model, embeds, tokenize(model.tokenizer, self.beside), -1)
+        return self._moved(model, embeds, tokenize(model.tokenizer, self.beside), -self.strength)
 
     def settings(self) -> dict[str, Any]:
         """Name and options, and which sparse autoencoder it is."""
