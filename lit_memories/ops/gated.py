@@ -201,6 +201,7 @@ def _check(name: str, layer: nn.Linear | None, factors: Mapping[str, Tensor]) ->
     if any(part not in found for part in PARTS):
         raise ValueError(f"the gated map of {name} is not whole: it must have {', '.join(PARTS)}")
     sizes, width = {part: tuple(tensor.shape) for part, tensor in found.items()}, layer.weight.shape[0]
-    ranks = [shape[-1] if shape else 0 for shape in (sizes["gate.basis"], sizes["to.up"])]
-    if sizes != shapes(len(found["gate.mean"]), width, *ranks, METRIC in found):
+    gate_rank, map_rank = (shape[-1] if shape else 0 for shape in (sizes["gate.basis"], sizes["to.up"]))
+    concepts = sizes["gate.mean"][0] if sizes["gate.mean"] else 0
+    if sizes != shapes(concepts, width, gate_rank, map_rank, METRIC in found):
         raise ValueError(f"gated map tensors {sizes} do not fit {name}, which is {width} wide")
