@@ -102,7 +102,8 @@ class Prompted(nn.Module):
         """Embeddings (k, rows, width) of the prompts `beside`, which a guard leaves alone."""
         if self.guard is None:
             return self.encode_prompts(self.beside)
-        embeds = self.guard.untold(torch.cat([self.conditioning.encode([one]) for one in self.beside]).to(self.device))
+        plain = torch.cat([self.conditioning.encode([one]) for one in self.beside]).to(self.device)
+        embeds = self.guard.untold(self, plain)
         return embeds if self.adapter is None else with_row(embeds, embeds.new_zeros(len(embeds), 1))
 
     def encode_tokens(self, ids: Tensor) -> Tensor:

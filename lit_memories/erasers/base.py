@@ -25,7 +25,7 @@ from lit_memories.ops.select import Selection, select
 from lit_memories.ops.targets import match
 from lit_memories.storage.files import keep
 
-SEVERAL = "ESD, UCE, RECE, SPEED, MACE, SalUn, EraseDiff and Scissorhands"
+SEVERAL = "ESD, UCE, RECE, SPEED, MACE, GLoCE, SalUn, EraseDiff and Scissorhands"
 """The methods that take a concept of several parts, as an error names them."""
 _NOT_SETTINGS = {"diffusion", "concept", "train", "probe_size", "seed"}
 

@@ -48,8 +48,13 @@ class Guard(ABC):  # noqa: B024  each method has a default that leaves things as
         """
         return embeds
 
-    def untold(self, embeds: Tensor) -> Tensor:
-        """The same of prompts that it leaves alone, those `beside`."""
+    def untold(self, model: Prompted, embeds: Tensor) -> Tensor:
+        """The same of the prompts `beside`, which it leaves alone if its method does.
+
+        Args:
+            model: that is guarded.
+            embeds: of these prompts, without a gated adapter's row.
+        """
         return embeds
 
     def seen(self, embeds: Tensor, left: Tensor) -> Tensor:

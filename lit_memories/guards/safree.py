@@ -81,7 +81,7 @@ class SAFREE(Guard):
         tokenizer = model.tokenizer
         own = content(ids.tolist(), tokenizer.bos_token_id, tokenizer.eos_token_id)
         if not own:
-            return self.untold(embeds)
+            return self.untold(model, embeds)
         masked = ids.cpu().repeat(len(own), 1)
         places = torch.arange(len(own))
         masked[places, 1 + places] = MASK
@@ -98,7 +98,7 @@ class SAFREE(Guard):
         told = projected.to(embeds).where(rows.to(embeds.device)[:, None], embeds[0])
         return torch.cat([embeds, told[None], torch.full_like(embeds[:, :1], last)], 1)
 
-    def untold(self, embeds: Tensor) -> Tensor:
+    def untold(self, model: Prompted, embeds: Tensor) -> Tensor:
         """Embeddings of prompts that are left alone, at all steps."""
         return torch.cat([embeds, embeds, torch.full_like(embeds[:, :1], -1)], 1)
 

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 
 from lit_memories.ops.adapters import Adapter
 from lit_memories.ops.bottlenecks import Bottlenecks
+from lit_memories.ops.gated import GatedMaps
 
-KINDS: tuple[type[Adapter | Bottlenecks], ...] = (Adapter, Bottlenecks)
+Kind = type[Adapter | Bottlenecks | GatedMaps]
+KINDS: tuple[Kind, ...] = (Adapter, Bottlenecks, GatedMaps)
 
 
-def kind_of(names: Iterable[str]) -> type[Adapter | Bottlenecks] | None:
+def kind_of(names: Iterable[str]) -> Kind | None:
     """The kind of attachment that tensors of these names are of; None if they are weights.
 
     Example:

@@ -59,6 +59,8 @@ EXPLAINED = {
     "ops/attack.py": "the word that is learnt",
     "erasers/speed.py": "how many vectors each matrix retains, and their noise, drawn on the CPU",
     "ops/null_space.py": "how many directions are left, once a matrix",
+    "erasers/gloce.py": "which prompts are similar, once, and the numbers of a gate",
+    "ops/gated.py": "timesteps, once a layer",
     "erasers/closed_form.py: _vectors: number read": "tokens, read on the host",
 }
 """Where training has the host wait for the device, and for what."""

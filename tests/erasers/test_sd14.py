@@ -21,6 +21,7 @@ from lit_memories.erasure import Erasure
 from lit_memories.ops.adapters import attention_layers, initial_factors, projections
 from lit_memories.ops.attention import cross_attentions
 from lit_memories.ops.bottlenecks import initial_bottlenecks
+from lit_memories.ops.gated import shut_maps, ways_out
 from lit_memories.ops.select import select
 from lit_memories.ops.tokens import find
 from lit_memories.worlds import tokenizer as tokenizers
@@ -39,6 +40,7 @@ SIZES = {
     "erasediff": (598, 813.50),
     "esd": (80, 43.96),
     "fmn": (686, 859.52),
+    "gloce": (9 * 16, 0.07),
     "mace": (32, 19.17),
     "rece": (32, 19.17),
     "receler": (4 * 16, 3.21),
@@ -160,6 +162,8 @@ def selection(name: str, model: nn.Module) -> dict[str, Tensor]:
     if name == "receler":
         layers = initial_bottlenecks(cross_attentions(model.unet), 128, torch.Generator())
         return {f"unet.{layer}": tensor for layer, tensor in layers.items()}
+    if name == "gloce":
+        return {f"unet.{layer}": tensor for layer, tensor in shut_maps(ways_out(model.unet), 1, 1, 1).items()}
     if name not in ("spm", "eraseflow"):
         return select(model, rule)
     layers, rank = (attention_layers(model.unet), 1) if name == "spm" else (projections(model.unet), 4)

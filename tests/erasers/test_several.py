@@ -16,6 +16,7 @@ from lit_memories.erasers.base import SEVERAL, Eraser
 from lit_memories.erasers.erasediff import EraseDiff
 from lit_memories.erasers.esd import ESD
 from lit_memories.erasers.fmn import FMN
+from lit_memories.erasers.gloce import GLoCE
 from lit_memories.erasers.mace import MACE
 from lit_memories.erasers.rece import RECE
 from lit_memories.erasers.salun import SalUn
@@ -35,6 +36,7 @@ TAKERS: dict[type[Eraser], dict[str, Any]] = {
     RECE: {},
     SPEED: {"threshold": 10.0},
     MACE: {"mask_threshold": None, "lr": 1e-2},
+    GLoCE: {"whiten": 0.01, "gate_rank": 4, "threshold": 0.1, "similar": None, "num_inference_steps": 4},
     SalUn: {"batch_size": 2},
     EraseDiff: {"batch_size": 2},
     Scissorhands: {"batch_size": 2, "scope": "attn1"},

@@ -12,7 +12,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*/guard/*.yaml"))
 
 
 def test_both_families_have_all() -> None:
-    names = {"negative_prompt", "safree", "sld"}
+    names = {"concept_steerer", "negative_prompt", "safree", "sld"}
     assert {(file.parts[-3], file.stem) for file in RECIPES} == {
         (family, name) for family in ("pictograms", "sd14") for name in names
     }
