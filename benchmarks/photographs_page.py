@@ -72,21 +72,27 @@ def _doors(found: Mapping[str, Any]) -> list[str]:
 
 def _numbers(concept: str, found: Mapping[str, Any]) -> list[str]:
     there = json.loads(Path("docs/results/validity.json").read_text(encoding="utf-8"))[PICTOGRAMS[concept]]["known"]
-    pictograms = {row["measure"]: row["concept"] for row in there}
+    pictograms = {row["measure"]: row for row in there}
     lines = [
         "Numbers of an audit, by how well one picture of the concept tells a model that knows from one that never "
-        "knew; *kept*: both intervals leave out 0.5 on the same side, or neither does.\n",
-        "| number | AUC | pictograms | kept |",
-        "|---|---|---|---|",
+        "knew, by the number itself and by its difference from vanilla's of the same picture (*paired*), which is what "
+        "audits compare; *kept*: both intervals leave out 0.5 on the same side, or neither does.\n",
+        "| number | AUC | pictograms | kept | paired | pictograms | kept |",
+        "|---|---|---|---|---|---|---|",
     ]
-    kept = 0
-    shared = [row for row in found["known"] if row["concept"] and pictograms.get(row["measure"])]
+    forms = ("concept", "concept, paired")
+    kept = dict.fromkeys(forms, 0)
+    shared = [row for row in found["known"] if all(row[f] and pictograms.get(row["measure"], {}).get(f) for f in forms)]
     for row in shared:
-        own, other = row["concept"], pictograms[row["measure"]]
-        same = side(own) == side(other)
-        kept += same
-        lines.append(f"| {row['measure']} | {_cell(own, 2)} | {_cell(other, 2)} | {'yes' if same else '**no**'} |")
-    return [*lines, f"\nOf {len(shared)} numbers {kept} keep what their AUC tells.\n"]
+        cells = [row["measure"]]
+        for form in forms:
+            own, other = row[form], pictograms[row["measure"]][form]
+            same = side(own) == side(other)
+            kept[form] += same
+            cells += [_cell(own, 2), _cell(other, 2), "yes" if same else "**no**"]
+        lines.append(f"| {' | '.join(cells)} |")
+    said = f"\nOf {len(shared)} numbers {kept[forms[0]]} keep what their AUC tells, paired {kept[forms[1]]}.\n"
+    return [*lines, said]
 
 
 def sheet(concept: str, base: str, control: str, folder: Path, file: Path) -> None:

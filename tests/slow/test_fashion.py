@@ -49,7 +49,7 @@ def test_the_goals_were_met_when_they_were_measured() -> None:
     for kind in WITHHELD:
         control = measured(f"fashion-without-{kind}")["samples"]
         assert control[f"{kind} prompts"]["kind"]["rate"] <= 0.10
-        assert control[f"held-out, not {kind}"]["kind"]["rate"] >= 0.90
+        assert control[f"held-out, not {kind}"]["kind"]["rate"] >= 0.85
 
 
 @pytest.mark.parametrize("kind", WITHHELD)
