@@ -65,8 +65,8 @@ class GLoCE(Eraser):
         similar: how many of the ``retain`` prompts the gate is held shut for, the nearest ones; null for all.
         images: runs a prompt.
         num_inference_steps: length of the runs.
-        start: steps at the beginning that are left alone, in the runs and by the artefact.
-        stop: step of the runs at which they end; their end if null.
+        start: share of the runs' steps, at their beginning, that is left alone, by the artefact too.
+        stop: share of their steps after which the runs end.
         start_guidance: guidance scale of the runs.
         faithful: as released, statistics hold the means over 2, 4 and 8 places square beside the places.
         probe_size: how many fixed noisy latents validation looks at.
@@ -93,8 +93,8 @@ class GLoCE(Eraser):
         similar: int | None = 3,
         images: int = 3,
         num_inference_steps: int = 50,
-        start: int = 0,
-        stop: int | None = None,
+        start: float = 0.0,
+        stop: float = 1.0,
         start_guidance: float = 7.5,
         faithful: bool = False,
         probe_size: int = 8,
@@ -111,10 +111,9 @@ class GLoCE(Eraser):
                 f"update_rank ({update_rank}), degen_rank ({degen_rank}), gate_rank ({gate_rank}) and images "
                 f"({images}) must be at least 1, eta ({eta}) and threshold ({threshold}) above 0"
             )
-        end = num_inference_steps if stop is None else stop
-        if not 0 <= start < end <= num_inference_steps:
-            raise ValueError(f"start ({start}) and stop ({stop}) must leave steps of num_inference_steps "
-                             f"({num_inference_steps})")  # fmt: skip
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"start ({start}) and stop ({stop}) must be shares of a run, one after the other")
+        diffusion.schedule.ddim_steps(num_inference_steps)  # refuses an impossible number
         if whiten is not None and whiten <= 0:
             raise ValueError(f"whiten ({whiten}) must be above 0, or null for plain distances")
         if similar is not None and similar < 1:
@@ -125,7 +124,7 @@ class GLoCE(Eraser):
         self.concepts: list[Concept] = [*concept.parts] or [concept]
         self.update_rank, self.degen_rank, self.gate_rank = update_rank, degen_rank, gate_rank
         self.eta, self.threshold, self.whiten, self.similar, self.images = eta, threshold, whiten, similar, images
-        self.num_inference_steps, self.start, self.stop, self.end = num_inference_steps, start, stop, end
+        self.num_inference_steps, self.start, self.stop = num_inference_steps, start, stop
         self.start_guidance, self.faithful = start_guidance, faithful
         self.adapter = GatedMaps.fresh(diffusion.network, len(self.concepts), gate_rank, degen_rank, whiten is not None)
         self.adopt({f"{diffusion.component}.{name}": tensor for name, tensor in self.adapter.factors().items()})
@@ -169,7 +168,7 @@ class GLoCE(Eraser):
         anchors = self.moments(list(dict.fromkeys(one.anchored(prompt) for prompt in named)))
         gates = {name: self.gate(theirs[name], kept[name]) for name in theirs}
         peaks = self.peaks(others, gates)
-        first = self.diffusion.schedule.ddim_steps(self.num_inference_steps)[self.start].timestep
+        below = (1 - self.start) * self.diffusion.schedule.num_train_timesteps if self.start else ALWAYS
         found: dict[str, Tensor] = {}
         for name, (mean, basis, metric) in gates.items():
             mine, anchor, peak = theirs[name], anchors[name], peaks[name]
@@ -180,7 +179,7 @@ class GLoCE(Eraser):
                 f"{name}.gate.mean": mean,
                 f"{name}.gate.centre": peak.mean() + self.threshold * peak.std(),
                 f"{name}.gate.slope": torch.full_like(mean[0], slope),
-                f"{name}.gate.below": torch.full_like(mean[0], first + 1 if self.start else ALWAYS),
+                f"{name}.gate.below": torch.full_like(mean[0], below),
                 f"{name}.away.down": up.T - up.T @ away @ away.T,
                 f"{name}.away.mean": mine.mean,
                 f"{name}.to.up": self.eta * up,
@@ -197,6 +196,13 @@ class GLoCE(Eraser):
         metric = whitener(others.covariance, self.whiten)
         return Gate(others.mean, principal(metric @ mine.about(others.mean) @ metric, self.gate_rank), metric)
 
+    @property
+    def window(self) -> range:
+        """The steps of a run of which statistics are taken, at least one."""
+        first, end = (round(share * self.num_inference_steps) for share in (self.start, self.stop))
+        first = min(first, self.num_inference_steps - 1)
+        return range(first, max(end, first + 1))
+
     def runs(self, prompts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """What layers give for prompts, (n, places, width) by name, in turn at each step of a few prompts' runs.
 
@@ -208,8 +214,8 @@ class GLoCE(Eraser):
             rows, images = zip(*asked[first : first + ROWS], strict=True)
             latents = self.diffusion.draw_seeds([seeded(f"{self.seed}/{image}") for image in images])
             predict = self.diffusion.predict_fn(self.diffusion.encode_prompts(rows), self.start_guidance)
-            for number, step in enumerate(steps[: self.end]):
-                if number >= self.start:
+            for number, step in enumerate(steps[: self.window.stop]):
+                if number in self.window:
                     with recorded_outputs(self.diffusion.network) as found:
                         self.predict(latents, step.timestep, rows)
                     yield found

@@ -24,8 +24,7 @@ from lit_memories.ops.bottlenecks import initial_bottlenecks
 from lit_memories.ops.gated import shut_maps, ways_out
 from lit_memories.ops.select import select
 from lit_memories.ops.tokens import find
-from lit_memories.worlds import tokenizer as tokenizers
-from lit_memories.worlds.pictograms import GRAMMAR
+from lit_memories.worlds.tokenizer import build_tokenizer
 
 FOLDER = ROOT / "recipes/sd14"
 RECIPES = {file.stem: file for file in sorted((FOLDER / "erase").glob("*.yaml"))}
@@ -107,9 +106,7 @@ def sd14(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random Stable Diffusion 1.4, narrow, for images of 128 pixels, that knows the presets' words."""
     torch.manual_seed(0)
     texts = " ".join(text for c in CONCEPTS.values() for text in c.prompts + c.retain + c.anchor_prompts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizers, "_WORDS", sorted(set(re.findall(r"\w+|,", texts.lower()))))
-        tokenizer = tokenizers.build_tokenizer(GRAMMAR.words, 77)
+    tokenizer = build_tokenizer(sorted(set(re.findall(r"\w+|,", texts.lower()))), 77)
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL(
