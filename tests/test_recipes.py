@@ -73,7 +73,8 @@ def test_print_config(file: Path, parsed: dict[str, Any]) -> None:
     assert config["model"]["class_path"] == recipe["model"]["class_path"]
     for name, value in recipe["model"]["init_args"].items():
         if isinstance(value, int | float | str) and not str(value).endswith(".yaml"):
-            assert str(config["model"]["init_args"][name]) == str(value), name
+            found = config["model"]["init_args"][name]
+            assert str(found["class_path"] if isinstance(found, dict) else found) == str(value), name
     if "concept" in recipe["model"]["init_args"]:
         assert config["model"]["init_args"]["concept"]["prompts"]
     assert config["seed_everything"] == 0
