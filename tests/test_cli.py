@@ -490,7 +490,7 @@ def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("--model.block_size=0", "block_size"),
         ("--model.concept.prompts=[]", "needs at least one prompt"),
         ("--data.batch_size=0", "batch_size"),
-        ("--data.concept_images.keep={object: unicorn}", "object='unicorn'"),
+        ("--data.concept_images.keep={object: unicorn}", "no object 'unicorn'"),
         ("--data.concept_images.limit=0", "limit must be at least 1"),
         ("--model.diffusion.erasure=nowhere.pt", "may be a pickle"),
         ("--model.diffusion.erasure=nowhere", "'nowhere' is neither a folder nor in the cache"),

@@ -14,6 +14,7 @@ from lit_memories.judges.measures import Features, Measure, PictureDistance, lay
 from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.worlds.base import check_factors
 from lit_memories.worlds.classifier import WorldClassifier, load_classifier
+from lit_memories.worlds.pictograms import GRAMMAR
 
 
 class WorldJudge(Judge):
@@ -65,7 +66,8 @@ class WorldJudge(Judge):
 
     def identity(self, concept: Concept) -> str:
         """The weights, and which factors are the concept."""
-        return f"WorldJudge {fingerprint(self)} factors={concept.factors}"
+        pictograms = self.classifier.grammar.caption == GRAMMAR.caption  # audits from before other worlds have its name
+        return f"{'PictogramJudge' if pictograms else 'WorldJudge'} {fingerprint(self)} factors={concept.factors}"
 
     def _compare(self, seen: Mapping[str, list[str]], prompt: str) -> dict[str, bool] | None:
         try:

@@ -51,6 +51,7 @@ class WorldSource(Source):
         return rows.cast_column("image", datasets.Image(decode=False))
 
 
+@dataclass
 class PictogramSource(WorldSource):
     """Rows of the pictogram world, drawn on the spot.
 
@@ -62,12 +63,5 @@ class PictogramSource(WorldSource):
         limit: keep only the first rows; None for all.
     """
 
-    def __init__(
-        self,
-        split: str = "test",
-        size: int = 2000,
-        keep: dict[str, str] | None = None,
-        withhold: list[dict[str, str]] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(PictogramWorld(), split, size, keep or {}, withhold or [], limit)
+    world: World = field(default_factory=PictogramWorld, init=False)
+    size: int | None = 2000

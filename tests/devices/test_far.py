@@ -209,7 +209,7 @@ EXPLAINED = {
     "probes/reach.py: __call__: copy": "which seeds are finite, once a batch",
     "audit/image.py": "the same, and decoder inversions that are kept in files",
     "data/cache.py: <dictcomp>: copy": "into such a file",
-    "classifier.py: look: copy": "what the judge sees, by picture",
+    "worlds/judge.py: look: copy": "what the judge sees, by picture",
     "metrics/functional.py: psnr": "PSNR, by picture",
     "images.py: to_pil: copy": "pictures that are kept",
     "conditioning.py: encode_tokens: copy": "a prompt's tokens, once",

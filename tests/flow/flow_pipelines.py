@@ -4,7 +4,6 @@ import re
 from copy import deepcopy
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -26,8 +25,7 @@ from transformers import (
 )
 
 from lit_memories.concept import Concept
-from lit_memories.worlds import tokenizer as tokenizers
-from lit_memories.worlds.pictograms import GRAMMAR
+from lit_memories.worlds.tokenizer import build_tokenizer
 
 SD3_SCHEDULER = {"num_train_timesteps": 1000, "shift": 3.0}
 """What stable-diffusion-3.5-medium's scheduler_config.json says."""
@@ -50,9 +48,7 @@ def words_of(concept: Concept) -> list[str]:
 
 
 def clip_tokenizer(concept: Concept) -> CLIPTokenizer:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizers, "_WORDS", words_of(concept))
-        return tokenizers.build_tokenizer(GRAMMAR.words, WINDOW)
+    return build_tokenizer(words_of(concept), WINDOW)
 
 
 def t5_tokenizer(concept: Concept, folder: Path) -> T5TokenizerFast:

@@ -3,7 +3,6 @@
 import re
 from copy import deepcopy
 
-import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -16,8 +15,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lit_memories.concept import Concept
-from lit_memories.worlds import tokenizer as tokenizers
-from lit_memories.worlds.pictograms import GRAMMAR
+from lit_memories.worlds.tokenizer import build_tokenizer
 
 EULER = {
     "beta_end": 0.012,
@@ -38,12 +36,10 @@ EULER = {
 """SDXL's scheduler_config.json."""
 
 
-def build_tokenizer(concept: Concept) -> CLIPTokenizer:
+def tokenizer_of(concept: Concept) -> CLIPTokenizer:
     """A tokenizer that knows a concept's words."""
     texts = " ".join(concept.prompts + concept.retain + concept.anchor_prompts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizers, "_WORDS", sorted(set(re.findall(r"\w+|,", texts.lower()))))
-        return tokenizers.build_tokenizer(GRAMMAR.words, 24)
+    return build_tokenizer(sorted(set(re.findall(r"\w+|,", texts.lower()))), 24)
 
 
 def text_config(tokenizer: CLIPTokenizer, width: int, activation: str) -> CLIPTextConfig:
@@ -79,7 +75,7 @@ def sdxl_pipeline(concept: Concept) -> StableDiffusionXLPipeline:
     What stands where in the real one: 1280 for 32, 768 for 16, 256 for 8, transformers of 2 and 10 layers for 1 and 2.
     """
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(concept)
+    tokenizer = tokenizer_of(concept)
     tokenizer_2 = deepcopy(tokenizer)  # of a vocabulary made again words may have other numbers
     tokenizer_2.add_special_tokens({"pad_token": "!"})
     return StableDiffusionXLPipeline(
@@ -111,7 +107,7 @@ def sdxl_pipeline(concept: Concept) -> StableDiffusionXLPipeline:
 def sd21_pipeline(concept: Concept) -> StableDiffusionPipeline:
     """A random pipeline of Stable Diffusion 2.1's classes, for images of 64 pixels, that knows a concept's words."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(concept)
+    tokenizer = tokenizer_of(concept)
     tokenizer.add_special_tokens({"pad_token": "!"})
     return StableDiffusionPipeline(
         vae=autoencoder(0.18215),
