@@ -76,7 +76,7 @@ def erasure(calm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def features(run: Run) -> dict[str, torch.Tensor]:
     """What it keeps of each picture, by the record's key."""
     records = [*run.of("retained", "utility"), *run.of("reference", "utility")]
-    return {r.key: read_tensors(artefact_path(run.folder, "utility", r.key))["pictogram"] for r in records}
+    return {r.key: read_tensors(artefact_path(run.folder, "utility", r.key))["classifier"] for r in records}
 
 
 def test_every_picture_leaves_features_and_vanilla_is_at_no_distance(vanilla: Path) -> None:
@@ -130,7 +130,7 @@ def results(
     )
     main(["report", str(vanilla), str(folder / "esd"), f"--out={folder / 'out'}", "--draws=20"])
     assert "<h2>Utility</h2>" in (folder / "out" / "report.html").read_text()
-    assert "kid_pictogram_vanilla" in (folder / "out" / "tables" / "utility.csv").read_text()
+    assert "kid_classifier_vanilla" in (folder / "out" / "tables" / "utility.csv").read_text()
     return json.loads((folder / "out" / "results.json").read_text())
 
 
@@ -150,7 +150,7 @@ def test_a_report_compares_sets_with_vanillas_and_with_real_ones(results: dict[s
     assert distance["value"]["value"] > 0
     assert distance["count"] == 7
     (note,) = [note for note in results["notes"] if "singular" in note and " 7 pictures" in note]
-    assert "by the 8 features of pictogram" in note
+    assert "by the 8 features of classifier" in note
 
 
 def test_the_judges_errors_stand_beside_its_rates(results: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ def test_what_is_out_of_reach_is_named_and_the_rest_stands(
     main(["report", str(run), f"--out={tmp_path / 'out'}", "--draws=20"])
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert "tiny goes without features of clip: it was out of reach when the audit ran." in found["notes"]
-    assert [one["features"] for one in found["runs"][0]["utility"]] == ["pictogram"]
+    assert [one["features"] for one in found["runs"][0]["utility"]] == ["classifier"]
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ def test_options_that_make_no_sense_are_refused(tiny_classifier: Path, diffusion
     own = WorldFeatures(tiny_classifier)
     for options, said in (
         ({}, "has nothing to measure"),
-        ({"features": [own, own]}, "named twice among pictogram, pictogram"),
+        ({"features": [own, own]}, "named twice among classifier, classifier"),
         ({"distance": WorldDistance(tiny_classifier)}, "or neither"),
         ({"features": [own], "vanilla": diffusion}, "or neither"),
         ({"features": [own], "guidance_scale": -1.0}, "guidance_scale must lie between"),
     ):
         with pytest.raises(ValueError, match=said):
             Utility(**options)
-    assert [one.name for one in Utility([own, CLIPFeatures()]).features] == ["pictogram", "clip"]
+    assert [one.name for one in Utility([own, CLIPFeatures()]).features] == ["classifier", "clip"]
 
 
 class Length(TextScore):
