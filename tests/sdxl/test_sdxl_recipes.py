@@ -224,7 +224,7 @@ def test_a_record_depends_on_no_other(audited: Path, calm: Path, images: Path, t
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_change_no_byte(audited: Path, calm: Path, images: Path, tmp_path: Path) -> None:
-    two = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    two = ("--model.judge=null", FEW_LEVELS, "--trainer.devices=2", "--trainer.strategy=ddp")
     command = [sys.executable, "-m", "lit_memories", *command_line(calm, images, tmp_path / "run", *two)]
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True, check=False)
