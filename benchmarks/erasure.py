@@ -15,14 +15,11 @@ from typing import Any, Literal
 from erasure_page import write
 from families import FLOW, PRETRAIN, RECIPES, Family
 from jsonargparse import auto_cli
-from PIL import Image, ImageDraw
 from safetensors import safe_open
-from torch import Generator
+from sheets import sheet
 
-from lit_memories.diffusion import Diffusion
 from lit_memories.erasers.cost import COST_FILE
 from lit_memories.erasure import WEIGHTS_FILE
-from lit_memories.images import grid
 from lit_memories.recipes import run
 from lit_memories.records import RUN_FILE
 from lit_memories.report import report
@@ -142,23 +139,11 @@ def _product(shape: list[int]) -> int:
 
 
 def _sheet(family: Family, folder: Path, concept: str, methods: tuple[str, ...], file: Path) -> None:
-    """A row of samples a model: five prompts for the concept, seven for other things, the same seeds in every row."""
+    """Five prompts for the concept, seven for other things."""
     shown: dict[str, tuple[str, Path | None]]
     shown = {"vanilla": (family.base, None), "never knew": (family.controls[concept], None)}
     shown |= {method: (family.base, folder / "models" / method) for method in methods}
-    rows = []
-    for name, (path, erasure) in shown.items():
-        diffusion = Diffusion(path, erasure)
-        seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(len(PROMPTS[concept]))])
-        images = diffusion.generate([p.caption for p in PROMPTS[concept]], seeds, 20, 3.0)
-        rows.append((name, grid(images, columns=len(seeds))))
-    height, margin = rows[0][1].height + 2, 84
-    whole = Image.new("RGB", (rows[0][1].width + margin, height * len(rows)), "white")
-    for number, (name, row) in enumerate(rows):
-        whole.paste(row, (margin, number * height))
-        ImageDraw.Draw(whole).text((4, number * height + height // 2 - 6), name, fill="black")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(file)
+    sheet(shown, [picture.caption for picture in PROMPTS[concept]], file)
 
 
 _OTHERS = (

@@ -14,10 +14,12 @@ from typing import Any
 
 from attacks_numbers import proofs_of, rows_of
 from jsonargparse import auto_cli
-from photographs_page import page, sheet
+from photographs_page import page
+from sheets import sheet
 from validity_scores import KNOWS, NEVER, folder_of, measures_of, told_apart
 
 from lit_memories.erasure import WEIGHTS_FILE
+from lit_memories.recipe_files import read_recipe
 from lit_memories.recipes import run
 from lit_memories.records import RUN_FILE
 from lit_memories.report import report
@@ -27,23 +29,10 @@ RECIPES = Path("recipes/fashion")
 BASE = "checkpoints/fashion"
 CONTROLS = {name: f"checkpoints/fashion-without-{name}" for name in ("sneaker", "bag")}
 METHODS = ("uce", "esd", "ac", "spm", "salun", "scissorhands")
-DOORS: tuple[dict[str, Any], ...] = (
-    {"class_path": "lit_memories.attacks.plain.Plain", "init_args": {"draws": 8, "guidance_scale": 3.0, "limit": 8}},
-    {
-        "class_path": "lit_memories.attacks.completion.Completion",
-        "init_args": {
-            "vanilla": {"base": BASE},
-            "cuts": [1, 2, 3, 4, 6, 8, 10, 12],
-            "guidance_scale": 3.0,
-            "limit": 8,
-        },
-    },
-    {
-        "class_path": "lit_memories.attacks.noise_probe.NoiseProbe",
-        "init_args": {"etas": [1.0, 1.17, 1.51, 1.85], "scales": [1.0, 1.03], "guidance_scale": 3.0, "limit": 8},
-    },
-)
-"""As in recipes/fashion/attack."""
+ATTACKS = ("completion", "noise_probe")
+"""Recipes of recipes/fashion/attack; each has plain draws beside it."""
+OTHERS = ("t-shirt", "trousers", "dress", "coat", "sandal", "shirt", "boot")
+"""Kinds on the sheets beside the concept."""
 
 
 def main(
@@ -67,7 +56,7 @@ def main(
             place = folder / concept / folder_of(name)
             if not ((place / RUN_FILE).is_file() and RunInfo.load(place).complete):
                 print(f"== {concept}: auditing {name}", flush=True)
-                doors = [f"--model.probes+={json.dumps(door)}" for door in DOORS if name != "random"]
+                doors = [] if name == "random" else [f"--model.probes+={json.dumps(door)}" for door in doors_of()]
                 where = [f"--trainer.default_root_dir={place}", "--data.prompted=48"]
                 run(["predict", f"--config={RECIPES}/audit/{concept}.yaml", *options, *doors, *where])
     results: dict[str, Any] = {}
@@ -79,10 +68,18 @@ def main(
             continue
         report([folder / concept / name for name in ("vanilla", *sorted(set(runs) - {"vanilla"}))], folder / concept)
         results[concept] = score(concept, runs, folder / concept / "results.json")
-        sheet(concept, BASE, CONTROLS[concept], folder / concept, figures / f"photographs-{concept}.png")
+        _sheet(concept, folder / concept, figures / f"photographs-{concept}.png")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     out.with_suffix(".md").write_text(page(results), encoding="utf-8")
+
+
+def doors_of() -> list[dict[str, Any]]:
+    """Attacks as their recipes have them, plain draws first."""
+    recipes = [read_recipe(RECIPES / "attack" / f"{name}.yaml") for name in ATTACKS]
+    probes = [probe for recipe in recipes for probe in recipe["model"]["init_args"]["probes"]]
+    attacks = [probe for probe in probes if probe["class_path"].startswith("lit_memories.attacks.")]
+    return list({probe["class_path"]: probe for probe in attacks}.values())
 
 
 def models_of(concept: str, methods: tuple[str, ...], folder: Path) -> dict[str, list[str]]:
@@ -127,6 +124,15 @@ def score(concept: str, runs: Mapping[str, Run], file: Path) -> dict[str, Any]:
         "doors": rows_of(asked),
         "proofs": proofs_of(asked),
     }
+
+
+def _sheet(concept: str, folder: Path, file: Path) -> None:
+    """Five prompts for the concept, seven for other things."""
+    erased = sorted(place for place in (folder / "models").iterdir() if (place / WEIGHTS_FILE).is_file())
+    shown: dict[str, tuple[str, Path | None]]
+    shown = {"vanilla": (BASE, None), "never knew": (CONTROLS[concept], None)}
+    shown |= {place.name: (BASE, place) for place in erased}
+    sheet(shown, [f"a photo of a {kind}" for kind in (*[concept] * 5, *OTHERS)], file)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,14 @@
-"""The page and the sheets of benchmarks/photographs.py."""
+"""The page of benchmarks/photographs.py."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
-from torch import Generator
 from validity_families import side
 
-from lit_memories.diffusion import Diffusion
-from lit_memories.erasure import WEIGHTS_FILE
-from lit_memories.images import grid
-
-PICTOGRAMS = {"sneaker": "umbrella", "bag": "umbrella"}
-"""The pictogram object beside which a kind of clothing is put."""
-OTHERS = ("t-shirt", "trousers", "dress", "coat", "sandal", "shirt", "boot")
+PICTOGRAM = "umbrella"
+"""The object beside which kinds of clothing are put."""
 Interval = Sequence[float | None] | Mapping[str, Any] | None
 
 
@@ -33,14 +26,14 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "[erasure](erasure.md) and [validity](validity.md).\n",
     ]
     for concept, found in results.items():
-        lines += [f"## {concept}\n", *_models(concept, found), "", *_doors(found), "", *_numbers(concept, found), ""]
+        lines += [f"## {concept}\n", *_models(found), "", *_doors(found), "", *_numbers(found), ""]
         lines += [f"![samples](../figures/photographs-{concept}.png)\n"]
     return "\n".join(lines)
 
 
-def _models(concept: str, found: Mapping[str, Any]) -> list[str]:
+def _models(found: Mapping[str, Any]) -> list[str]:
     there = json.loads(Path("docs/results/erasure.json").read_text(encoding="utf-8"))
-    pictograms = {row["model"]: row for row in there if row["concept"] == PICTOGRAMS[concept]}
+    pictograms = {row["model"]: row for row in there if row["concept"] == PICTOGRAM}
     lines = [
         "| model | prompted, % | others, % | forgetting, nats | fraction | pictograms | damage, nats | verdict |",
         "|---|---|---|---|---|---|---|---|",
@@ -70,8 +63,8 @@ def _doors(found: Mapping[str, Any]) -> list[str]:
     return [*lines, "| AUC | " + " | ".join(_cell(proofs.get(attack), 2) for attack in attacks) + " |"]
 
 
-def _numbers(concept: str, found: Mapping[str, Any]) -> list[str]:
-    there = json.loads(Path("docs/results/validity.json").read_text(encoding="utf-8"))[PICTOGRAMS[concept]]["known"]
+def _numbers(found: Mapping[str, Any]) -> list[str]:
+    there = json.loads(Path("docs/results/validity.json").read_text(encoding="utf-8"))[PICTOGRAM]["known"]
     pictograms = {row["measure"]: row for row in there}
     lines = [
         "Numbers of an audit, by how well one picture of the concept tells a model that knows from one that never "
@@ -93,34 +86,6 @@ def _numbers(concept: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     said = f"\nOf {len(shared)} numbers {kept[forms[0]]} keep what their AUC tells, paired {kept[forms[1]]}.\n"
     return [*lines, said]
-
-
-def sheet(concept: str, base: str, control: str, folder: Path, file: Path) -> None:
-    """A row of samples a model: five prompts for the concept, seven for other things, the same seeds in every row.
-
-    Args:
-        concept: that was erased.
-        base: folder of the base model.
-        control: folder of the model that never saw the concept.
-        folder: where erased models are, in ``models``.
-        file: the picture.
-    """
-    prompts = [f"a photo of a {kind}" for kind in (*[concept] * 5, *OTHERS)]
-    erased = sorted(place for place in (folder / "models").iterdir() if (place / WEIGHTS_FILE).is_file())
-    shown: dict[str, tuple[str, Path | None]] = {"vanilla": (base, None), "never knew": (control, None)}
-    shown |= {place.name: (base, place) for place in erased}
-    rows = []
-    for name, (path, erasure) in shown.items():
-        diffusion = Diffusion(path, erasure)
-        seeds = diffusion.draw_seeds([Generator().manual_seed(i) for i in range(len(prompts))])
-        rows.append((name, grid(diffusion.generate(prompts, seeds, 20, 3.0), columns=len(prompts))))
-    height, margin = rows[0][1].height + 2, 84
-    whole = Image.new("RGB", (rows[0][1].width + margin, height * len(rows)), "white")
-    for number, (name, row) in enumerate(rows):
-        whole.paste(row, (margin, number * height))
-        ImageDraw.Draw(whole).text((4, number * height + height // 2 - 6), name, fill="black")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(file)
 
 
 def _percent(estimate: Interval) -> str:

@@ -40,20 +40,7 @@ PROMPTS = (
 FASHION_MODELS = ("fashion", "fashion-without-sneaker", "fashion-without-bag")
 CLOTHES = tuple(
     f"a photo of a {kind}"
-    for kind in (
-        "sneaker",
-        "sneaker",
-        "sneaker",
-        "bag",
-        "bag",
-        "bag",
-        "boot",
-        "sandal",
-        "t-shirt",
-        "dress",
-        "coat",
-        "shirt",
-    )
+    for kind in (*["sneaker"] * 3, *["bag"] * 3, "boot", "sandal", "t-shirt", "dress", "coat", "shirt")
 )
 
 

@@ -1,4 +1,4 @@
-"""What UCE, RECE and SPEED share: key and value matrices that are solved for, not trained."""
+"""What methods share that solve and do not train; and UCE, RECE and SPEED, who solve for keys and values."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,26 @@ Projections = Literal["attn2-kv", "attn2-v", "embedders"]
 enters a transformer."""
 
 
-class SolvingEraser(Eraser):
-    """An eraser of one step: `training_step` solves, and there is no optimiser.
+class OneStepEraser(Eraser):
+    """An eraser of one step: `training_step` solves, be it for several concepts, and there is no optimiser."""
+
+    several = True
+
+    def erase_loss(self, batch: Batch) -> Tensor:
+        """Nothing is trained."""
+        raise NotImplementedError("closed forms have no loss")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """All prompts, once."""
+        return repeated({"prompts": self.concept.prompts, "retain": self.concept.retain}, 1)
+
+    def configure_optimizers(self) -> None:
+        """None is needed."""
+        return
+
+
+class SolvingEraser(OneStepEraser):
+    """One whose step solves for what takes prompt embeddings.
 
     Of a U-Net what cross-attention reads is edited. SDXL's pooled embedding goes another way, and is left as it is. Of
     a transformer both ways are, each by a map of its own: the layer through which rows of text enter and, behind the
@@ -42,7 +60,6 @@ class SolvingEraser(Eraser):
         ValueError: if `train` selects what takes no prompt embeddings.
     """
 
-    several = True
     one_process = "its only step solves one system of equations, in which there is nothing to share"
 
     def __init__(
@@ -70,18 +87,6 @@ class SolvingEraser(Eraser):
 
         All in float64.
         """
-
-    def erase_loss(self, batch: Batch) -> Tensor:
-        """Nothing is trained."""
-        raise NotImplementedError("closed forms have no loss")
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """All prompts, once."""
-        return repeated({"prompts": self.concept.prompts, "retain": self.concept.retain}, 1)
-
-    def configure_optimizers(self) -> None:
-        """None is needed."""
-        return
 
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -4,17 +4,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from lit_memories.concept import Concept
-from lit_memories.data.erasure import Batch, repeated
+from lit_memories.data.erasure import Batch
 from lit_memories.diffusion import Diffusion
-from lit_memories.erasers.base import Eraser
+from lit_memories.erasers.closed_form import OneStepEraser
 from lit_memories.ops.gated import ALWAYS, METRIC, GatedMaps, recorded_outputs, score
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.moments import Moments, principal, whitener
@@ -34,7 +33,7 @@ class Gate(NamedTuple):
     metric: Tensor | None
 
 
-class GLoCE(Eraser):
+class GLoCE(OneStepEraser):
     r"""Puts what cross-attention gives for the anchor where it gives what it gives for the concept.
 
     Statistics of a few runs solve for all of it. With what a layer gives for the concept's prompts (mean
@@ -77,7 +76,6 @@ class GLoCE(Eraser):
             training, if no layer's gate tells the concept from what is retained.
     """
 
-    several = True
     one_process = "its only step takes statistics of a few runs, in which there is little to share"
 
     def __init__(
@@ -135,18 +133,6 @@ class GLoCE(Eraser):
         with self.adapter.off(), torch.no_grad():
             yield
 
-    def erase_loss(self, batch: Batch) -> Tensor:
-        """Nothing is trained."""
-        raise NotImplementedError("closed forms have no loss")
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """All prompts, once."""
-        return repeated({"prompts": self.concept.prompts, "retain": self.concept.retain}, 1)
-
-    def configure_optimizers(self) -> None:
-        """None is needed."""
-        return
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Solve for each concept's gates and maps."""
         with torch.autocast(self.device.type, enabled=False), self.teacher():
@@ -189,7 +175,7 @@ class GLoCE(Eraser):
                 found[f"{name}.{METRIC}"] = metric
         return found
 
-    def gate(self, mine: Moments, others: Moments) -> "Gate":
+    def gate(self, mine: Moments, others: Moments) -> Gate:
         """What a layer's gate looks at, given the concept's outputs and those of other things."""
         if self.whiten is None:
             return Gate(others.mean, principal(mine.about(others.mean), self.gate_rank), None)
@@ -231,7 +217,7 @@ class GLoCE(Eraser):
                     found[name] = found[name] + more if name in found else more
         return found
 
-    def peaks(self, prompts: Sequence[str], gates: Mapping[str, "Gate"]) -> dict[str, Tensor]:
+    def peaks(self, prompts: Sequence[str], gates: Mapping[str, Gate]) -> dict[str, Tensor]:
         """The largest score of each picture of prompts at each step (m,), by layer."""
         found: dict[str, list[Tensor]] = defaultdict(list)
         for outputs in self.runs(prompts):

@@ -17,7 +17,7 @@ from lit_memories.lock import OneWriter
 from lit_memories.ops.fingerprint import fingerprint
 from lit_memories.ops.generators import seeded
 from lit_memories.ops.sound import check_weights
-from lit_memories.ops.sparse_autoencoder import SparseAutoencoder, unexplained
+from lit_memories.ops.sparse_autoencoder import SparseAutoencoder, strongest, unexplained
 from lit_memories.prompt_rows import tokenize
 from lit_memories.storage.files import keep
 
@@ -100,10 +100,10 @@ class SparseAutoencoderTraining(OneWriter):
         missed = rows - self.autoencoder.centre - self.autoencoder.direction(used)
         loss = missed.square().mean() / scale
         unused = self.autoencoder.activations(rows).masked_fill((used > 0).any(0), 0)
-        strongest = unused.topk(self.k, dim=-1)
-        rest = torch.zeros_like(unused).scatter(-1, strongest.indices, strongest.values)
         left = missed.detach()
-        second = (left - self.autoencoder.direction(rest)).square().mean() / left.square().mean().clamp(min=1e-12)
+        second = (
+            left - self.autoencoder.direction(strongest(unused, self.k))
+        ).square().mean() / left.square().mean().clamp(min=1e-12)
         self.log_dict({"train/missed": loss, "train/used": (used > 0).any(0).float().mean()}, prog_bar=True)
         return loss + self.auxiliary * second
 

@@ -60,9 +60,7 @@ class SparseAutoencoder(nn.Module):
 
     def encode(self, vectors: Tensor) -> Tensor:
         """The same, of the k strongest features alone."""
-        found = self.activations(vectors)
-        strongest = found.topk(self.k, dim=-1)
-        return torch.zeros_like(found).scatter(-1, strongest.indices, strongest.values)
+        return strongest(self.activations(vectors), self.k)
 
     def direction(self, features: Tensor) -> Tensor:
         """What features (..., features) add up to (..., width), without the centre."""
@@ -71,6 +69,12 @@ class SparseAutoencoder(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Vectors (..., width) as their k strongest features have them."""
         return self.centre + self.direction(self.encode(vectors))
+
+
+def strongest(features: Tensor, k: int) -> Tensor:
+    """Features (..., features) of which only the k largest in each row are left, the others 0."""
+    found = features.topk(k, dim=-1)
+    return torch.zeros_like(features).scatter(-1, found.indices, found.values)
 
 
 def unexplained(vectors: Tensor, rebuilt: Tensor) -> Tensor:

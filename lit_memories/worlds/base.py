@@ -146,13 +146,7 @@ class World(ABC):
             self.check(concept)
         rows = self.rows(split, size)
         labels = enumerate(labels_of(rows, self.grammar.factors))
-        return rows.select(
-            [
-                number
-                for number, shown in labels
-                if shows(shown, keep or {}) and not any(shows(shown, concept) for concept in withhold)
-            ][:limit]
-        )
+        return rows.select([number for number, shown in labels if passes(shown, keep or {}, withhold)][:limit])
 
     def asked(self, split: str, count: int, concept: Mapping[str, str] | None = None) -> list[dict[str, str]]:
         """Factor values to ask a model for: of the first rows of a split, round and round if these are not enough.
@@ -206,6 +200,11 @@ def labels_of(rows: datasets.Dataset, factors: Factors) -> list[dict[str, str]]:
 def shows(labels: Mapping[str, str], concept: Mapping[str, str]) -> bool:
     """Whether a picture has every factor value of a concept, e.g. ``{"object": "umbrella"}``."""
     return all(labels[factor] == value for factor, value in concept.items())
+
+
+def passes(labels: Mapping[str, str], keep: Mapping[str, str], withhold: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a picture shows one thing and none of others."""
+    return shows(labels, keep) and not any(shows(labels, concept) for concept in withhold)
 
 
 def features(factors: Factors) -> dict[str, Any]:

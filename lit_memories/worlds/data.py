@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_memories.data.cache import cached
 from lit_memories.storage.shipped import model_folder
-from lit_memories.worlds.base import World, labels_of, shows
+from lit_memories.worlds.base import World, labels_of, passes, shows
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class WorldData(LightningDataModule):
             if len(kept) == limit:
                 break
             shown = [number for number, one in enumerate(exposures) if shows(labels, one.concept)]
-            if any(shows(labels, factors) for factors in self.withhold) or any(not left[n] for n in shown):
+            if not passes(labels, {}, self.withhold) or any(not left[n] for n in shown):
                 continue
             for number in shown:
                 left[number] -= 1

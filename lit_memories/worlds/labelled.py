@@ -77,9 +77,8 @@ class LabelledImages(World):
         if strange := sorted({*(values or {})} - {*factors}):
             raise ValueError(f"values has {strange[0]!r}, which is no factor: there are {', '.join(factors)}")
         self.name, self.image_size, self.columns = name, image_size, factors
-        self.there = local is not None and Path(local).exists()
         self.path, self.config, self.revision = path, config, revision
-        if local is not None and self.there:
+        if local is not None and Path(local).exists():
             self.path, self.config, self.revision = local, None, None
         self.caption, self.shorter, self.values = caption, tuple(shorter or ()), values or {}
         self.image, self.splits, self.held_out = image, {"train": "train", **(splits or {})}, held_out
@@ -94,7 +93,7 @@ class LabelledImages(World):
             FileNotFoundError: if values are the data set's, and it cannot be read.
             ValueError: if labels are no texts and have no names, if there is one only, or captions do not fit them.
         """
-        named = {factor: self.values.get(factor) or self._named(column) for factor, column in self.columns.items()}
+        named = {factor: self.values.get(factor) or self._named(factor) for factor in self.columns}
         for factor, values in named.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"values of {factor} must differ, got {', '.join(values)}")
@@ -162,9 +161,9 @@ class LabelledImages(World):
             self._opened[split] = rows.cast_column(self.image, datasets.Image(decode=False))
         return self._opened[split]
 
-    def _named(self, column: str) -> list[str]:
-        """The names that a data set has for its labels itself."""
-        rows = self._open(self.splits["train"])
+    def _named(self, factor: str) -> list[str]:
+        """The names that a data set has for a factor's values itself."""
+        rows, column = self._open(self.splits["train"]), self.columns[factor]
         kind = rows.features[column]
         if isinstance(kind, datasets.ClassLabel):
             return list(kind.names)
@@ -172,7 +171,7 @@ class LabelledImages(World):
             return sorted(value for value in rows.unique(column) if value is not None)
         raise ValueError(
             f"column {column!r} of {redact(self.path)} holds no texts, but {getattr(kind, 'dtype', kind)}: "
-            f"say what its numbers stand for with values: {{{self._factor(column)}: [name of 0, name of 1, …]}}"
+            f"say what its numbers stand for with values: {{{factor}: [name of 0, name of 1, …]}}"
         )
 
     def _numbers(self, rows: datasets.Dataset, factor: str) -> dict[Any, int]:
@@ -180,16 +179,13 @@ class LabelledImages(World):
         column, count = self.columns[factor], len(self.grammar.factors[factor])
         kind = rows.features[column]
         if isinstance(kind, datasets.Value) and kind.dtype in KINDS:
-            texts = self._named(column)
+            texts = self._named(factor)
             if len(texts) != count:
                 raise ValueError(f"values names {count} of the {len(texts)} labels in column {column!r}")
             return {text: number for number, text in enumerate(texts)}
         if isinstance(kind, datasets.ClassLabel) and len(kind.names) != count:
             raise ValueError(f"values names {count} of the {len(kind.names)} labels in column {column!r}")
         return {number: number for number in range(count)}
-
-    def _factor(self, column: str) -> str:
-        return next(factor for factor, name in self.columns.items() if name == column)
 
 
 def _row(

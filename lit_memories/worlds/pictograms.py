@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from lit_memories.data.unpacked import rows_cache
-from lit_memories.worlds.base import Grammar, World, features, shows
+from lit_memories.worlds.base import Grammar, World, features, passes, shows
 
 OBJECTS: dict[str, str] = {
     "umbrella": "☂",
@@ -220,7 +220,7 @@ def _rows(
     left = size if limit is None else limit
     for index in range(size):
         picture, placement = draw(split, index)
-        if left > 0 and shows(picture.labels, keep) and not any(shows(picture.labels, factors) for factors in withhold):
+        if left > 0 and passes(picture.labels, keep, withhold):
             left -= 1
             facts = {"caption": picture.caption, **picture.labels, "split": split, "index": index}
             yield {"image": render(picture, placement), **facts}
